@@ -1,0 +1,1 @@
+"""Recipes as Python files: `get_config(arg)` returns a ConfigDict."""

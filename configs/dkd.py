@@ -1,0 +1,20 @@
+"""DKD (Zhao et al. 2022): CE + DKD ramped over 20 epochs, alpha = 1, beta by pair, T = 4.
+
+python launch/train.py --config=configs/dkd.py:resnet32x4,resnet8x4 --workdir=runs/dkd --config.data.dir=DIR
+Published on CIFAR-100 (mdistiller): 76.32 from a teacher of 79.42. Not yet repeated by us: no GPU run.
+"""
+
+from configs.pairs import dkd_beta
+from kd_jax import recipes
+
+
+def terms(arg: recipes.Argument) -> dict:
+    """CE and DKD with the pair's beta."""
+    dkd = recipes.member("dkd", beta=dkd_beta(arg.teacher, arg.student), warmup_epochs=20)
+    return {"ce": recipes.member("ce"), "dkd": dkd}
+
+
+def get_config(arg: str = ""):
+    """Teacher, then student by DKD."""
+    parsed = recipes.argument(arg)
+    return recipes.distillation("dkd", parsed, terms=terms(parsed))

@@ -1,0 +1,199 @@
+"""Where names meet code: a validated Phase becomes networks, a distiller and an optimiser.
+
+Everything is built and checked before the first phase trains: a mistake in the student's terms is
+found at once, not after the teacher's hours.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import optax
+from etils import epath
+from flax import linen as nn
+
+from kd_jax import config, data, methods, models, recipes
+from kd_jax.checkpoints import Checkpoints
+from kd_jax.engine import optim
+from kd_jax.engine.state import TrainState, abstract_state, view_shapes
+from kd_jax.typing import Distiller, Facts, InputError, Schedule
+
+
+class Network(NamedTuple):
+    """A model with what must travel with its weights."""
+
+    name: str
+    model: nn.Module
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def describe(self) -> dict:
+        """As JSON, for a checkpoint's meta; the inverse of `network_of`."""
+        return {k: v for k, v in self._asdict().items() if k != "model"}
+
+
+def network_of(described: dict) -> Network:
+    """The network that `describe` described."""
+    model = models.create(described["name"], described["num_classes"])
+    sequences = {k: tuple(described[k]) for k in ("image_shape", "mean", "std")}
+    return Network(described["name"], model, described["num_classes"], **sequences)
+
+
+class Teacher(NamedTuple):
+    """A teacher before its weights are loaded. folder: of the phase that trained it."""
+
+    origin: str
+    network: Network
+    folder: epath.Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """A phase, ready to run. Times in steps."""
+
+    phase: config.Phase
+    network: Network
+    teachers: tuple[Teacher, ...]
+    distiller: Distiller
+    schedule: Schedule
+    tx: optax.GradientTransformation
+    facts: Facts
+    steps: int
+    steps_per_epoch: int
+    eval_every: int
+    save_every: int
+    abstract: TrainState
+
+    @property
+    def needs_teachers(self) -> bool:
+        """Whether training reads the teachers' outputs (agreement alone needs them in tests only)."""
+        return any(need == "match" or need.startswith("teacher") for need in self.distiller.needs)
+
+
+def plan(recipe: config.Recipe, dataset: data.Dataset, workdir: epath.Path, devices: int = 1) -> tuple[Job, ...]:
+    """Every phase of a recipe, built and checked.
+
+    Args:
+      recipe: validated.
+      dataset: loaded.
+      workdir: where phases keep their checkpoints.
+      devices: the batch must divide by it.
+
+    Raises:
+      InputError: naming the phase's key.
+    """
+    networks, jobs = {}, []
+    for phase in recipe.phases:
+        networks[phase.name] = _network(phase, dataset)
+        teachers = tuple(_teacher(phase, origin, networks, workdir) for origin in phase.teacher)
+        jobs.append(_job(recipe, phase, dataset, networks[phase.name], teachers, devices))
+    return tuple(jobs)
+
+
+def _at(key: str, function, *args, **kwargs):
+    """Call, and put the config key in front of what the function refuses."""
+    try:
+        return function(*args, **kwargs)
+    except ValueError as e:
+        raise InputError(f"config.{key}: {e}") from e
+
+
+def _network(phase: config.Phase, dataset: data.Dataset) -> Network:
+    classes = dataset.train.num_classes
+    model = _at(f"{phase.name}.model", models.create, phase.model, classes)
+    return Network(phase.model, model, classes, dataset.train.shape, dataset.mean, dataset.std)
+
+
+def _teacher(phase: config.Phase, origin: str, networks: dict[str, Network], workdir: epath.Path) -> Teacher:
+    kind, _, where = origin.partition(":")
+    if kind == "phase":
+        return Teacher(origin, networks[where], workdir / where)
+    folder, key = epath.Path(where).expanduser(), f"config.{phase.name}.teacher: {origin}"
+    if not (folder / "checkpoints").exists():
+        raise InputError(f"{key}: no checkpoints in {folder}; give the folder of a phase, WORKDIR/PHASE")
+    reader = Checkpoints(folder, read_only=True)
+    described = _at(f"{phase.name}.teacher", reader.network)[1]["network"]
+    network, own = network_of(described), networks[phase.name]
+    for what, theirs, ours in (
+        ("classes", network.num_classes, own.num_classes),
+        ("image shape", network.image_shape, own.image_shape),
+    ):
+        if theirs != ours:
+            raise InputError(f"{key}: its {what} is {theirs}, the data's is {ours}")
+    return Teacher(origin, network, folder)
+
+
+def _member(phase: config.Phase, part: str, member: config.Member, steps_per_epoch: int) -> Distiller:
+    at = f"{phase.name}.{part}.{member.label}"
+    known = methods.REFINERS if part == "refine" else methods.CRITERIA
+    make = _at(at, recipes.factory, member.kind)
+    if member.kind not in known:
+        raise InputError(f"config.{at}.kind: {member.kind} does not belong here; known: {', '.join(known)}")
+    names = recipes.signature(member.kind)
+    kwargs = {}
+    for name, value in member.kwargs.items():
+        if name not in names:
+            raise InputError(f"config.{at}.{name}: unknown key; known: {', '.join(names)}")
+        kind, optional, _ = names[name]
+        kwargs[name] = config.typed(value, kind | None if optional else kind, f"{at}.{name}")
+    if member.warmup_epochs and kwargs.get("weight", 1.0):
+        ramp = {"epochs": member.warmup_epochs, "steps_per_epoch": steps_per_epoch}
+        kwargs["weight"] = methods.ramp(kwargs.get("weight", 1.0), **ramp)
+    return _at(at, make, **kwargs)
+
+
+def _schedule(phase: config.Phase, steps: int, steps_per_epoch: int) -> Schedule:
+    warmup = round(phase.schedule.warmup_epochs * steps_per_epoch)
+    if phase.schedule.name == "cosine":
+        return optim.cosine_schedule(phase.optim.lr, steps=steps, warmup=warmup)
+    milestones = tuple(round(m * steps_per_epoch) for m in phase.schedule.milestones)
+    return optim.step_schedule(phase.optim.lr, milestones=milestones, gamma=phase.schedule.gamma, warmup=warmup)
+
+
+def _optimiser(phase: config.Phase):
+    shared = {"momentum": phase.optim.momentum, "weight_decay": phase.optim.weight_decay}
+    if phase.optim.name == "adamw":
+        return partial(optim.adamw, **shared)
+    return partial(optim.sgd, nesterov=phase.optim.nesterov, **shared)
+
+
+def _check_needs(phase: config.Phase, needs: frozenset, facts: Facts) -> None:
+    has_no_preacts = {"student": facts.view_shapes.student.preacts is None}
+    has_no_preacts["teacher"] = any(t.preacts is None for t in facts.view_shapes.teachers)
+    for need in sorted(needs):
+        seat, _, what = need.partition(".")
+        if (need == "match" or seat == "teacher") and not facts.view_shapes.teachers:
+            raise InputError(f"config.{phase.name}.teacher: none, but the phase's refiners or terms need one")
+        if what == "preacts" and has_no_preacts[seat]:
+            raise InputError(f"config.{phase.name}: a term needs pre-activation features, which the {seat} has not")
+
+
+def _job(recipe, phase, dataset, network, teachers, devices) -> Job:
+    n, batch = len(dataset.train), phase.batch_size
+    if batch > n:
+        raise InputError(f"config.{phase.name}.batch_size: {batch}, but there are {n} training examples")
+    if batch % devices:
+        raise InputError(f"config.{phase.name}.batch_size: {batch} does not divide by the {devices} devices")
+    per_epoch = n // batch
+    steps = phase.steps or phase.epochs * per_epoch
+    members: dict[str, Any] = {m.label: _member(phase, "refine", m, per_epoch) for m in phase.refine}
+    members |= {m.label: _member(phase, "terms", m, per_epoch) for m in phase.terms}
+    distiller = _at(phase.name, methods.chain, **members)
+    shapes = view_shapes(network.model, tuple(t.network.model for t in teachers), network.image_shape, batch)
+    facts = Facts(shapes, network.num_classes, n, dataset.train.labels, (), per_epoch)
+    _check_needs(phase, distiller.needs, facts)
+    schedule = _schedule(phase, steps, per_epoch)
+    tx = optim.grouped(_optimiser(phase), schedule, distiller.rates)
+    abstract_teachers = tuple((t.network.model, models.shapes(t.network.model, t.network.image_shape)[0]) for t in teachers)
+    abstract = _at(
+        phase.name, abstract_state, student=network.model, distiller=distiller, tx=tx,
+        image_shape=network.image_shape, facts=facts._replace(teachers=abstract_teachers),
+    )  # fmt: skip
+    return Job(
+        phase, network, teachers, distiller, schedule, tx, facts, steps, per_epoch,
+        eval_every=recipe.eval.every * per_epoch,
+        save_every=recipe.checkpoint.every or per_epoch,
+        abstract=abstract,
+    )  # fmt: skip

@@ -1,0 +1,169 @@
+"""Checkpoints of one phase, by Orbax, with a digest of their content.
+
+Orbax commits a step atomically, but it loads a damaged file without a word. So each step carries the
+digest of what was saved, and only a step whose content has that digest is a checkpoint.
+"""
+
+import hashlib
+import logging
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from kd_jax.engine.state import TrainState
+from kd_jax.typing import InputError, PyTree, Variables
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every save at INFO
+
+
+def digest(tree: PyTree) -> str:
+    """sha256 of a tree's paths, types, shapes and values."""
+    whole = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        whole.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode())
+        whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.hexdigest()
+
+
+class Checkpoints:
+    """The saved steps of one phase, under `folder`/checkpoints/<step>/.
+
+    A step has three items: `network` (parameters and statistics of the trained net, all that a
+    later phase needs of it), `training` (everything else) and `meta` (JSON, with the digests).
+    """
+
+    def __init__(self, folder: epath.Path, *, keep: int | None = None, read_only: bool = False, say=print):
+        self._folder = folder
+        self._say = say
+        self._orbax = ocp.CheckpointManager(
+            folder / "checkpoints",
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+                enable_async_checkpointing=False,
+            ),
+            item_names=("network", "training", "meta"),
+        )
+
+    def save(self, state: TrainState, extra: PyTree, meta: dict) -> str:
+        """Save at state.step; `extra` is what the loop carries beside the state. Returns the
+        network's digest."""
+        network, training = _split(state, extra)
+        digests = {"network": digest(network), "training": digest(training)}
+        args = ocp.args.Composite(
+            network=ocp.args.StandardSave(network),
+            training=ocp.args.StandardSave(training),
+            meta=ocp.args.JsonSave({**meta, "step": int(state.step), "digests": digests}),
+        )
+        self._orbax.save(int(state.step), args=args)
+        self._orbax.wait_until_finished()
+        return digests["network"]
+
+    def steps(self) -> list[int]:
+        """Committed steps, newest first; whether they are good is not known yet."""
+        return sorted(self._orbax.all_steps(), reverse=True)
+
+    def restore(self, like: TrainState, extra: PyTree) -> tuple[TrainState, PyTree, dict] | None:
+        """The newest good step as (state, extra, meta), or None. Damaged ones are set aside.
+
+        Args:
+          like: state of ShapeDtypeStructs (with shardings) to restore into.
+          extra: the same for what the loop carries beside the state.
+        """
+        network, training = _split(like, extra)
+        for step in self.steps():
+            try:
+                found = self._read(step, network=network, training=training)
+            except Exception as e:  # Orbax raises anything from ValueError to bare Exception here
+                self._set_aside(step, e)
+                continue
+            return *_join(like, extra, found), found["meta"]
+        return None
+
+    def is_good(self, step: int) -> bool:
+        """Whether a step is there and its content is what was saved."""
+        try:
+            self._read(step, network=None, training=None)
+        except Exception:
+            return False
+        return True
+
+    def network(self, step: int | None = None) -> tuple[Variables, dict]:
+        """The trained network and the meta of a step; by default the newest good one.
+
+        Raises:
+          InputError: no step is good.
+        """
+        for candidate in self.steps() if step is None else [step]:
+            try:
+                found = self._read(candidate, network=None)
+                return Variables(found["network"]["params"], found["network"]["stats"]), found["meta"]
+            except Exception as e:
+                self._say(f"{self._where(candidate)}: not usable, {_why(e)}")
+        raise InputError(f"{self._folder}: holds no checkpoint with a good digest")
+
+    def close(self) -> None:
+        self._orbax.close()
+
+    def _read(self, step: int, **items) -> dict:
+        args = {name: ocp.args.StandardRestore(like) for name, like in items.items()}
+        found = self._orbax.restore(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))
+        for name in items:
+            if digest(found[name]) != found["meta"]["digests"][name]:
+                raise ValueError(f"the digest of its {name} does not match")
+        return found
+
+    def _where(self, step: int) -> epath.Path:
+        return self._folder / "checkpoints" / str(step)
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        aside = self._folder / "damaged"
+        aside.mkdir(parents=True, exist_ok=True)
+        target = aside / str(step)
+        if target.exists():
+            target.rmtree()
+        self._where(step).rename(target)
+        self._orbax.reload()
+        self._say(f"{self._where(step)}: damaged ({_why(error)}; digest not confirmed), moved to {target}")
+
+
+def _why(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _rest(state: TrainState, extra: PyTree) -> dict:
+    """What is saved beside the network."""
+    own = {"params": state.params["method"], "stats": state.stats["method"]}
+    return {"method": own, "opt": state.opt, "policy": state.policy, "policy_opt": state.policy_opt, "extra": extra}
+
+
+def _flat(tree: PyTree) -> dict:
+    """path -> leaf: optax's tuples need no description on disk."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _split(state: TrainState, extra: PyTree) -> tuple[dict, dict]:
+    """The items `network` and `training`."""
+    return {"params": state.params["student"], "stats": state.stats["student"]}, _flat(_rest(state, extra))
+
+
+def _join(like: TrainState, extra: PyTree, found: dict) -> tuple[TrainState, PyTree]:
+    """The inverse of `_split`, with the structure of `like` and `extra`."""
+    rest = jax.tree_util.tree_map_with_path(
+        lambda path, _: found["training"][jax.tree_util.keystr(path)], _rest(like, extra)
+    )
+    network = found["network"]
+    state = TrainState(
+        step=jax.device_put(np.int32(found["meta"]["step"]), like.step.sharding),
+        params={"student": network["params"], "method": rest["method"]["params"]},
+        stats={"student": network["stats"], "method": rest["method"]["stats"]},
+        opt=rest["opt"],
+        policy=rest["policy"],
+        policy_opt=rest["policy_opt"],
+    )
+    return state, rest["extra"]

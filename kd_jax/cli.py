@@ -1,0 +1,106 @@
+"""From a command line to exit codes: 0 done, 2 wrong input in one line, 3 not finite, 1 anything else."""
+
+import os
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from kd_jax.typing import InputError
+
+CACHE = "~/.cache/kd_jax/xla"
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where (or ""
+    nowhere)."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(CACHE))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def main(run: Callable[[], None], *, required: tuple[str, ...] = ()) -> None:
+    """Parse the flags, run, and end the process with the right exit code."""
+    try:
+        _parse(sys.argv, required)
+        use_compilation_cache()
+        run()
+    except InputError as e:
+        _end(2, e)
+    except ArithmeticError as e:
+        _end(3, e)
+
+
+def _end(code: int, error: Exception) -> None:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def define_config() -> flags.FlagHolder:
+    """The flag --config=FILE.py[:ARGUMENT] with its --config.KEY=VALUE overrides."""
+    return config_flags.DEFINE_config_file("config", None, "FILE.py[:ARGUMENT]", lock_config=True)
+
+
+def _parse(argv: list[str], required: tuple[str, ...]) -> None:
+    """absl's parsing with our errors, and with None as a value of --config.KEY."""
+    if any(arg in ("--help", "-help", "--helpshort", "--helpfull", "-h") for arg in argv[1:]):
+        print(f"{sys.modules['__main__'].__doc__}\n{flags.FLAGS.main_module_help()}")
+        sys.exit(0)
+    overrides = [arg for arg in argv[1:] if arg.lstrip("-").startswith("config.")]
+    nothing = [arg for arg in overrides if arg.endswith("=None")]
+    try:
+        if overrides:
+            config = _load([arg for arg in argv if arg.lstrip("-").split("=")[0] == "config"])
+            for arg in overrides:
+                _known_key(config, arg.lstrip("-").partition("=")[0])
+        rest = flags.FLAGS([arg for arg in argv if arg not in nothing])
+    except InputError:
+        raise
+    except FileNotFoundError as e:
+        raise InputError(f"--config: no file {e.filename}; give FILE.py or FILE.py:ARGUMENT") from e
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, ImportError, SyntaxError) as e:
+        raise InputError(" ".join(str(e).split())) from e
+    if len(rest) > 1:
+        raise InputError(f"{rest[1]}: unexpected argument; flags look like --name=value")
+    for name in required:
+        if not flags.FLAGS[name].value:
+            raise InputError(f"--{name}: missing")
+    for arg in nothing:
+        _set_none(flags.FLAGS["config"].value, arg.lstrip("-").removesuffix("=None"))
+
+
+def _load(config_args: list[str]) -> config_dict.ConfigDict:
+    """The configuration before any override."""
+    if not config_args:
+        raise InputError("--config: missing, but --config.KEY is given")
+    probe = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=probe)
+    probe(["", *config_args])
+    return holder.value
+
+
+def _known_key(config: config_dict.ConfigDict, dotted: str) -> None:
+    at = config
+    names = dotted.split(".")[1:]
+    for depth, name in enumerate(names):
+        name = name.partition("[")[0]
+        if not isinstance(at, config_dict.ConfigDict) or name not in at:
+            where = ".".join(["config", *names[:depth]])
+            known = list(at) if isinstance(at, config_dict.ConfigDict) else []
+            close = get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise InputError(f"{where}.{name}: unknown key; {hint}known: {', '.join(known) or 'none, it is a value'}")
+        at = at[name]
+
+
+def _set_none(config: config_dict.ConfigDict, dotted: str) -> None:
+    """Set a key to None; whether the key takes None is decided where the config is validated."""
+    *path, last = dotted.split(".")[1:]
+    for name in path:
+        config = config[name]
+    with config.unlocked():
+        config[last] = None

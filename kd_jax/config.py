@@ -1,0 +1,276 @@
+"""From a ConfigDict to frozen dataclasses, once. Every error names its key, the value and what is accepted."""
+
+import types
+import typing
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from kd_jax.typing import InputError
+
+
+def _require(ok: bool, key: str, value: Any, accepted: str) -> None:
+    if not ok:
+        raise InputError(f"config.{key}: must be {accepted}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One refiner or term: the factory's name and its keyword arguments, still unchecked."""
+
+    label: str
+    kind: str
+    kwargs: dict[str, Any]
+    warmup_epochs: float = 0.0
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Learning rate per global batch; momentum is AdamW's beta_1."""
+
+    name: str
+    lr: float
+    momentum: float
+    weight_decay: float
+    nesterov: bool
+
+    def check(self, at: str) -> None:
+        _require(self.name in ("sgd", "adamw"), f"{at}.name", self.name, "sgd or adamw")
+        _require(0 < self.lr < float("inf"), f"{at}.lr", self.lr, "a finite number above 0")
+        _require(0 <= self.momentum < 1, f"{at}.momentum", self.momentum, "at least 0 and below 1")
+        _require(0 <= self.weight_decay < float("inf"), f"{at}.weight_decay", self.weight_decay, "finite, at least 0")
+        _require(
+            not self.nesterov or (self.name == "sgd" and self.momentum > 0),
+            f"{at}.nesterov", self.nesterov, "False unless optim.name is sgd with momentum",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """milestones and warmup_epochs in epochs."""
+
+    name: str
+    milestones: tuple[float, ...]
+    gamma: float
+    warmup_epochs: float
+
+    def check(self, at: str) -> None:
+        _require(self.name in ("step", "cosine"), f"{at}.name", self.name, "step or cosine")
+        rising = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
+        _require(rising, f"{at}.milestones", self.milestones, "rising epochs above 0")
+        _require(0 < self.gamma <= 1, f"{at}.gamma", self.gamma, "above 0, at most 1")
+        _require(0 <= self.warmup_epochs < float("inf"), f"{at}.warmup_epochs", self.warmup_epochs, "finite, at least 0")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One network trained from start to end. teacher: where it comes from, () for none."""
+
+    name: str
+    model: str
+    teacher: tuple[str, ...]
+    refine: tuple[Member, ...]
+    terms: tuple[Member, ...]
+    epochs: int
+    steps: int | None
+    batch_size: int
+    optim: Optim
+    schedule: Schedule
+
+    def check(self, at: str) -> None:
+        for origin in self.teacher:
+            kind, _, rest = origin.partition(":")
+            known = kind in ("phase", "checkpoint") and rest
+            _require(known, f"{at}.teacher", origin, "phase:NAME or checkpoint:DIR (or several, joined by commas)")
+        _require(self.steps is None or self.steps > 0, f"{at}.steps", self.steps, "a number above 0, or None")
+        _require(self.steps is not None or self.epochs > 0, f"{at}.epochs", self.epochs, "a number above 0")
+        _require(self.batch_size > 0, f"{at}.batch_size", self.batch_size, "a number above 0")
+        _require(bool(self.terms), f"{at}.terms", {}, "at least one term")
+
+
+@dataclass(frozen=True)
+class Data:
+    """seed None is the run's seed. augment "auto" is the data set's usual one."""
+
+    name: str
+    dir: str
+    seed: int | None
+    augment: str
+    synthetic: dict = field(default_factory=dict)
+
+    def check(self, at: str) -> None:
+        accepted = ("auto", "crop_flip", "crop", "none")
+        _require(self.augment in accepted, f"{at}.augment", self.augment, "auto, crop_flip, crop or none")
+        _require(self.seed is None or self.seed >= 0, f"{at}.seed", self.seed, "at least 0, or None")
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """mesh: () for all devices, or (n,) for the first n."""
+
+    scope: str
+    mesh: tuple[int, ...]
+
+    def check(self, at: str) -> None:
+        _require(self.scope == "global", f"{at}.scope", self.scope, "global")
+        ok = len(self.mesh) <= 1 and all(n > 0 for n in self.mesh)
+        _require(ok, f"{at}.mesh", self.mesh, "() for all devices or (N,) for N of them")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """every: steps between saves, 0 for once an epoch. keep: how many of a phase's last ones stay."""
+
+    every: int
+    keep: int
+
+    def check(self, at: str) -> None:
+        _require(self.every >= 0, f"{at}.every", self.every, "steps, or 0 for once an epoch")
+        _require(self.keep > 0, f"{at}.keep", self.keep, "a number above 0")
+
+
+@dataclass(frozen=True)
+class Log:
+    """every: steps between training rows."""
+
+    every: int
+
+    def check(self, at: str) -> None:
+        _require(self.every > 0, f"{at}.every", self.every, "a number of steps above 0")
+
+
+@dataclass(frozen=True)
+class Eval:
+    """every: epochs between evaluations; the last step is always evaluated."""
+
+    every: int
+
+    def check(self, at: str) -> None:
+        _require(self.every > 0, f"{at}.every", self.every, "a number of epochs above 0")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run."""
+
+    name: str
+    seed: int
+    phases: tuple[Phase, ...]
+    data: Data
+    parallel: Parallel
+    checkpoint: Checkpoint
+    log: Log
+    eval: Eval
+
+    def check(self) -> None:
+        _require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
+        seen = []
+        for phase in self.phases:
+            for origin in phase.teacher:
+                if origin.startswith("phase:"):
+                    earlier = f"an earlier phase ({', '.join(seen) or 'there is none'})"
+                    _require(origin[6:] in seen, f"{phase.name}.teacher", origin, f"phase:NAME of {earlier}")
+            seen.append(phase.name)
+
+    @property
+    def data_seed(self) -> int:
+        return self.seed if self.data.seed is None else self.data.seed
+
+
+def typed(value: Any, kind: Any, key: str) -> Any:
+    """value as `kind` (int, float, str, bool, tuple[x, ...], x | None, dict), or an InputError."""
+    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None:
+        _require(type(None) in options, key, value, getattr(kind, "__name__", str(kind)))
+        return None
+    kind = next(k for k in options if k is not type(None))
+    if typing.get_origin(kind) is tuple:
+        _require(isinstance(value, list | tuple), key, value, f"a tuple like (1, 2), of {kind.__args__[0].__name__}")
+        return tuple(typed(v, kind.__args__[0], key) for v in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is not Any:
+        matches = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        _require(matches, key, value, kind.__name__)
+    return value
+
+
+def _record(cls, tree: dict, at: str):
+    """A checked dataclass from a dict with exactly its fields."""
+    _exact(tree, [f.name for f in fields(cls)], at)
+    made = cls(**{
+        f.name: _record(f.type, tree[f.name], f"{at}.{f.name}") if is_dataclass(f.type) else typed(tree[f.name], f.type, f"{at}.{f.name}")
+        for f in fields(cls)
+    })  # fmt: skip
+    made.check(at)
+    return made
+
+
+def _exact(tree: Any, names: list[str], at: str) -> None:
+    _require(isinstance(tree, dict), at, tree, "a sub-configuration")
+    unknown, missing = sorted(set(tree) - set(names)), sorted(set(names) - set(tree))
+    if unknown:
+        raise InputError(f"config.{at}.{unknown[0]}: unknown key; known: {', '.join(names)}")
+    if missing:
+        raise InputError(f"config.{at}.{missing[0]}: missing key")
+
+
+def _members(tree: dict, order: tuple[str, ...], at: str) -> tuple[Member, ...]:
+    made = []
+    for label in order:
+        if label not in tree:
+            raise InputError(f"config.{at}: no member {label!r}; there are: {', '.join(tree) or 'none'}")
+        kwargs = dict(tree[label])
+        kind = kwargs.pop("kind", None) or label
+        warmup = typed(kwargs.pop("warmup_epochs", 0.0), float, f"{at}.{label}.warmup_epochs")
+        _require(0 <= warmup < float("inf"), f"{at}.{label}.warmup_epochs", warmup, "finite, at least 0")
+        made.append(Member(label, kind, kwargs, warmup))
+    return tuple(made)
+
+
+def _phase(tree: Any, name: str) -> Phase:
+    _exact(tree, [f.name for f in fields(Phase) if f.name != "name"] + ["refine_order"], name)
+    tree = dict(tree, name=name)
+    order = typed(tree.pop("refine_order"), tuple[str, ...], f"{name}.refine_order")
+    tree["refine"] = _members(tree["refine"], order, f"{name}.refine")
+    tree["terms"] = _members(tree["terms"], tuple(sorted(tree["terms"])), f"{name}.terms")
+    origins = typed(tree["teacher"], str, f"{name}.teacher")
+    tree["teacher"] = tuple(part.strip() for part in origins.split(",") if part.strip())
+    clash = {m.label for m in tree["refine"]} & {m.label for m in tree["terms"]}
+    _require(not clash, f"{name}.terms", sorted(clash), "labelled otherwise than the refiners")
+    values = {}
+    for f in fields(Phase):
+        plain = f.name in ("teacher", "refine", "terms")
+        record = is_dataclass(f.type)
+        at = f"{name}.{f.name}"
+        values[f.name] = tree[f.name] if plain else _record(f.type, tree[f.name], at) if record else typed(tree[f.name], f.type, at)
+    made = Phase(**values)
+    made.check(name)
+    return made
+
+
+def parse(tree: dict) -> Recipe:
+    """A validated Recipe from the nested dict of a ConfigDict.
+
+    Raises:
+      InputError: naming the key, the value and what is accepted.
+    """
+    parts = {f.name: f.type for f in fields(Recipe) if is_dataclass(f.type)}
+    names = typed(tree.get("phases", ()), tuple[str, ...], "phases")
+    _require(bool(names) and len(set(names)) == len(names), "phases", names, "different names, at least one")
+    reserved = {"name", "seed", "phases", *parts} & set(names)
+    _require(not reserved, "phases", names, f"other names than {', '.join(sorted(reserved))}")
+    for name in names:
+        plain = name.replace("_", "").replace("-", "").isalnum()
+        _require(plain, "phases", name, "names of letters, digits, _ and -")
+        _require(name in tree, "phases", name, f"names of sub-configurations; there is no config.{name}")
+    known = ["name", "seed", "phases", *parts, *names]
+    spare = [k for k, v in tree.items() if k not in known and isinstance(v, dict) and "model" in v]
+    _exact({k: v for k, v in tree.items() if k not in spare}, known, "")
+    made = Recipe(
+        name=typed(tree["name"], str, "name"),
+        seed=typed(tree["seed"], int, "seed"),
+        phases=tuple(_phase(tree[name], name) for name in names),
+        **{name: _record(kind, tree[name], name) for name, kind in parts.items()},
+    )
+    made.check()
+    return made

@@ -1,0 +1,60 @@
+"""Batches from a data set that lives on the device. Nothing here has a state: the batch of a step is
+a function of (data seed, step), so a run resumes at the exact example."""
+
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.data import augment as aug
+from kd_jax.typing import Array, Batch
+
+
+@lru_cache(maxsize=2)
+def order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """(n,) int32: the order of the n training examples in an epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(n).astype(np.int32)
+
+
+def train_index(seed: int, step: int, *, n: int, batch_size: int) -> tuple[int, np.ndarray]:
+    """Epoch and example indices (B,) of a training step. Batches are full: the ragged last one of
+    an epoch is dropped.
+
+    Differs: the published loaders keep it (782 steps an epoch on CIFAR at 64; here 781).
+    """
+    epoch, position = divmod(step, n // batch_size)
+    return epoch, order(seed, epoch, n)[position * batch_size : (position + 1) * batch_size]
+
+
+def test_index(step: int, *, n: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Example indices (B,) and mask (B,) of a test batch; every example counts exactly once."""
+    index = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32)
+    return np.minimum(index, n - 1), (index < n).astype(np.float32)
+
+
+def train_batch(images: Array, labels: Array, index: Array, epoch: Array, key: Array, *, augment: str) -> Batch:
+    """Gather and augment. Pure, for the device.
+
+    Args:
+      images: (N, H, W, C) uint8. labels: (N,).
+      index: (B,) int32.
+      epoch: () int32.
+      key: PRNG key of the data seed.
+      augment: one of augment.AUGMENTS.
+
+    Returns:
+      The batch record; images in [0, 1].
+    """
+    batch = test_batch(images, labels, index, jnp.ones(index.shape, jnp.float32))
+    if augment != "none":
+        pad = aug.padding(images.shape[1])
+        view = aug.view_ids(key, epoch, index, augment=augment, pad=pad)
+        batch["image"] = aug.crop_flip(batch["image"], view, pad=pad)
+    return batch
+
+
+def test_batch(images: Array, labels: Array, index: Array, mask: Array) -> Batch:
+    """Gather without augmentation. Arguments and result as in `train_batch`."""
+    image = jnp.take(images, index, axis=0).astype(jnp.float32) / 255
+    return {"image": image, "label": jnp.take(labels, index), "index": index, "mask": mask}

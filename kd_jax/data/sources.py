@@ -1,0 +1,134 @@
+"""Data sets that fit in memory, as arrays. A source has a length, [i] -> {image, label}, classes, shape."""
+
+import gzip
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+
+from kd_jax.typing import InputError
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """images: (N, H, W, C) uint8. labels: (N,) int32 in [0, num_classes)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    num_classes: int
+
+    def __post_init__(self):
+        n = len(self.labels)
+        if self.images.ndim != 4 or self.images.dtype != np.uint8 or len(self.images) != n or not n:
+            raise InputError(
+                f"images must be (N, H, W, C) uint8 with one label each, N > 0; "
+                f"got {self.images.dtype} {self.images.shape} and {n} labels"
+            )
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= self.num_classes:
+            raise InputError(f"labels must be 0 to {self.num_classes - 1}, got {low} to {high}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> dict:
+        return {"image": self.images[i], "label": int(self.labels[i])}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return self.images.shape[1:]
+
+
+class Dataset(NamedTuple):
+    """Two sources, the normalisation that goes with them, the usual augmentation, and one line on
+    where the data came from."""
+
+    train: Arrays
+    test: Arrays
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: str
+    origin: str
+
+
+def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel of uint8 images, on the scale [0, 1]."""
+    counts = [np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])]
+    level = np.arange(256) / 255
+    mean = [float(n @ level / n.sum()) for n in counts]
+    std = [float(np.sqrt(n @ (level - m) ** 2 / n.sum())) for n, m in zip(counts, mean, strict=True)]
+    return tuple(mean), tuple(max(s, 1e-3) for s in std)
+
+
+@lru_cache(maxsize=1)
+def digits() -> Dataset:
+    """scikit-learn's digits: 1,797 handwritten digits of 8 x 8 grey pixels, shipped with it.
+
+    The last 360 are the test set: they come from other writers than most of the rest.
+    """
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = np.round(raw.images[..., None] * (255 / 16)).astype(np.uint8)
+    labels = raw.target.astype(np.int32)
+    train, test = (Arrays(images[cut], labels[cut], 10) for cut in (slice(-360), slice(-360, None)))
+    return Dataset(train, test, *statistics(train.images), "crop", "scikit-learn's digits")
+
+
+FASHION_DIR = "/usr/share/datasets/fashion-mnist"
+
+
+def _idx(folder: epath.Path, name: str) -> np.ndarray:
+    """One idx file of unsigned bytes, gzipped or not."""
+    found = [p for p in (folder / f"{name}.gz", folder / name) if p.exists()]
+    if not found:
+        raise InputError(
+            f"data.dir: no {name}.gz in {folder}; install the Debian package dataset-fashion-mnist "
+            "(apt-get install dataset-fashion-mnist) or give a folder that holds the four idx files"
+        )
+    try:
+        raw = found[0].read_bytes()
+        raw = gzip.decompress(raw) if found[0].suffix == ".gz" else raw
+        kind, rank = struct.unpack(">HBB", raw[:4])[1:]
+        shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
+        if kind != 8:
+            raise ValueError("not unsigned bytes")
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    except (OSError, EOFError, ValueError, struct.error) as e:
+        raise InputError(f"{found[0]}: not a readable idx file of unsigned bytes ({e})") from e
+
+
+@lru_cache(maxsize=1)
+def fashion_mnist(dir: str = "") -> Dataset:
+    """Fashion-MNIST: 60,000 + 10,000 grey images of clothes, 28 x 28, from four idx files.
+
+    Args:
+      dir: their folder; by default where the Debian package dataset-fashion-mnist puts them.
+
+    Reference: Xiao, Rasul, Vollgraf, "Fashion-MNIST", 2017, arXiv 1708.07747.
+    """
+    folder = epath.Path(dir or FASHION_DIR)
+    parts = [_idx(folder, f"{split}-{what}") for split in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    train, test = (Arrays(x[..., None], y.astype(np.int32), 10) for x, y in (parts[:2], parts[2:]))
+    return Dataset(train, test, (0.2860,), (0.3530,), "crop_flip", f"Fashion-MNIST in {folder}")
+
+
+@lru_cache(maxsize=4)
+def synthetic(*, classes: int = 100, size: int = 32, channels: int = 3, train: int = 64, test: int = 32) -> Dataset:
+    """Made-up images, for tests and dry runs: a fixed random pattern a class, under noise."""
+    if min(classes, size, channels, train, test) < 1:
+        raise InputError("data.synthetic: every number must be at least 1")
+    rng = np.random.default_rng(0)
+    patterns = rng.uniform(64, 192, (classes, size, size, channels))
+
+    def split(n: int) -> Arrays:
+        labels = rng.permutation(np.arange(n) % classes).astype(np.int32)
+        noise = rng.normal(0, 40, (n, size, size, channels))
+        return Arrays(np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8), labels, classes)
+
+    made, held = split(train), split(test)
+    return Dataset(made, held, *statistics(made.images), "crop_flip", "synthetic patterns under noise")

@@ -1,0 +1,81 @@
+"""Metrics as two sums on the device: added up step by step, read back once a log interval."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.typing import Array, Logs, Mean, Terms
+
+Metrics = dict[str, Mean]
+
+
+def mean_of(value: Array | Mean, mask: Array) -> Mean:
+    """The two sums of a (B,) value over the examples that count, of a () value, or of a ratio.
+
+    A () value is a property of the batch and counts as many times as the batch has examples.
+    """
+    if isinstance(value, Mean):
+        return Mean(*(jnp.asarray(v, jnp.float32) for v in value))
+    value = jnp.asarray(value, jnp.float32)
+    count = jnp.sum(mask)
+    return Mean(jnp.sum(jnp.where(mask > 0, value, 0)) if value.ndim else value * count, count)
+
+
+def top_k(logits: Array, labels: Array, k: int) -> Array:
+    """(B,) 1.0 where the label is among the k highest logits; ties count against the label.
+
+    With fewer than k classes, k is their number.
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    # "not lower", so that a constant or NaN prediction does not score
+    ahead = jnp.sum(~(logits < own), axis=-1) - 1
+    return (ahead < min(k, logits.shape[-1])).astype(jnp.float32)
+
+
+def agreement(student: Array, teacher: Array) -> Array:
+    """(B,) 1.0 where both predict the same class."""
+    return (jnp.argmax(student, axis=-1) == jnp.argmax(teacher, axis=-1)).astype(jnp.float32)
+
+
+def named(terms: Terms, logs: Logs, mask: Array) -> Metrics:
+    """Metrics of a step's terms and logs, under "terms/..." and "logs/..."."""
+    pairs = {f"terms/{k}": v for k, v in terms.items()} | {f"logs/{k}": v for k, v in logs.items()}
+    return {name: mean_of(value, mask) for name, value in pairs.items()}
+
+
+def add(a: Metrics, b: Metrics) -> Metrics:
+    """Sum of both."""
+    return jax.tree.map(jnp.add, a, b)
+
+
+class Health(NamedTuple):
+    """The first step whose loss was not finite (-1: none), and which terms were not then."""
+
+    step: Array
+    terms: dict[str, Array]
+
+
+def check(health: Health, step: Array, metrics: Metrics) -> Health:
+    """Note `step` if it is the first with a loss that is not finite."""
+    first = (health.step < 0) & ~jnp.isfinite(metrics["loss"].total)
+    bad = {name: ~jnp.isfinite(metrics[name].total) for name in health.terms}
+    terms = {name: jnp.where(first, bad[name], was) for name, was in health.terms.items()}
+    return Health(jnp.where(first, step, health.step), terms)
+
+
+def healthy(metrics: Metrics) -> Health:
+    """Nothing wrong yet."""
+    terms = {name: jnp.zeros((), bool) for name in metrics if name.startswith("terms/")}
+    return Health(jnp.full((), -1, jnp.int32), terms)
+
+
+def zeros_like(metrics: Metrics) -> Metrics:
+    """Nothing counted yet, for metrics of these names (arrays or shapes)."""
+    return jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
+
+
+def read(metrics: Metrics) -> dict[str, float]:
+    """Bring the sums to the host and divide. A mean of nothing is 0."""
+    host = jax.device_get(metrics)
+    return {name: float(m.total) / float(m.count) if m.count else 0.0 for name, m in host.items()}

@@ -1,0 +1,102 @@
+"""TrainState, and its first value."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from kd_jax.models import base as models
+from kd_jax.methods.base import fold
+from kd_jax.typing import Array, Distiller, Facts, Match, Outputs, PyTree, Variables, View
+
+
+class TrainState(NamedTuple):
+    """All that training changes, and nothing else: no key, no data position, no teacher.
+
+    step: () int32, steps done. params, stats: {"student": ..., "method": ...}. opt: the state of
+    one optax object over params. policy, policy_opt: what an outer objective trains.
+    """
+
+    step: Array
+    params: PyTree
+    stats: PyTree
+    opt: PyTree
+    policy: PyTree
+    policy_opt: PyTree
+
+    @property
+    def student(self) -> Variables:
+        """The network in training, without the method's own parts."""
+        return Variables(self.params["student"], self.stats["student"])
+
+
+def as_teachers(teacher_outputs: Outputs | tuple[Outputs, ...] | None) -> tuple[Outputs, ...]:
+    """One teacher, several or none, as a tuple."""
+    if teacher_outputs is None:
+        return ()
+    return (teacher_outputs,) if isinstance(teacher_outputs, Outputs) else tuple(teacher_outputs)
+
+
+def make_view(image, student: Outputs, teachers: tuple[Outputs, ...], batch, step) -> View:
+    """The view before any refiner. Several teachers are matched by their averaged logits."""
+    match = None
+    if teachers:
+        match = Match(student.logits, sum(t.logits for t in teachers) / len(teachers))
+    return View(image, student, teachers, match, batch["label"], batch.get("index"), step)
+
+
+def view_shapes(
+    student: nn.Module, teachers: tuple[nn.Module, ...], image_shape: tuple[int, ...], batch_size: int
+) -> View:
+    """A View of ShapeDtypeStructs for batches of images (H, W, C)."""
+
+    def make(image, label):
+        outputs = [models.apply(m, models.init(m, jax.random.key(0), image), image)[0] for m in (student, *teachers)]
+        batch = {"label": label, "index": label}
+        return make_view(image, outputs[0], tuple(outputs[1:]), batch, jnp.zeros((), jnp.int32))
+
+    image = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
+    return jax.eval_shape(make, image, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
+
+
+def init_state(
+    key: Array,
+    *,
+    student: nn.Module,
+    distiller: Distiller,
+    tx: optax.GradientTransformation,
+    image_shape: tuple[int, ...],
+    facts: Facts,
+) -> TrainState:
+    """The state before the first step; pure, jittable with the keyword arguments bound.
+
+    The student's part depends on `key` alone, never on the distiller: the same student in two
+    phases starts the same.
+
+    Args:
+      key: PRNG key.
+      student: network in training.
+      distiller: what it is trained by.
+      tx: optimiser over {"student": ..., "method": ...}.
+      image_shape: (H, W, C).
+      facts: what the distiller's init may know.
+    """
+    net = models.init(student, fold(key, "student"), jnp.zeros((1, *image_shape)))
+    own = distiller.init(fold(key, "method"), facts)
+    params = {"student": net.params, "method": own.params}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        stats={"student": net.stats, "method": own.stats},
+        opt=tx.init(params),
+        policy=own.policy,
+        policy_opt={},
+    )
+
+
+def abstract_state(**kwargs) -> TrainState:
+    """`init_state` as shapes, without computing anything."""
+    return jax.eval_shape(partial(init_state, **kwargs), jax.random.key(0))

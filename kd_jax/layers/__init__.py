@@ -1,0 +1,1 @@
+"""Pure init / apply pairs of the parts that methods own."""

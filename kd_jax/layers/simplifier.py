@@ -1,0 +1,57 @@
+"""SKD's learning simplifier: one attention block over teacher logits, as a pure init / apply pair.
+
+Two readings of "attention over logits". The paper's abstract settles neither:
+- tokens="batch": the B examples of the batch are the tokens, rows of C logits their features;
+- tokens="classes": each example by itself, its C classes are the tokens, each a learned
+  direction scaled by the class's logit plus a learned embedding of the class.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.typing import Array, PyTree
+
+TOKENS = ("batch", "classes")
+_lecun = jax.nn.initializers.lecun_normal()
+
+
+def standardize_rows(u: Array) -> Array:
+    """Rows of (B, C) with mean 0 and deviation 1; a constant row becomes 0."""
+    centred = u - jnp.mean(u, axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6)
+
+
+def init(key: Array, *, num_classes: int, tokens: str, width: int | None, zero_output: bool) -> PyTree:
+    """Parameters of the block.
+
+    Args:
+      key: PRNG key.
+      num_classes: C.
+      tokens: "batch" or "classes".
+      width: d of queries, keys and values; None takes min(C, 128) for batch tokens and 16 for
+        class tokens.
+      zero_output: start with an output of exactly 0.
+    """
+    batch = tokens == "batch"
+    d = width or (min(num_classes, 128) if batch else 16)
+    names = ("query", "key", "value", "output", "direction", "embedding")
+    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+    rows, out = (num_classes, num_classes) if batch else (d, 1)
+    params = {name: _lecun(keys[name], (rows, d)) for name in names[:3]}
+    params["output"] = jnp.zeros((d, out)) if zero_output else _lecun(keys["output"], (d, out))
+    if not batch:
+        params["direction"] = jax.random.normal(keys["direction"], (d,))
+        params["embedding"] = jax.random.normal(keys["embedding"], (num_classes, d))
+    return params
+
+
+def apply(params: PyTree, u: Array, *, tokens: str) -> Array:
+    """Attend over u (B, C) and return the block's output (B, C).
+
+    With batch tokens the scores are B x B, with class tokens B times C x C.
+    """
+    x = u if tokens == "batch" else u[..., None] * params["direction"] + params["embedding"]
+    query, key, value = (x @ params[name] for name in ("query", "key", "value"))
+    scores = query @ jnp.swapaxes(key, -1, -2) / query.shape[-1] ** 0.5
+    mixed = jax.nn.softmax(scores) @ value @ params["output"]
+    return mixed if tokens == "batch" else mixed[..., 0]

@@ -1,0 +1,48 @@
+"""A run: the phases of a recipe one after the other, each resumed from where it was."""
+
+from kd_jax import config, data, report, writers
+from kd_jax.build import plan
+from kd_jax.parallel import Layout
+from kd_jax.phase import PhaseRun
+from kd_jax.programs import Resident
+from kd_jax.workdir import Workdir
+from kd_jax.writers import say
+
+
+def run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict:
+    """Run or resume a recipe in a folder; a finished run changes nothing and prints its table.
+
+    Args:
+      tree: the nested dict of a ConfigDict.
+      workdir: folder of the run, created if need be.
+      overwrite: delete an earlier run there first.
+
+    Returns:
+      The content of summary.json.
+
+    Raises:
+      InputError: something in the configuration, the data or the folder is wrong.
+      NonFiniteError: training diverged; the last good checkpoint is kept.
+    """
+    recipe = config.parse(tree)
+    home = Workdir(workdir, tree)
+    home.check(overwrite=overwrite)
+    layout = Layout(recipe.parallel.mesh)
+    dataset = data.load(recipe.data.name, dir=recipe.data.dir, synthetic=recipe.data.synthetic)
+    jobs = plan(recipe, dataset, home.path, layout.count)
+    home.open(overwrite=overwrite)
+    sizes = f"{len(dataset.train)} training and {len(dataset.test)} test images of {dataset.train.shape}"
+    say(f"{recipe.name}: {dataset.origin}, {sizes}; devices: {layout.count}")
+    log = writers.MetricsLog(home.path / "metrics.jsonl")
+    source = Resident(layout, dataset, seed=recipe.data_seed, augment=recipe.data.augment)
+    runs = [PhaseRun(recipe, job, home, layout, source, log) for job in jobs]
+    phases = {job.phase.name: phase.result() for job, phase in zip(jobs, runs, strict=True)}
+    written = home.path / "summary.json"
+    if any(phase.trained for phase in runs) or not written.exists():
+        summary = report.summarize(recipe, phases)
+        watched = dict.fromkeys(watch.log for job in jobs for watch in job.distiller.watch)
+        report.write(home.path, summary, log.rows, dataset, tuple(watched))
+        writers.write_json(written, summary)  # last: where it stands, all is done
+    summary = writers.read_json(written)
+    say("\n" + report.text(summary, len(dataset.test)))
+    return summary

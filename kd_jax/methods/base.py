@@ -1,0 +1,114 @@
+"""The combinators: identity, chain, weigh. A distiller is a value, like an optax transformation."""
+
+from zlib import crc32
+
+import jax
+
+from kd_jax.typing import Array, Distiller, Facts, Schedule, Vars, View
+
+NO_VARS = Vars({}, {}, {})
+
+
+def fold(key: Array, name: str) -> Array:
+    """A key of its own for `name`, whatever else is asked for beside it."""
+    return jax.random.fold_in(key, crc32(name.encode()))
+
+
+def join(label: str, name: str) -> str:
+    """Path of something called `name` inside the member `label`; "" is the member itself."""
+    return f"{label}/{name}" if name else label
+
+
+def no_vars(key: Array, facts: Facts) -> Vars:
+    """The `init` of a method without variables of its own."""
+    del key, facts
+    return NO_VARS
+
+
+def identity() -> Distiller:
+    """The distiller that changes nothing and adds nothing: the unit of `chain`."""
+    return Distiller(no_vars, lambda vars, view, key, train: (view, {}, {}, {}))
+
+
+def chain(**members: Distiller) -> Distiller:
+    """Run distillers one after the other; each sees the view that those before it refined.
+
+    Refiners therefore stand before the criteria that shall see their work. Terms, logs and
+    variables are kept under the member's label; a label inside a nested chain becomes a path
+    "outer/inner". A member's randomness depends on its path alone, so adding or moving another
+    member never changes it.
+
+    Args:
+      **members: label -> Distiller, in order.
+
+    Returns:
+      A Distiller.
+
+    Raises:
+      ValueError: a member that is not a Distiller, or a label with a "/" in it.
+    """
+    for label, member in members.items():
+        if not isinstance(member, Distiller):
+            raise ValueError(f"chain: {label} is a {type(member).__name__}, not a Distiller; call its factory")
+        if not label or "/" in label:
+            raise ValueError(f'chain: label {label!r} must be non-empty and without "/"')
+
+    def init(key: Array, facts: Facts) -> Vars:
+        made = {label: member.init(fold(key, label), facts) for label, member in members.items()}
+        return Vars(*({k: v[i] for k, v in made.items() if v[i]} for i in range(len(NO_VARS))))
+
+    def apply(vars: Vars, view: View, key: Array, train: bool):
+        terms, logs, stats = {}, {}, {}
+        for label, member in members.items():
+            own = Vars(*(part.get(label, {}) for part in vars))
+            view, t, g, s = member.apply(own, view, fold(key, label), train)
+            terms |= {join(label, name): value for name, value in t.items()}
+            logs |= {join(label, name): value for name, value in g.items()}
+            stats |= {label: s} if s else {}
+        return view, terms, logs, stats
+
+    each = members.items()
+    return Distiller(
+        init,
+        apply,
+        needs=frozenset().union(*(member.needs for member in members.values())),
+        rates={join(a, n): rate for a, member in each for n, rate in member.rates.items()},
+        watch=tuple(w._replace(log=join(a, w.log)) for a, member in each for w in member.watch),
+    )
+
+
+def weigh(distiller: Distiller, weight: float | Schedule) -> Distiller:
+    """Scale the terms of a distiller, by a number or by a schedule of `view.step`.
+
+    A weight of exactly 0 is the identity: the member costs nothing and owns nothing. A weight
+    of 1 is the distiller itself.
+
+    Raises:
+      ValueError: a weight that is not finite.
+    """
+    if not callable(weight):
+        if not abs(weight) < float("inf"):
+            raise ValueError(f"weight must be a finite number or a schedule, got {weight}")
+        if weight == 0:
+            return identity()
+        if weight == 1:
+            return distiller
+
+    def apply(vars: Vars, view: View, key: Array, train: bool):
+        factor = weight(view.step) if callable(weight) else weight
+        view, terms, logs, stats = distiller.apply(vars, view, key, train)
+        return view, {name: factor * value for name, value in terms.items()}, logs, stats
+
+    return distiller._replace(apply=apply)
+
+
+def ramp(weight: float, *, epochs: int, steps_per_epoch: int) -> Schedule:
+    """weight * min(epoch / epochs, 1), the epoch counted from 1 and constant within an epoch.
+
+    The warm-up of DKD and ReviewKD as published.
+    """
+
+    def schedule(step: Array) -> Array:
+        return weight * jax.numpy.minimum((step // steps_per_epoch + 1) / epochs, 1.0)
+
+    return schedule

@@ -1,0 +1,103 @@
+"""Criteria on logits: the task loss and the classic distillation losses, as terms of a chain."""
+
+from collections.abc import Callable
+
+from kd_jax import losses
+from kd_jax.methods.base import no_vars, weigh
+from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
+
+KD_TEMPERATURE = 4.0  # the classic papers' on CIFAR-100, where neither criterion nor refiner sets one
+
+
+def criterion(terms: Callable[[View], Terms], needs: frozenset = frozenset(), init=no_vars) -> Distiller:
+    """A distiller without statistics that leaves the view alone and yields `terms(view)`."""
+
+    def apply(vars: Vars, view: View, key: Array, train: bool):
+        return view, terms(view), {}, vars.stats
+
+    return Distiller(init, apply, needs)
+
+
+def temperature_of(view: View, temperature: float | None) -> Array | float:
+    """The criterion's own temperature, else the one a refiner left in `match`, else 4."""
+    if temperature is not None:
+        return temperature
+    return KD_TEMPERATURE if view.match.temperature is None else view.match.temperature
+
+
+def _check(name: str, temperature: float | None) -> None:
+    if temperature is not None and not 0 < temperature < float("inf"):
+        raise ValueError(f"{name}: temperature must be a finite number above 0, or None, got {temperature}")
+
+
+def ce(*, weight: float | Schedule = 1.0) -> Distiller:
+    """The task loss: cross-entropy of the student's raw logits with the labels.
+
+    Args:
+      weight: a number, or a schedule of the step.
+    """
+    return weigh(
+        criterion(lambda view: {"": losses.cross_entropy(student=view.student.logits, labels=view.labels)}),
+        weight,
+    )
+
+
+def kd(*, weight: float | Schedule = 1.0, temperature: float | None = None) -> Distiller:
+    """Knowledge distillation: T^2 KL(teacher || student) of the softened pair in `match`.
+
+    Args:
+      weight: a number, or a schedule of the step; 0.9 beside 0.1 of `ce` in the CIFAR-100 recipe.
+      temperature: T > 0; None takes the one a refiner set, else 4.
+
+    Raises:
+      ValueError: a temperature that is not above 0.
+
+    Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015,
+      arXiv 1503.02531.
+    """
+    _check("kd", temperature)
+
+    def terms(view: View) -> Terms:
+        t = temperature_of(view, temperature)
+        return {"": losses.kd(student=view.match.student, teacher=view.match.teacher, temperature=t)}
+
+    return weigh(criterion(terms, frozenset({"match"})), weight)
+
+
+def dkd(
+    *,
+    weight: float | Schedule = 1.0,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float | None = None,
+) -> Distiller:
+    """Decoupled knowledge distillation of the pair in `match`.
+
+    The published recipe ramps the weight over the first 20 epochs (`base.ramp`;
+    `warmup_epochs=20` in configs) and chooses beta by pair (configs/pairs.py).
+
+    Args:
+      weight: a number, or a schedule of the step.
+      alpha: weight of the target-class part.
+      beta: weight of the other classes' part.
+      temperature: T > 0; None takes the one a refiner set, else 4.
+
+    Raises:
+      ValueError: a temperature that is not above 0; fewer than three classes.
+
+    Reference: Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022,
+      arXiv 2203.08679.
+    """
+    _check("dkd", temperature)
+
+    def init(key: Array, facts: Facts) -> Vars:
+        if facts.num_classes < 3:
+            raise ValueError(f"dkd: needs at least 3 classes, the data has {facts.num_classes}; use kd")
+        return no_vars(key, facts)
+
+    def terms(view: View) -> Terms:
+        t = temperature_of(view, temperature)
+        pair = {"student": view.match.student, "teacher": view.match.teacher}
+        return {"": losses.dkd(**pair, labels=view.labels, alpha=alpha, beta=beta, temperature=t)}
+
+    return weigh(criterion(terms, frozenset({"match"}), init), weight)

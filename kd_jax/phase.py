@@ -1,0 +1,222 @@
+"""One phase of a run: restore or start, train, measure, save, until its last step."""
+
+import time
+from dataclasses import asdict, dataclass
+
+import jax
+import numpy as np
+
+from kd_jax import config, models, writers
+from kd_jax.build import Job
+from kd_jax.checkpoints import Checkpoints
+from kd_jax.engine import metrics as metrics_lib
+from kd_jax.parallel import Layout
+from kd_jax.programs import Carry, Programs, Resident
+from kd_jax.typing import InputError, Variables
+from kd_jax.workdir import Workdir
+from kd_jax.writers import say
+
+
+class NonFiniteError(ArithmeticError):
+    """Training met a loss or a parameter that is not finite."""
+
+
+@dataclass
+class Clock:
+    """Seconds so far: in all, and spent on `steps` training steps (compilation left out)."""
+
+    wall: float = 0.0
+    training: float = 0.0
+    steps: int = 0
+
+
+class Examiner:
+    """Measures the network in training on the whole test set. The teacher sits the exam once."""
+
+    def __init__(self, programs: Programs, source: Resident, teachers: tuple[Variables, ...]):
+        self._programs, self._source = programs, source
+        self._batch_size = programs.job.phase.batch_size
+        self._teacher_logits, hits = None, 0.0
+        if teachers:
+            self._teacher_logits = []
+            for batch in source.test(self._batch_size):
+                taught = programs.teach(teachers, batch["image"])
+                self._teacher_logits.append(sum(t.logits for t in taught) / len(taught))
+                right = np.argmax(self._teacher_logits[-1], axis=-1) == np.asarray(batch["label"])
+                hits += float(np.sum(right * np.asarray(batch["mask"])))
+        self.teacher_top1 = hits / source.sizes["test"] if teachers else None
+
+    def measure(self, variables: Variables) -> dict[str, float]:
+        """loss, top1, top5 and, with a teacher, agreement over every test example once."""
+        so_far = self._programs.no_measures()
+        for i, batch in enumerate(self._source.test(self._batch_size)):
+            logits = self._teacher_logits[i] if self._teacher_logits else None
+            so_far = self._programs.evaluate(variables, logits, batch, so_far)
+        return metrics_lib.read(so_far)
+
+
+class PhaseRun:
+    """A phase of a run in its folder. `result` does all there is to do."""
+
+    def __init__(self, recipe: config.Recipe, job: Job, home: Workdir, layout: Layout, source: Resident, log):
+        self.recipe, self.job, self.layout, self.source, self.log = recipe, job, layout, source, log
+        self.name = job.phase.name
+        self.folder = home.path / self.name
+        self.checkpoints = Checkpoints(self.folder, keep=recipe.checkpoint.keep, say=say)
+        self.clock, self.warned, self.teacher, self.trained = Clock(), [], None, False
+
+    def finished(self) -> dict | None:
+        """The phase's result if it is done and its final state is whole."""
+        done = self.folder / "DONE"
+        if not done.exists():
+            return None
+        outcome = writers.read_json(done)
+        if self.checkpoints.is_good(outcome["steps"]):
+            return outcome
+        say(f"{self.name}: the final state does not match its digest; resuming from the last good one")
+        done.unlink()
+        return None
+
+    def result(self) -> dict:
+        """The phase's entry in summary.json; trains whatever is not trained yet."""
+        outcome = self.finished()
+        if outcome is None:
+            outcome, self.trained = self._train(), True
+            writers.write_json(self.folder / "DONE", outcome)
+        self.checkpoints.close()
+        return outcome
+
+    def _train(self) -> dict:
+        job, began = self.job, time.monotonic()
+        programs = Programs(job, self.layout)
+        teachers = self._load_teachers()
+        exam = Examiner(programs, self.source, teachers)
+        if self.teacher:
+            self.teacher["top1"] = exam.teacher_top1
+            say(f"{self.name}: teacher {self.teacher['origin']}, top-1 {exam.teacher_top1:.2%}")
+        carry, key = self._start(programs, teachers), self.layout.put(jax.random.key(self.recipe.seed))
+        step, wall, mark = int(carry.state.step), self.clock.wall, None
+        self.log.rewind(self.name, step)
+        progress = writers.Progress(self.name, step, job.steps)
+        while step < job.steps:
+            batch = self.source.train(step, job.phase.batch_size)
+            taught = programs.teach(teachers, batch["image"]) if job.needs_teachers else ()
+            carry = programs.train(carry, taught, batch, key)
+            step += 1
+            if mark is None:  # the first step compiles: wait for it, then start to count
+                jax.block_until_ready(carry)
+                mark = (time.monotonic(), step)
+            due = self._due(step)
+            if not any(due):
+                continue
+            self._stop_if_ill(carry)
+            self.clock.training += time.monotonic() - mark[0]
+            self.clock.steps += step - mark[1]
+            row, test, save = due
+            if row:
+                self._log_row(carry, step, progress)
+                carry = carry._replace(metrics=programs.no_metrics())
+            if test:
+                self._test_row(exam.measure(carry.state.student), step, progress)
+            if save:
+                self.clock.wall = wall + time.monotonic() - began
+                self._save(carry)
+            mark = (time.monotonic(), step)
+        progress.close()
+        self.log.in_order([p.name for p in self.recipe.phases])
+        return self._outcome(carry)
+
+    def _due(self, step: int) -> tuple[bool, bool, bool]:
+        """Whether a training row, a test row and a save fall on this step; all do on the last."""
+        every = (self.recipe.log.every, self.job.eval_every, self.job.save_every)
+        return tuple(step == self.job.steps or step % n == 0 for n in every)
+
+    def _load_teachers(self) -> tuple[Variables, ...]:
+        """The teachers' variables on the devices; notes where they came from."""
+        loaded, digests = [], []
+        for teacher in self.job.teachers:
+            reader = Checkpoints(teacher.folder, read_only=True, say=say)
+            variables, meta = reader.network()
+            reader.close()
+            loaded.append(self.layout.put(variables))
+            digests.append(meta["digests"]["network"])
+        if loaded:
+            self.teacher = {"origin": ",".join(self.job.phase.teacher), "digest": ",".join(digests), "top1": None}
+        return tuple(loaded)
+
+    def _start(self, programs: Programs, teachers: tuple[Variables, ...]) -> Carry:
+        """The newest good checkpoint, or the beginning."""
+        found = self.checkpoints.restore(self.layout.like(self.job.abstract), programs.no_metrics())
+        if found is None:
+            state = programs.init(jax.random.key(self.recipe.seed), teachers)
+            return programs.carry(state)
+        state, metrics, meta = found
+        if meta["teacher"] != (self.teacher and self.teacher["digest"]):
+            raise InputError(f"{self.folder}: was trained with another teacher than {self.job.phase.teacher[0]} now is; add --overwrite")
+        self.clock, self.warned = Clock(**meta["clock"]), meta["warned"]
+        say(f"{self.name}: resumed at step {meta['step']} of {self.job.steps}")
+        return programs.carry(state, metrics)
+
+    def _stop_if_ill(self, carry: Carry) -> None:
+        health = jax.device_get(carry.health)
+        if health.step < 0:
+            return
+        terms = ", ".join(name.removeprefix("terms/") for name, bad in health.terms.items() if bad) or "their sum"
+        self._stop(f"step {int(health.step)}: the loss is not finite (term: {terms})")
+
+    def _stop(self, what: str) -> None:
+        steps = self.checkpoints.steps()
+        kept = f"the last good checkpoint, step {steps[0]}, is kept" if steps else "no checkpoint was saved yet"
+        raise NonFiniteError(f"phase {self.name}, {what}; {kept}")
+
+    def _row(self, split: str, step: int, values: dict[str, float]) -> dict:
+        epoch = step / self.job.steps_per_epoch
+        return {"phase": self.name, "step": step, "epoch": epoch, "split": split, **values}
+
+    def _log_row(self, carry: Carry, step: int, progress: writers.Progress) -> None:
+        means = metrics_lib.read(carry.metrics)
+        groups = {g: {k.removeprefix(g + "/"): v for k, v in means.items() if k.startswith(g + "/")} for g in ("terms", "logs")}
+        values = {"loss": means["loss"], "top1": means["top1"], "lr": float(self.job.schedule(np.int32(step - 1)))}
+        self.log.add(self._row("train", step, {**values, **groups}))
+        progress.advance(step, loss=values["loss"], top1=values["top1"])
+        for watch in self.job.distiller.watch:
+            value = groups["logs"][watch.log]
+            if watch.log not in self.warned and not value >= watch.minimum:
+                self.warned.append(watch.log)
+                say(f"warning: {self.name}, step {step}: {watch.log} = {value:.3g} < {watch.minimum:g}: {watch.message}")
+
+    def _test_row(self, measured: dict[str, float], step: int, progress: writers.Progress) -> None:
+        row = self._row("test", step, measured)
+        self.log.add(row)
+        progress.line(step, row["epoch"], self.job.steps / self.job.steps_per_epoch, row)
+
+    def _save(self, carry: Carry) -> None:
+        params = jax.device_get(carry.state.params)
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+            self._stop(f"step {int(carry.state.step)}: a parameter is not finite")
+        meta = {
+            "phase": self.name,
+            "network": self.job.network.describe(),
+            "teacher": self.teacher and self.teacher["digest"],
+            "clock": asdict(self.clock),
+            "warned": self.warned,
+        }
+        self.checkpoints.save(carry.state, carry.metrics, meta)
+
+    def _outcome(self, carry: Carry) -> dict:
+        rows, clock = self.log.of(self.name, "test"), self.clock
+        seconds = clock.training / clock.steps if clock.steps else None
+        return {
+            "model": self.job.phase.model,
+            "params": models.count_parameters(carry.state.params["student"]),
+            "method_params": models.count_parameters(carry.state.params["method"]),
+            "steps": self.job.steps,
+            "top1_last": rows[-1]["top1"],
+            "top1_best": max(row["top1"] for row in rows),
+            "top5_last": rows[-1]["top5"],
+            "agreement_last": rows[-1].get("agreement"),
+            "teacher": self.teacher,
+            "ms_per_step": seconds and seconds * 1000,
+            "images_per_second": seconds and self.job.phase.batch_size / seconds,
+            "wall_seconds": clock.wall,
+        }

@@ -1,0 +1,120 @@
+"""The compiled programs of one phase: the pure functions of data and engine, put on the devices.
+
+Each network gets images normalised by its own mean and deviation; batches carry [0, 1].
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax import engine
+from kd_jax.build import Job, Network
+from kd_jax.data import Dataset, resident
+from kd_jax.data.augment import normalize
+from kd_jax.engine import metrics as metrics_lib
+from kd_jax.engine.state import TrainState
+from kd_jax.engine.step import only
+from kd_jax.parallel import Layout
+from kd_jax.typing import Array, Batch, Outputs, Variables
+
+
+class Carry(NamedTuple):
+    """What one training step hands to the next; donated."""
+
+    state: TrainState
+    metrics: metrics_lib.Metrics
+    health: metrics_lib.Health
+
+
+class Resident:
+    """A data set on the devices, and the seed that orders and augments it."""
+
+    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str):
+        self.layout, self.seed = layout, seed
+        self.augment = dataset.augment if augment == "auto" else augment
+        self.sizes = {"train": len(dataset.train), "test": len(dataset.test)}
+        self.arrays = {s: layout.put((getattr(dataset, s).images, getattr(dataset, s).labels)) for s in self.sizes}
+        self.key = layout.put(jax.random.key(seed))
+        make = partial(resident.train_batch, augment=self.augment)
+        self._train = layout.jit(make, ins="rrbrr", outs="b")
+        self._test = layout.jit(resident.test_batch, ins="rrbb", outs="b")
+
+    def train(self, step: int, batch_size: int) -> Batch:
+        """The batch of a training step: a function of (seed, step)."""
+        epoch, index = resident.train_index(self.seed, step, n=self.sizes["train"], batch_size=batch_size)
+        return self._train(*self.arrays["train"], index, jnp.int32(epoch), self.key)
+
+    def test(self, batch_size: int):
+        """Every test batch in order; the last one is filled up and masked."""
+        n = self.sizes["test"]
+        for step in range(-(-n // batch_size)):
+            index, mask = resident.test_index(step, n=n, batch_size=batch_size)
+            yield self._test(*self.arrays["test"], index, mask)
+
+
+class Programs:
+    """Compiled on first use, each once: shapes do not change within a phase."""
+
+    def __init__(self, job: Job, layout: Layout):
+        self.job, self.layout = job, layout
+        parts = {"student": job.network.model, "distiller": job.distiller, "tx": job.tx}
+        facts = job.facts
+
+        def init(key: Array, teachers: tuple[Variables, ...]) -> TrainState:
+            models = (t.network.model for t in job.teachers)
+            known = facts._replace(teachers=tuple(zip(models, teachers, strict=True)))
+            return engine.init_state(key, image_shape=job.network.image_shape, facts=known, **parts)
+
+        def train(carry: Carry, teachers: tuple[Outputs, ...], batch: Batch, key: Array) -> Carry:
+            batch = {**batch, "image": _normalized(job.network, batch["image"])}
+            state, measured = engine.train_step(carry.state, teachers, batch, key, **parts)
+            health = metrics_lib.check(carry.health, state.step, measured)
+            return Carry(state, metrics_lib.add(carry.metrics, measured), health)
+
+        def evaluate(variables: Variables, teacher_logits: Array | None, batch: Batch, so_far):
+            batch = {**batch, "image": _normalized(job.network, batch["image"])}
+            measured = engine.eval_step(variables, teacher_logits, batch, model=job.network.model)
+            return metrics_lib.add(so_far, measured)
+
+        teachers, batch = self._example()
+        counted = jax.eval_shape(partial(engine.train_step, **parts), job.abstract, teachers, batch, jax.random.key(0))[1]
+        logits = job.facts.view_shapes.student.logits if job.teachers else None
+        measured = jax.eval_shape(
+            partial(engine.eval_step, model=job.network.model), job.abstract.student, logits, batch
+        )
+        self.init = layout.jit(init, ins="rr", outs="r")
+        self.train = layout.jit(train, ins="rbbr", outs="r", donate=(0,))
+        self.evaluate = layout.jit(evaluate, ins="rbbr", outs="r")
+        # made on the device each time: a donated copy of a host array would take the original along
+        self.no_metrics = layout.jit(lambda: metrics_lib.zeros_like(counted), ins="", outs="r")
+        self.no_measures = layout.jit(lambda: metrics_lib.zeros_like(measured), ins="", outs="r")
+        self._no_faults = layout.jit(lambda: metrics_lib.healthy(counted), ins="", outs="r")
+        self._teachers = [layout.jit(_teacher(t.network, job.distiller.needs), ins="rb", outs="b") for t in job.teachers]
+
+    def teach(self, teachers: tuple[Variables, ...], image: Array) -> tuple[Outputs, ...]:
+        """Every teacher's outputs for a batch of images, by programs of their own."""
+        return tuple(program(v, image) for program, v in zip(self._teachers, teachers, strict=True))
+
+    def carry(self, state: TrainState, metrics: metrics_lib.Metrics | None = None) -> Carry:
+        """A carry with nothing counted yet, or with the sums of an interrupted interval."""
+        return Carry(state, metrics or self.no_metrics(), self._no_faults())
+
+    def _example(self) -> tuple[tuple[Outputs, ...], Batch]:
+        view, job = self.job.facts.view_shapes, self.job
+        row = (job.phase.batch_size,)
+        batch = {"image": view.image, "label": view.labels, "index": view.labels, "mask": jax.ShapeDtypeStruct(row, jnp.float32)}
+        needs = job.distiller.needs
+        return tuple(only(t, needs) for t in view.teachers) if job.needs_teachers else (), batch
+
+
+def _normalized(network: Network, image: Array) -> Array:
+    return normalize(image, network.mean, network.std)
+
+
+def _teacher(network: Network, needs: frozenset):
+    def run(variables: Variables, image: Array) -> Outputs:
+        return only(engine.teacher_outputs(network.model, variables, _normalized(network, image)), needs)
+
+    return run

@@ -1,0 +1,167 @@
+"""The words that config files are written in: members, phases, recipes, and the argument of get_config.
+
+A config file is plain Python: `get_config(arg)` returns a ConfigDict in which every keyword of every
+method stands with its default, so that each can be changed by a flag and none is written twice.
+"""
+
+import inspect
+import types
+import typing
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from ml_collections import config_dict
+
+from kd_jax import methods, models
+from kd_jax.typing import InputError
+
+Config = config_dict.ConfigDict
+
+
+class Argument(NamedTuple):
+    """What `configs/skd.py:resnet32x4,resnet8x4,smoke` says after the colon."""
+
+    teacher: str
+    student: str
+    smoke: bool
+
+
+def argument(text: str | None, *, default: tuple[str, str] = ("resnet32x4", "resnet8x4")) -> Argument:
+    """Teacher, student and size from the argument of get_config.
+
+    Args:
+      text: comma-separated: a pair of models, "smoke", both, or nothing.
+      default: the pair where none is given.
+
+    Raises:
+      InputError: one model only, or an unknown word.
+    """
+    words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    smoke = "smoke" in words
+    pair = [word for word in words if word != "smoke"]
+    if len(pair) not in (0, 2):
+        raise InputError(f"config argument {text!r}: give TEACHER,STUDENT and, if wanted, smoke")
+    for name in pair:
+        models.create(name, 2)  # an unknown name lists the known ones
+    return Argument(*(pair or default), smoke)
+
+
+def factory(kind: str):
+    """The factory of a refiner or a criterion.
+
+    Raises:
+      InputError: an unknown name; the message lists the known ones.
+    """
+    known = {**methods.REFINERS, **methods.CRITERIA}
+    if kind not in known:
+        close = get_close_matches(kind, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"unknown method {kind!r}; {hint}known: {', '.join(known)}")
+    return known[kind]
+
+
+def signature(kind: str) -> dict[str, tuple[type, bool, object]]:
+    """keyword -> (type, whether None is accepted, default) of a method's factory."""
+    made = {}
+    make = factory(kind)
+    hints = typing.get_type_hints(make)
+    for name, parameter in inspect.signature(make).parameters.items():
+        hint = hints[name]
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType | typing._UnionGenericAlias) else (hint,)
+        plain = next(o for o in options if o in (bool, int, float, str))
+        made[name] = (plain, type(None) in options, parameter.default)
+    return made
+
+
+def member(kind: str, **changed) -> Config:
+    """A refiner or a term with every keyword of its factory, those in `changed` changed.
+
+    Terms also have `warmup_epochs`: the weight rises to its value over that many epochs.
+
+    Raises:
+      InputError: a keyword that the factory has not.
+    """
+    known = signature(kind)
+    made = Config({"kind": kind})
+    if kind in methods.CRITERIA:
+        made.warmup_epochs = float(changed.pop("warmup_epochs", 0.0))
+    for name in changed:
+        if name not in known:
+            raise InputError(f"{kind} has no keyword {name!r}; known: {', '.join(known)}")
+    for name, (kind_of, optional, default) in known.items():
+        value = changed.get(name, default)
+        value = float(value) if kind_of is float and value is not None else value
+        made[name] = config_dict.FieldReference(value, field_type=kind_of) if optional else value
+    return made
+
+
+def phase(model: str, *, terms: dict[str, Config], refine: dict[str, Config] | None = None, teacher: str = "", lr=0.05) -> Config:
+    """One phase under the papers' CIFAR-100 recipe (240 epochs of SGD, x 0.1 at 150, 180, 210).
+
+    Args:
+      model: name of the network in training.
+      terms: label -> member.
+      refine: label -> member, in the order they apply.
+      teacher: "phase:NAME", "checkpoint:DIR", several joined by commas, or "".
+      lr: learning rate per global batch.
+    """
+    refine = refine or {}
+    return Config({
+        "model": model,
+        "teacher": teacher,
+        "refine": Config(refine),
+        "refine_order": tuple(refine),
+        "terms": Config(terms),
+        "epochs": 240,
+        "steps": config_dict.placeholder(int),
+        "batch_size": 64,
+        "optim": {"name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False},
+        "schedule": {"name": "step", "milestones": (150, 180, 210), "gamma": 0.1, "warmup_epochs": 0.0},
+    })  # fmt: skip
+
+
+def recipe(name: str, *, smoke: bool = False, data: str = "cifar100", **phases: Config) -> Config:
+    """A whole run of phases in the order given.
+
+    Args:
+      name: of the recipe, for summary.json.
+      smoke: shrink everything but the networks: synthetic 32 x 32 x 3 images, batch 8, two steps a
+        phase, no warm-up, one test row a phase.
+      data: name of the data set.
+      **phases: name -> phase.
+    """
+    made = Config({
+        "name": name,
+        "seed": 0,
+        "phases": tuple(phases),
+        "data": {
+            "name": data,
+            "dir": "",
+            "seed": config_dict.placeholder(int),
+            "augment": "auto",
+            "synthetic": {"classes": 100, "size": 32, "channels": 3, "train": 64, "test": 32},
+        },
+        "parallel": {"scope": "global", "mesh": ()},
+        "checkpoint": {"every": 0, "keep": 2},
+        "log": {"every": 50},
+        "eval": {"every": 1},
+        **phases,
+    })  # fmt: skip
+    if smoke:
+        made.data.name = "synthetic"
+        made.log.every = 1
+        for part in phases.values():
+            part.steps, part.batch_size, part.schedule.warmup_epochs = 2, 8, 0.0
+            for term in part.terms.values():
+                term.warmup_epochs = 0.0
+    return made
+
+
+def distillation(name: str, arg: Argument, *, terms: dict[str, Config], refine: dict[str, Config] | None = None) -> Config:
+    """The two phases of every distillation recipe: a plain teacher, then a student that learns from it."""
+    return recipe(
+        name,
+        smoke=arg.smoke,
+        teacher=phase(arg.teacher, terms={"ce": member("ce")}),
+        student=phase(arg.student, terms=terms, refine=refine, teacher="phase:teacher"),
+    )

@@ -1,0 +1,112 @@
+"""What came out of a run: summary.json, a table with a true sentence about it, and curves."""
+
+import io
+import math
+import platform
+from importlib import metadata
+
+import jax
+from etils import epath
+
+import kd_jax
+from kd_jax import config, writers
+from kd_jax.data import Dataset
+
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def summarize(recipe: config.Recipe, phases: dict[str, dict]) -> dict:
+    """The content of summary.json."""
+    versions = {"kd_jax": kd_jax.__version__, "python": platform.python_version()}
+    device = jax.devices()[0]
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "data": recipe.data.name,
+        "versions": versions | {name: metadata.version(name) for name in VERSIONS},
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "phases": phases,
+    }
+
+
+def table(summary: dict) -> str:
+    """A Markdown table, one row a phase. Accuracies are of the last step."""
+    lines = [
+        "| phase | model | top-1 | best (chosen on test) | agreement with teacher | parameters | ms/step |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, row in summary["phases"].items():
+        own = f" + {row['method_params']:,}" if row["method_params"] else ""
+        agreement = "-" if row["agreement_last"] is None else f"{row['agreement_last']:.2%}"
+        speed = "-" if row["ms_per_step"] is None else f"{row['ms_per_step']:.1f}"
+        cells = (name, row["model"], f"{row['top1_last']:.2%}", f"{row['top1_best']:.2%}", agreement, f"{row['params']:,}{own}", speed)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def reading(summary: dict, tests: int) -> str:
+    """What the table shows and what it does not: differences of two students against the sampling
+    error of the test set (two standard errors of a difference of independent proportions)."""
+    rows = {name: row["top1_last"] for name, row in summary["phases"].items() if row["teacher"]}
+    lines = [f"One seed ({summary['seed']}), last step, {tests} test images: one image is {1 / tests:.2%}."]
+    names = list(rows)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            error = 2 * math.sqrt(sum(rows[n] * (1 - rows[n]) / tests for n in (a, b)))
+            gap = abs(rows[b] - rows[a])
+            verdict = "more than" if gap > error else "within"
+            lines.append(
+                f"{b} against {a}: {100 * (rows[b] - rows[a]):+.2f} points, {verdict} the {100 * error:.2f} "
+                "that the size of the test set alone leaves open."
+            )
+    return "\n".join(lines)
+
+
+def text(summary: dict, tests: int) -> str:
+    """The table and its reading, for a test set of that many examples."""
+    return f"{table(summary)}\n\n{reading(summary, tests)}"
+
+
+def write(home: epath.Path, summary: dict, rows: list[dict], dataset: Dataset, watched: tuple[str, ...] = ()) -> None:
+    """report.md and curves.png; `watched` names the logs that are drawn."""
+    heading = f"# {summary['recipe']} on {dataset.origin}"
+    device = f"{summary['device']['count']} x {summary['device']['kind']}"
+    versions = ", ".join(f"{k} {v}" for k, v in summary["versions"].items())
+    last = {row["phase"]: row["logs"] for row in rows if row["split"] == "train" and row["logs"]}
+    logs = [f"- {phase}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()) for phase, values in last.items()]
+    parts = [heading, text(summary, len(dataset.test)), "![curves](curves.png)"]
+    if logs:
+        parts += ["## Diagnostics, last interval of training", "\n".join(logs)]
+    parts += [f"Device: {device}. Versions: {versions}."]
+    writers.write_text(home / "report.md", "\n\n".join(parts) + "\n")
+    (home / "curves.png").write_bytes(curves(rows, watched))
+
+
+def curves(rows: list[dict], watched: tuple[str, ...] = ()) -> bytes:
+    """A PNG of test accuracy, training loss and, where there are any, the watched logs."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shares = [r for r in rows if r["split"] == "train" and r["logs"]]
+    names = [n for n in watched if any(n in r["logs"] for r in shares)]
+    figure = Figure(figsize=(5 * (2 + bool(names)), 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2 + bool(names))
+    for phase in dict.fromkeys(row["phase"] for row in rows):
+        for axis, split, key in ((axes[0], "test", "top1"), (axes[1], "train", "loss")):
+            points = [(r["epoch"], r[key]) for r in rows if r["phase"] == phase and r["split"] == split]
+            axis.plot(*zip(*points, strict=True), marker="o" if len(points) < 40 else None, markersize=3, label=phase)
+    axes[0].set(xlabel="epoch", ylabel="top-1 on test", title="Accuracy")
+    axes[1].set(xlabel="epoch", ylabel="loss (sum of weighted terms)", title="Training loss", yscale="log")
+    for name in names:
+        for phase in dict.fromkeys(row["phase"] for row in shares):
+            points = [(r["epoch"], r["logs"][name]) for r in shares if r["phase"] == phase and name in r["logs"]]
+            axes[2].plot(*zip(*points, strict=True), label=f"{phase}: {name}")
+    if names:
+        axes[2].set(xlabel="epoch", title="Watched: a fall deserves a look")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()

@@ -1,0 +1,131 @@
+"""The records that every part of kd_jax speaks, and the legend of axes.
+
+Axes: B batch, K classes, H W C a feature map (images too: NHWC), D pooled width, L stages.
+Everything here is a NamedTuple, hence a pytree: jit, grad and Orbax take it as it is.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+Terms = dict[str, Array]  # each (B,), or () where the loss is about the batch as a whole
+Logs = dict[str, Any]  # each (B,), (), or a Mean (a ratio of two sums); reported, never summed
+Batch = dict[str, Array]  # image (B, H, W, C), label (B,), index (B,), mask (B,)
+Schedule = Callable[[Array], Array]  # step -> value
+
+
+class InputError(ValueError):
+    """What the user gave is wrong. The message is one line: what, where, what is accepted."""
+
+
+class Mean(NamedTuple):
+    """A mean kept as its two sums, so that means of means are exact. Both ()."""
+
+    total: Array
+    count: Array
+
+
+class Outputs(NamedTuple):
+    """What a network returns.
+
+    stages: tuple of L maps (B, H, W, C), the stem first (mdistiller's `feats`).
+    preacts: the same maps before their last ReLU, or None where the net has none.
+    pooled: (B, D), what the classifier reads. logits: (B, K), float32.
+    """
+
+    stages: tuple[Array, ...]
+    preacts: tuple[Array, ...] | None
+    pooled: Array
+    logits: Array
+
+
+class Variables(NamedTuple):
+    """A network's parameters and its BatchNorm running statistics."""
+
+    params: PyTree
+    stats: PyTree
+
+
+class Match(NamedTuple):
+    """The pair of logits (B, K) that logit criteria compare; raw until a refiner changes it.
+
+    temperature is None until a refiner sets it; then criteria use it unless told otherwise.
+    """
+
+    student: Array
+    teacher: Array
+    temperature: Array | float | None = None
+
+
+class View(NamedTuple):
+    """All that a distiller sees of one batch. Refiners return a changed copy.
+
+    teachers: one Outputs for every teacher, detached. match: None in a phase without teacher.
+    index: (B,) positions in the training set. step: () steps done. focus: None, or a mask
+    (B, H, W, 1) of the areas that feature criteria should look at.
+    """
+
+    image: Array
+    student: Outputs
+    teachers: tuple[Outputs, ...]
+    match: Match | None
+    labels: Array
+    index: Array | None
+    step: Array
+    focus: Array | None = None
+
+
+class Facts(NamedTuple):
+    """What a distiller's `init` may know.
+
+    view_shapes: a View of ShapeDtypeStructs. labels: (N,) of the training set, or None.
+    teachers: one (model, Variables) for every teacher; Variables may be shapes only while a
+    recipe is being checked.
+    """
+
+    view_shapes: View
+    num_classes: int
+    num_examples: int = 0
+    labels: Any = None
+    teachers: tuple = ()
+    steps_per_epoch: int = 1
+
+
+class Vars(NamedTuple):
+    """A distiller's own variables: params get the loss's gradient, stats get none, policy gets
+    the gradient of an outer objective."""
+
+    params: PyTree
+    stats: PyTree
+    policy: PyTree
+
+
+class Watch(NamedTuple):
+    """A log and the value below which the run warns, once."""
+
+    log: str
+    minimum: float
+    message: str
+
+
+class Distiller(NamedTuple):
+    """A distillation method as a value, as an optax transformation is an optimiser.
+
+    init: (key, facts) -> Vars.
+    apply: (vars, view, key, train) -> (view, terms, logs, stats).
+    needs: what the view must hold: "match", "teacher.stages", "teacher.preacts", "index", ...
+    rates: learning rate of the method's parameters as a multiple of the phase's.
+    watch: logs that deserve a warning.
+
+    In terms, logs and rates the name "" is the member itself; `chain` puts its label there.
+    """
+
+    init: Callable
+    apply: Callable
+    needs: frozenset = frozenset()
+    rates: Mapping[str, float] = MappingProxyType({})
+    watch: tuple[Watch, ...] = ()

@@ -1,0 +1,77 @@
+"""A run's folder, and the rule that one folder holds one configuration."""
+
+from typing import Any
+
+from etils import epath
+
+from kd_jax import writers
+from kd_jax.typing import InputError
+
+# a run may move to another machine, and may log or save more often: not part of its identity
+FREE = ("parallel.mesh", "data.dir", "log", "checkpoint")
+FILES = ("config.json", "metrics.jsonl", "summary.json", "report.md", "curves.png")
+
+
+def flatten(tree: dict, at: str = "") -> dict[str, Any]:
+    """Dotted key -> value; tuples as lists, as JSON has them."""
+    flat = {}
+    for name, value in tree.items():
+        key = f"{at}.{name}" if at else name
+        if isinstance(value, dict):
+            flat |= flatten(value, key)
+        else:
+            flat[key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def difference(old: dict, new: dict) -> str | None:
+    """The first key in which two configurations are different runs, as a phrase, or None."""
+    old, new = flatten(old), flatten(new)
+    for key in sorted({*old, *new}):
+        free = any(key == f or key.startswith(f"{f}.") for f in FREE)
+        if not free and old.get(key) != new.get(key):
+            return f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"
+    return None
+
+
+class Workdir:
+    """The folder of a run with the resolved configuration `tree`."""
+
+    def __init__(self, path: str, tree: dict):
+        self.path = epath.Path(path).expanduser()
+        self._tree = tree
+
+    def check(self, *, overwrite: bool) -> None:
+        """Refuse a folder that holds another run; changes nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--workdir={self.path}: is a file, not a folder")
+        written = self.path / "config.json"
+        if overwrite or not written.exists():
+            return
+        found = writers.read_json(written)
+        if not isinstance(found, dict):
+            raise InputError(f"{written}: not a configuration; start afresh with --overwrite")
+        changed = difference(found, self._tree)
+        if changed:
+            raise InputError(
+                f"--workdir={self.path}: holds another run: config.{changed}; name another folder or add --overwrite"
+            )
+
+    def open(self, *, overwrite: bool) -> None:
+        """Create the folder and write config.json; with `overwrite`, delete the earlier run first."""
+        try:
+            if overwrite and (self.path / "config.json").exists():
+                self._clear()
+            self.path.mkdir(parents=True, exist_ok=True)
+            writers.write_json(self.path / "config.json", self._tree)
+        except OSError as e:
+            raise InputError(f"--workdir={self.path}: cannot be written ({e.strerror or e})") from e
+
+    def _clear(self) -> None:
+        """Delete what a run writes, and nothing else."""
+        for folder in self.path.iterdir():
+            if folder.is_dir() and (folder / "checkpoints").exists():
+                folder.rmtree()
+        for name in FILES:
+            if (self.path / name).exists():
+                (self.path / name).unlink()
