@@ -16,6 +16,8 @@ from kd_jax.engine.state import TrainState
 from kd_jax.typing import InputError, PyTree, Variables
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every save at INFO
+# and leaves failed reads as unretrieved tasks, whose tracebacks would bury the one line that we print
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def digest(tree: PyTree) -> str:

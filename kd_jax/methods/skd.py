@@ -49,8 +49,8 @@ def skd(
       residual: False makes the target the block's output instead of a correction of u.
       rescale: False hands on v itself and sets no temperature: the criterion's own T comes on top.
       normalize: standardise rows of u before queries, keys and values.
-      bound: b > 0, largest correction of a log-probability (before renormalising), hence
-        KL(softened || simplified) <= b^2 / 2; None leaves it free.
+      bound: b > 0, largest correction of a log-probability (before renormalising) where the two
+        sides are compared, hence KL(softened || simplified) <= b^2 / 2; None leaves it free.
       rate: learning rate of the simplifier as a multiple of the student's, > 0.
       anchor: weight of an own term temperature^2 KL(softened || simplified), >= 0; 0 adds no term.
 
@@ -79,9 +79,11 @@ def skd(
         raise ValueError("skd: bound limits the correction of a residual; residual=False needs bound=None")
     scale = temperature if soften else 1.0
     divisor = temperature if rescale else 1.0  # what match.teacher is compared at
+    reach = scale / temperature if rescale else 1.0  # how much of a correction of u arrives there
 
     def softened(view: View) -> Array:
-        return jax.nn.log_softmax(view.match.teacher.astype(jnp.float32) / scale)
+        z = view.match.teacher
+        return jax.nn.log_softmax(z.astype(jnp.promote_types(z.dtype, jnp.float32)) / scale)
 
     def hand_on(view: View, v: Array) -> View:
         new = {"teacher": scale * v, "temperature": temperature} if rescale else {"teacher": v}
@@ -102,15 +104,15 @@ def skd(
         u = softened(view)
         delta = simplifier.apply(vars.params, standardize_rows(u) if normalize else u, tokens=tokens)
         if bound is not None:
-            delta = bound * jnp.tanh(delta / bound)
+            delta = bound / reach * jnp.tanh(delta * reach / bound)
         refined = hand_on(view, u + delta if residual else delta)
         pair = [jax.nn.log_softmax(hand_on(view, u).match.teacher / divisor)]
         pair += [jax.nn.log_softmax(m / divisor) for m in (refined.match.teacher, view.match.student)]
         logs = _diagnose(*pair)
         if residual:
-            logs["correction"] = jnp.mean(jnp.abs(delta), axis=-1)
+            logs["correction"] = reach * jnp.mean(jnp.abs(delta), axis=-1)
         if bound is not None:
-            logs["at_bound"] = jnp.mean(jnp.abs(delta) > 0.9 * bound, axis=-1)
+            logs["at_bound"] = jnp.mean(reach * jnp.abs(delta) > 0.9 * bound, axis=-1)
         terms = {"anchor": anchor * temperature**2 * logs["kl_ut"]} if anchor else {}
         return refined, terms, logs, {}
 

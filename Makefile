@@ -1,0 +1,33 @@
+# make quickstart   set up .venv and run the main job on embedded data
+# make test         set up .venv and run the test suite
+PYTHON ?= python3
+BIN := .venv/bin
+TESTED := losses layers methods engine
+
+.PHONY: quickstart test test-all lint clean
+
+quickstart: .venv/.run
+	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+test: .venv/.test
+	$(BIN)/python -m pytest -m "not full" --cov-fail-under=95 $(TESTED:%=--cov=kd_jax.%)
+
+test-all: .venv/.test
+	$(BIN)/python -m pytest
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/.run: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; name another one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/.test: .venv/.run
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv runs

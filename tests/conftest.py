@@ -1,0 +1,78 @@
+"""Shared, tiny, and built once a session. Compiled programs are kept between sessions."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from kd_jax import Facts, Match, Outputs, View, models, recipes  # noqa: E402
+
+settings.register_profile("kd_jax", max_examples=25, deadline=None, derandomize=True)
+settings.load_profile("kd_jax")
+
+TINY = {"widths": (4, 4, 8, 16)}
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def nets():
+    """A teacher and a student, their variables, and a batch they fit."""
+    teacher = models.create("resnet8", 10, widths=(8, 8, 16, 32))
+    student = models.create("resnet8", 10, **TINY)
+    image = jax.random.normal(jax.random.key(3), (8, 8, 8, 3))
+    init = jax.jit(models.init, static_argnums=0)
+    variables = [init(m, jax.random.key(i), image) for i, m in enumerate((teacher, student))]
+    batch = {"image": image, "label": jnp.arange(8) % 10}
+    return {"teacher": teacher, "student": student, "tv": variables[0], "sv": variables[1], "batch": batch}
+
+
+def make_view(student, teacher, labels=None, step=0):
+    """A view of bare logits."""
+    student, teacher = jnp.asarray(student), jnp.asarray(teacher)
+    outputs = [Outputs((), None, None, z) for z in (student, teacher)]
+    labels = jnp.zeros(len(student), jnp.int32) if labels is None else jnp.asarray(labels)
+    return View(None, outputs[0], (outputs[1],), Match(student, teacher), labels, None, jnp.int32(step))
+
+
+def make_facts(num_classes=10, batch=8):
+    z = jnp.zeros((batch, num_classes))
+    return Facts(make_view(z, z), num_classes)
+
+
+def tree(**changes) -> dict:
+    """A recipe that trains in a second: two phases of resnet8 on 8 x 8 synthetic images."""
+    from configs import skd
+
+    config = skd.get_config("resnet8,resnet8,smoke")
+    config.data.synthetic.size, config.data.synthetic.classes = 8, 5
+    config.data.synthetic.train, config.data.synthetic.test = 40, 13
+    for dotted, value in changes.items():
+        *path, last = dotted.split("__")
+        at = config
+        for name in path:
+            at = at[name]
+        with at.unlocked():
+            at[last] = value
+    return config.to_dict()
+
+
+__all__ = ["ROOT", "TINY", "make_facts", "make_view", "recipes", "tree"]

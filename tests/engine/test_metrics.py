@@ -1,0 +1,44 @@
+"""Sums and counts; the first step that is not finite; top-k without luck."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd_jax.engine import metrics as m
+from kd_jax.typing import Mean
+
+
+def test_means_of_all_three_kinds():
+    mask = jnp.array([1.0, 1.0, 0.0])
+    made = m.named({"a": jnp.array([1.0, 3.0, jnp.nan]), "b": jnp.float32(5.0)}, {"r": Mean(jnp.float32(1), jnp.float32(4))}, mask)
+    assert m.read(made) == {"terms/a": 2.0, "terms/b": 5.0, "logs/r": 0.25}
+    both = m.add(made, made)
+    assert m.read(both) == m.read(made) and float(both["terms/a"].count) == 4
+    assert set(m.read(m.zeros_like(made)).values()) == {0.0}
+
+
+def test_top_k():
+    logits = jnp.array([[0.1, 0.9, 0.5], [2.0, 1.0, 0.0], [1.0, 1.0, 1.0], [jnp.nan, 0.0, 0.0]])
+    labels = jnp.array([2, 0, 0, 1])
+    np.testing.assert_array_equal(m.top_k(logits, labels, 1), [0, 1, 0, 0])  # a constant or NaN row does not score
+    np.testing.assert_array_equal(m.top_k(logits[:2], labels[:2], 2), [1, 1])
+    np.testing.assert_array_equal(m.top_k(logits, labels, 5), 1)  # fewer classes than 5
+
+
+def test_agreement():
+    a, b = jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.array([[3.0, 5.0], [0.0, 0.1]])
+    np.testing.assert_array_equal(m.agreement(a, b), [1, 0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_health_notes_the_first_bad_step_and_its_terms(bad):
+    def at(ce, kd):
+        return m.named({"ce": jnp.float32(ce), "kd": jnp.float32(kd)}, {}, jnp.ones(2)) | {
+            "loss": m.mean_of(jnp.float32(ce + kd), jnp.ones(2))
+        }
+
+    health = m.healthy(at(0, 0))
+    for step, values in enumerate([(1, 1), (1, bad), (bad, bad), (1, 1)], 1):
+        health = m.check(health, jnp.int32(step), at(*values))
+    assert int(health.step) == 2
+    assert {k: bool(v) for k, v in health.terms.items()} == {"terms/ce": False, "terms/kd": True}

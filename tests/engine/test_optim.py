@@ -1,0 +1,90 @@
+"""Optimisers against PyTorch's rules written out, schedules at their edges, groups with own rates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kd_jax.engine import optim
+
+
+def run(tx, gradients, start):
+    params, state = jnp.asarray(start), None
+    state = tx.init(params)
+    for g in gradients:
+        updates, state = tx.update(jnp.asarray(g), state, params)
+        params = optax.apply_updates(params, updates)
+    return np.asarray(params)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_is_torch_sgd(rng, nesterov):
+    start, grads = rng.normal(size=5).astype("f"), rng.normal(size=(6, 5)).astype("f")
+    schedule = optim.step_schedule(0.1, milestones=(3,), gamma=0.1)
+    ours = run(optim.sgd(schedule, momentum=0.9, weight_decay=0.01, nesterov=nesterov), grads, start)
+    p, buffer = start.astype(np.float64), 0
+    for i, g in enumerate(grads):
+        g = g + 0.01 * p
+        buffer = 0.9 * buffer + g
+        p = p - (0.1 if i < 3 else 0.01) * (g + 0.9 * buffer if nesterov else buffer)
+    np.testing.assert_allclose(ours, p, rtol=1e-5)
+
+
+def test_adamw_is_torch_adamw(rng):
+    start, grads = rng.normal(size=5).astype("f"), rng.normal(size=(6, 5)).astype("f")
+    ours = run(optim.adamw(lambda step: 0.01, momentum=0.9, weight_decay=0.05), grads, start)
+    p, m, v = start.astype(np.float64), 0, 0
+    for t, g in enumerate(grads, 1):
+        p = p * (1 - 0.01 * 0.05)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        p = p - 0.01 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    np.testing.assert_allclose(ours, p, rtol=1e-5)
+
+
+def test_step_schedule():
+    """Epoch 151 counted from 1 is the first with the lower rate: step 150 * 781."""
+    schedule = optim.step_schedule(0.05, milestones=(150 * 781, 180 * 781), gamma=0.1)
+    rates = [float(schedule(jnp.int32(s))) for s in (0, 150 * 781 - 1, 150 * 781, 180 * 781, 10**6)]
+    np.testing.assert_allclose(rates, [0.05, 0.05, 0.005, 0.0005, 0.0005], rtol=1e-6)
+
+
+def test_cosine_and_warmup():
+    schedule = optim.cosine_schedule(1.0, steps=110, warmup=10)
+    rates = [float(schedule(jnp.int32(s))) for s in (0, 4, 9, 10, 60, 110)]
+    np.testing.assert_allclose(rates, [0.1, 0.5, 1.0, 1.0, 0.5, 0.0], atol=1e-6)
+    warm = optim.step_schedule(1.0, milestones=(5,), gamma=0.5, warmup=4)
+    np.testing.assert_allclose([float(warm(jnp.int32(s))) for s in (0, 3, 4, 5)], [0.25, 1.0, 1.0, 0.5])
+
+
+def grouped(rates, params, steps=3, make=optim.sgd):
+    tx = optim.grouped(make, lambda step: jnp.float32(0.1), rates)
+    state = tx.init(params)
+    for _ in range(steps):
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize("make", [optim.sgd, optim.adamw])
+def test_groups_have_own_rates(make):
+    one = jnp.ones(2)
+    params = {"student": {"skd": {"w": one}}, "method": {"skd": {"w": one}, "fit": {"deep": {"w": one}}, "skdx": {"w": one}}}
+    rates = {"skd": 0.5, "fit/deep": 0.25}
+    made = grouped(rates, params, steps=1, make=make)
+    step = {k: float((1 - v)[0]) for k, v in (
+        ("student", made["student"]["skd"]["w"]), ("skd", made["method"]["skd"]["w"]),
+        ("deep", made["method"]["fit"]["deep"]["w"]), ("other", made["method"]["skdx"]["w"]),
+    )}  # fmt: skip
+    assert step["skd"] == pytest.approx(0.5 * step["student"], rel=1e-4)
+    assert step["deep"] == pytest.approx(0.25 * step["student"], rel=1e-4)
+    assert step["other"] == pytest.approx(step["student"], rel=1e-4)  # a label is no prefix of another
+
+
+def test_one_group_is_the_plain_optimiser(rng):
+    params = {"student": jnp.asarray(rng.normal(size=3)), "method": {}}
+    plain = run(optim.sgd(lambda step: jnp.float32(0.1)), [np.ones(3)] * 3, params["student"])
+    np.testing.assert_array_equal(grouped({}, params)["student"], plain)
+    bare = {"student": jnp.ones(1), "method": {"query": jnp.ones(1)}}  # a distiller without a chain
+    halved = grouped({"": 0.5}, bare, steps=1)
+    assert float(1 - halved["method"]["query"][0]) == pytest.approx(0.5 * float(1 - halved["student"][0]), rel=1e-4)

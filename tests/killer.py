@@ -1,0 +1,63 @@
+"""Run a recipe in this process and die by SIGKILL at a chosen point.
+
+python tests/killer.py CONFIG.json WORKDIR POINT   with POINT one of
+train:N     before the N-th training step of this process
+save:N:MS   MS milliseconds into the N-th save
+done        just after the first phase is marked as done
+report      while the report is written
+seconds:S   S seconds after the start of the interpreter's main program
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def nth(n, function, act):
+    count = 0
+
+    def wrapped(*args, **kwargs):
+        nonlocal count
+        count += 1
+        if count == n:
+            act()
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def arm(point):
+    kind, *numbers = point.split(":")
+    if kind == "seconds":
+        threading.Timer(float(numbers[0]), die).start()
+        return
+    from kd_jax import checkpoints, phase, report
+
+    if kind == "train":
+        resident = phase.Resident
+        resident.train = nth(int(numbers[0]), resident.train, die)
+    elif kind == "save":
+        later = threading.Timer(float(numbers[1]) / 1000, die)
+        checkpoints.Checkpoints.save = nth(int(numbers[0]), checkpoints.Checkpoints.save, later.start)
+    elif kind == "done":
+        result = phase.PhaseRun.result
+        phase.PhaseRun.result = lambda self: (result(self), die())
+    elif kind == "report":
+        report.write = die
+
+
+if __name__ == "__main__":
+    config, workdir, point = sys.argv[1:]
+    arm(point)
+    from kd_jax import cli, loop
+
+    cli.use_compilation_cache()
+    with open(config) as file:
+        tree = json.load(file)
+    loop.run(tree, workdir)

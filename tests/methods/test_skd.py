@@ -1,0 +1,245 @@
+"""SKD: every switch, the bound, the collapse of the literal reading, and what is reported."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kd_jax import losses, methods
+from kd_jax.layers import simplifier
+from kd_jax.methods.base import NO_VARS
+from kd_jax.typing import Vars
+from tests.conftest import make_facts, make_view
+
+KEY = jax.random.key(0)
+
+
+def logits(seed=0, b=8, k=10, scale=4.0):
+    return np.random.default_rng(seed).normal(0, scale, (2, b, k)).astype(np.float32)
+
+
+def trained(distiller, scale=1.0, k=10, b=8):
+    """Variables with a non-zero output, as after training."""
+    vars = distiller.init(KEY, make_facts(k, b))
+    noise = jax.random.normal(jax.random.key(1), vars.params["output"].shape) * scale
+    return vars._replace(params={**vars.params, "output": noise})
+
+
+def kl(p, q):
+    return jnp.sum(jax.nn.softmax(p) * (jax.nn.log_softmax(p) - jax.nn.log_softmax(q)), axis=-1)
+
+
+def test_by_hand(x64):
+    """The default: u + b tanh(attention / b), handed on as tau v at temperature tau."""
+    student, teacher = (z.astype(np.float64) for z in logits())
+    d = methods.skd(temperature=3.0, bound=0.2)
+    vars = trained(d)
+    view, terms, logs, stats = d.apply(vars, make_view(student, teacher), KEY, True)
+    u = jax.nn.log_softmax(jnp.asarray(teacher) / 3.0)
+    n = simplifier.standardize_rows(u)
+    v = u + 0.2 * jnp.tanh(simplifier.apply(vars.params, n, tokens="batch") / 0.2)
+    np.testing.assert_allclose(view.match.teacher, 3.0 * v, rtol=1e-5)
+    assert view.match.temperature == 3.0 and not terms and not stats
+    np.testing.assert_array_equal(view.match.student, student)  # only the teacher's side moves
+    np.testing.assert_array_equal(view.student.logits, student)
+    np.testing.assert_allclose(logs["kl_ut"], kl(u, v), rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(logs["correction"], jnp.abs(v - u).mean(-1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", simplifier.TOKENS)
+def test_before_training_it_is_kd_at_its_temperature(tokens):
+    student, teacher = logits()
+    for soften, bound in itertools.product((True, False), (0.1, None)):
+        d = methods.chain(skd=methods.skd(temperature=3.0, tokens=tokens, soften=soften, bound=bound), kd=methods.kd())
+        vars = d.init(KEY, make_facts())
+        _, terms, logs, _ = d.apply(vars, make_view(student, teacher), KEY, True)
+        np.testing.assert_allclose(terms["kd"], losses.kd(student=student, teacher=teacher, temperature=3.0), rtol=2e-4, atol=1e-5)
+        np.testing.assert_allclose(logs["skd/kl_ut"], 0, atol=1e-6)
+        assert float(logs["skd/ratio"].total / logs["skd/ratio"].count) == pytest.approx(1, abs=1e-4)
+
+
+def test_off_switches():
+    student, teacher = logits()
+    view = make_view(student, teacher)
+
+    def match(**kwargs):
+        d = methods.skd(attention=False, **kwargs)
+        vars = d.init(KEY, make_facts())
+        assert vars == NO_VARS and not d.rates and not d.watch
+        after, terms, logs, _ = d.apply(vars, view, KEY, True)
+        assert not terms and not logs
+        return after.match
+
+    only_temperature = match(temperature=5.0)
+    assert only_temperature.teacher is view.match.teacher and only_temperature.temperature == 5.0
+    assert match(rescale=False, soften=False) == view.match
+    softened = match(rescale=False, temperature=2.0)  # two temperatures: the criterion's comes on top
+    np.testing.assert_allclose(softened.teacher, jax.nn.log_softmax(teacher / 2.0), rtol=1e-6)
+    assert softened.temperature is None
+
+
+def test_without_rescale_the_criterion_keeps_its_own_temperature():
+    student, teacher = logits()
+    d = methods.skd(temperature=2.0, rescale=False)
+    after = d.apply(d.init(KEY, make_facts()), make_view(student, teacher), KEY, True)[0].match
+    np.testing.assert_allclose(after.teacher, jax.nn.log_softmax(teacher / 2.0), rtol=1e-6)
+    assert after.temperature is None
+
+
+def test_normalize_and_residual_switches(x64):
+    student, teacher = (z.astype(np.float64) for z in logits())
+    u = jax.nn.log_softmax(jnp.asarray(teacher) / 4.0)
+    raw = methods.skd(bound=None, normalize=False)
+    vars = trained(raw, 0.1)
+    after = raw.apply(vars, make_view(student, teacher), KEY, True)[0].match.teacher
+    np.testing.assert_allclose(after, 4 * (u + simplifier.apply(vars.params, u, tokens="batch")), rtol=1e-5)
+    bare = methods.skd(bound=None, residual=False)
+    vars = bare.init(KEY, make_facts())
+    assert float(jnp.abs(vars.params["output"]).max()) > 0  # from zero it could not tell classes apart
+    after = bare.apply(vars, make_view(student, teacher), KEY, True)
+    n = simplifier.standardize_rows(u)
+    np.testing.assert_allclose(after[0].match.teacher, 4 * simplifier.apply(vars.params, n, tokens="batch"), rtol=1e-5)
+    assert "correction" not in after[2] and "at_bound" not in after[2]
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    bound=st.floats(0.01, 1.0),
+    temperature=st.floats(0.5, 8),
+    scale=st.floats(0.1, 1e4),
+    tokens=st.sampled_from(simplifier.TOKENS),
+    soften=st.booleans(),
+)
+def test_the_bound_holds_whatever_the_weights(seed, bound, temperature, scale, tokens, soften):
+    """KL(softened || simplified) <= b^2 / 2, before training, after it, and at absurd weights."""
+    student, teacher = logits(seed)
+    d = methods.skd(bound=bound, temperature=temperature, tokens=tokens, soften=soften)
+    after, _, logs, _ = d.apply(trained(d, scale), make_view(student, teacher), KEY, True)
+    moved = kl(jnp.asarray(teacher) / temperature, after.match.teacher / temperature)
+    assert float(jnp.max(moved)) <= bound**2 / 2 + 1e-5
+    np.testing.assert_allclose(logs["kl_ut"], moved, atol=2e-5)
+
+
+def learn(distiller, steps, lr=0.05, b=32, student=None):
+    """Train student logits (a free table) and the method's parameters by the distillation loss."""
+    raw, teacher = logits(b=b)
+    start = jnp.asarray(raw if student is None else student)
+    vars = distiller.init(KEY, make_facts(10, b))
+    rates = {"student": lr, "method": lr * distiller.rates["skd"]}
+    tx = optax.partition({k: optax.sgd(v, momentum=0.9) for k, v in rates.items()}, {"student": "student", "method": "method"})
+
+    def loss(p):
+        view = make_view(p["student"], teacher)
+        _, terms, logs, _ = distiller.apply(Vars(p["method"], {}, {}), view, KEY, True)
+        return terms["kd"].mean(), logs
+
+    @jax.jit
+    def step(p, opt):
+        grads, logs = jax.grad(loss, has_aux=True)(p)
+        updates, opt = tx.update(grads, opt, p)
+        return optax.apply_updates(p, updates), opt, logs
+
+    params = {"student": start, "method": vars.params}
+    opt = tx.init(params)
+    history = []
+    for _ in range(steps):
+        params, opt, logs = step(params, opt)
+        history.append({k: float(v.total / v.count) if isinstance(v, tuple) else float(v.mean()) for k, v in logs.items()})
+    return history
+
+
+def test_the_literal_reading_moves_the_target_to_the_student():
+    """What the abstract says, taken at its word, collapses: the bounded default does not."""
+    literal = methods.chain(skd=methods.skd(bound=None, normalize=False, rate=1.0), kd=methods.kd())
+    bounded = methods.chain(skd=methods.skd(), kd=methods.kd())
+    collapsed, held = learn(literal, 60)[-1], learn(bounded, 60)[-1]
+    assert collapsed["skd/kl_ut"] > 0.5 and collapsed["skd/kept"] < 0.5
+    assert held["skd/kl_ut"] <= 0.1**2 / 2 + 1e-6 and held["skd/kept"] > 0.9
+    # and the warning thresholds tell the two apart
+    below = {name: {w.log for w in d.watch if h[w.log] < w.minimum} for name, d, h in
+             (("literal", literal, collapsed), ("bounded", bounded, held))}  # fmt: skip
+    assert below["literal"] and not below["bounded"]
+
+
+def test_the_simplifier_learns_through_the_target_only():
+    """Gradient reaches the simplifier through the distillation term, not through the task loss."""
+    student, teacher = logits()
+    d = methods.skd()
+    vars = d.init(KEY, make_facts())
+    pair = methods.chain(skd=d, ce=methods.ce(), kd=methods.kd())
+
+    def term(params, name):
+        _, terms, _, _ = pair.apply(Vars({"skd": params}, {}, {}), make_view(student, teacher), KEY, True)
+        return terms[name].mean()
+
+    by_kd, by_ce = (jax.grad(partial(term, name=name))(vars.params) for name in ("kd", "ce"))
+    assert float(jnp.abs(by_kd["output"]).max()) > 1e-4
+    assert all((np.asarray(g) == 0).all() for g in jax.tree.leaves(by_ce))
+
+
+def test_the_anchor_is_a_term_of_its_own(x64):
+    student, teacher = (z.astype(np.float64) for z in logits())
+    d = methods.skd(anchor=10.0, bound=None, temperature=3.0)
+    after, terms, logs, _ = d.apply(trained(d), make_view(student, teacher), KEY, True)
+    np.testing.assert_allclose(terms["anchor"], 10 * 9 * kl(jnp.asarray(teacher) / 3, after.match.teacher / 3), rtol=1e-5)
+
+
+def test_logs(x64):
+    """Each diagnostic against its definition."""
+    student, teacher = (z.astype(np.float64) for z in logits())
+    d = methods.skd(bound=2.0, temperature=2.0)
+    after, _, logs, _ = d.apply(trained(d, 5.0), make_view(student, teacher), KEY, True)
+    u, t, s = jnp.asarray(teacher) / 2, after.match.teacher / 2, jnp.asarray(student) / 2
+    p, q = jax.nn.softmax(t), jax.nn.softmax(u)
+    slow = {
+        "kl_ut": kl(u, t), "kl_ts": kl(t, s), "kl_us": kl(u, s),
+        "entropy": -(p * jnp.log(p)).sum(-1), "entropy_u": -(q * jnp.log(q)).sum(-1),
+        "kept": p.argmax(-1) == q.argmax(-1),
+        "spread": (p * jnp.log(p / p.mean(0))).sum(-1),
+        "at_bound": (jnp.abs(t - jax.nn.log_softmax(u)) > 1.8).mean(-1),
+    }  # fmt: skip
+    for name, value in slow.items():
+        np.testing.assert_allclose(logs[name], value, rtol=1e-4, atol=1e-7, err_msg=name)
+    for name, top, bottom in (("ratio", kl(t, s), kl(u, s)), ("entropy_ratio", slow["entropy"], slow["entropy_u"])):
+        np.testing.assert_allclose(logs[name].total / logs[name].count, top.sum() / bottom.sum(), rtol=1e-4)
+    assert 0 < float(jnp.mean(logs["kept"])) < 1 and float(jnp.max(logs["at_bound"])) > 0  # the case tells something
+    assert {w.log for w in d.watch} == {"kept", "ratio", "entropy_ratio"} <= set(logs)
+
+
+@pytest.mark.parametrize("value", [1e4, -1e4, 0.0])
+@pytest.mark.parametrize("tokens", simplifier.TOKENS)
+def test_extreme_teachers_are_finite(value, tokens):
+    teacher = jnp.zeros((4, 10)).at[:, 0].set(value)
+    d = methods.chain(skd=methods.skd(tokens=tokens), kd=methods.kd(), dkd=methods.dkd())
+
+    def loss(params):
+        _, terms, logs, _ = d.apply(Vars(params, {}, {}), make_view(jnp.zeros((4, 10)), teacher), KEY, True)
+        return sum(t.mean() for t in terms.values()), logs
+
+    params = {"skd": trained(methods.skd(tokens=tokens)).params}
+    (value, logs), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves((value, logs, grads)))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be a finite number above 0, got 0.0"),
+        ({"temperature": float("nan")}, "temperature must be"),
+        ({"tokens": "pixels"}, "tokens must be batch or classes, got 'pixels'"),
+        ({"width": 0}, "width must be"),
+        ({"bound": 0.0}, "bound must be"),
+        ({"rate": -0.1}, "rate must be"),
+        ({"anchor": -1.0}, "anchor must be"),
+        ({"residual": False}, "residual=False needs bound=None"),
+    ],
+)
+def test_refusals(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        methods.skd(**kwargs)

@@ -1,0 +1,151 @@
+"""Networks: sizes of the published code, tails, statistics, and that preactivations are what they say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd_jax import InputError, models
+
+# parameters at 100 classes, counted in mdistiller's networks
+PUBLISHED = {
+    "resnet8": 83_892, "resnet14": 181_108, "resnet20": 278_324, "resnet32": 472_756, "resnet44": 667_188,
+    "resnet56": 861_620, "resnet110": 1_736_564, "resnet8x4": 1_233_540, "resnet32x4": 7_433_860,
+    "wrn_16_1": 180_916, "wrn_16_2": 703_284, "wrn_40_1": 569_780, "wrn_40_2": 2_255_156,
+}  # fmt: skip
+
+
+def published_count(depth, widths, preact, classes=100):
+    """The same number from the structure's description, convolution by convolution."""
+    total = 27 * widths[0] + (0 if preact else 2 * widths[0])
+    blocks = (depth - 4) // 6 if preact else (depth - 2) // 6
+    for stage, (before, width) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for b in range(blocks):
+            incoming = before if b == 0 else width
+            total += 9 * incoming * width + 9 * width * width
+            total += 2 * incoming + 2 * width if preact else 4 * width
+            if b == 0 and (before != width or (stage > 0 and not preact)):
+                total += before * width + (0 if preact else 2 * width)
+    return total + (2 * widths[-1] if preact else 0) + (widths[-1] + 1) * classes
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_parameter_counts(name):
+    model = models.create(name, 100)
+    count = models.count_parameters(models.shapes(model, (32, 32, 3))[0].params)
+    assert count == PUBLISHED[name]
+    if hasattr(model, "widths"):
+        assert count == published_count(model.depth, model.widths, preact=False)
+    else:
+        assert count == published_count(model.depth, (16, *(w * model.widen for w in (16, 32, 64))), preact=True)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_shapes(name):
+    _, out = models.shapes(models.create(name, 100), (32, 32, 3), batch=2)
+    assert [s.shape[1] for s in out.stages] == [32, 32, 16, 8]
+    assert [p.shape for p in out.preacts] == [s.shape for s in out.stages]
+    assert out.pooled.shape == (2, out.stages[-1].shape[-1]) and out.logits.shape == (2, 100)
+
+
+@pytest.fixture(scope="module", params=["resnet8", "resnet14", "resnet8x4", "wrn_16_1", "wrn_16_2"])
+def net(request):
+    """A network whose running statistics are not the trivial ones."""
+    model = models.create(request.param, 7)
+    image = jax.random.normal(jax.random.key(0), (4, 12, 12, 1)) * 2 + 1
+    made = jax.jit(models.init, static_argnums=0)(model, jax.random.key(1), image)
+    step = jax.jit(lambda v: models.apply(model, v, image, train=True)[1])
+    for _ in range(3):
+        made = made._replace(stats=step(made))
+    return model, made, image
+
+
+def test_tails(net):
+    model, made, image = net
+    out, _ = models.apply(model, made, image)
+    for i, stage in enumerate(out.stages):
+        np.testing.assert_allclose(models.tail(model, made, stage, i), out.logits, rtol=1e-6, atol=1e-6)
+        rest, _ = models.apply(model, made, stage, after=i)
+        assert len(rest.stages) == len(rest.preacts) == len(out.stages) - 1 - i
+        for ours, theirs in zip(rest.stages + rest.preacts, out.stages[i + 1 :] + out.preacts[i + 1 :], strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tail_of_its_own(net):
+    """A branch has only the parameters of its part, and trains with statistics of its own."""
+    model, made, image = net
+    x = models.apply(model, made, image)[0].stages[2]
+    branch = models.init(model, jax.random.key(2), x, after=2)
+    assert 0 < models.count_parameters(branch.params) < models.count_parameters(made.params)
+    out, stats = models.apply(model, branch, x, train=True, after=2)
+    assert out.logits.shape == (4, 7)
+    assert jax.tree.structure(stats) == jax.tree.structure(branch.stats)
+
+
+def test_preactivations(net):
+    model, made, image = net
+    out, _ = models.apply(model, made, image)
+    if model.__class__.__name__ == "ResNet":
+        for stage, preact in zip(out.stages, out.preacts, strict=True):
+            np.testing.assert_array_equal(stage, jax.nn.relu(preact))
+        assert any((np.asarray(p) < 0).any() for p in out.preacts[1:])
+    else:
+        np.testing.assert_array_equal(out.stages[0], out.preacts[0])
+        pooled = jax.nn.relu(out.preacts[-1]).mean((1, 2))
+        np.testing.assert_allclose(pooled, out.pooled, rtol=1e-5)
+        norm = made.stats["bn1"], made.params["bn1"]
+        slow = (out.stages[-1] - norm[0]["mean"]) / jnp.sqrt(norm[0]["var"] + 1e-5) * norm[1]["scale"] + norm[1]["bias"]
+        np.testing.assert_allclose(slow, out.preacts[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_train_and_eval(net):
+    model, made, image = net
+    trained, stats = models.apply(model, made, image, train=True)
+    evaluated, kept = models.apply(model, made, image)
+    assert kept is made.stats
+    assert not np.allclose(trained.logits, evaluated.logits)
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), stats, made.stats)
+    assert all(jax.tree.leaves(moved))
+
+
+def test_batchnorm_is_pytorchs(rng):
+    """Momentum 0.9 of the old, epsilon 1e-5, two-pass variance."""
+    from kd_jax.models.base import BatchNorm
+
+    x = rng.normal(1000, 0.1, (64, 3)).astype("f")  # E[x^2] - E[x]^2 would cancel here
+    made = BatchNorm(use_running_average=False).init(jax.random.key(0), x)
+    y, moved = BatchNorm(use_running_average=False).apply(made, x, mutable=["batch_stats"])
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(y, (wide - wide.mean(0)) / np.sqrt(wide.var(0) + 1e-5), atol=0.02)
+    np.testing.assert_allclose(moved["batch_stats"]["mean"], 0.1 * wide.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(moved["batch_stats"]["var"], 0.9 + 0.1 * wide.var(0), rtol=1e-3)
+
+
+def test_stride_two_pads_like_pytorch():
+    """padding=1 on both sides: the first output sees pixels -1, 0, 1, not 0, 1, 2."""
+    from kd_jax.models.base import conv
+
+    layer = conv(1, 3, 2)
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 2, 2, 0].set(1.0)
+    y = layer.apply({"params": {"kernel": jnp.ones((3, 3, 1, 1))}}, x)[0, ..., 0]
+    np.testing.assert_array_equal(y, [[0, 0], [0, 1]])
+
+
+def test_initialisation():
+    model = models.create("resnet8x4", 100)
+    made = jax.jit(models.init, static_argnums=0)(model, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    kernel = made.params["layers_2"]["block0"]["conv2"]["kernel"]
+    assert float(kernel.std()) == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.02)  # Kaiming, fan-out
+    fc = made.params["fc"]
+    assert float(jnp.abs(fc["kernel"]).max()) == pytest.approx(1 / 16, rel=0.01)
+    assert 0 < float(jnp.abs(fc["bias"]).max()) <= 1 / 16
+    wide = models.create("wrn_16_1", 5)
+    made = jax.jit(models.init, static_argnums=0)(wide, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    assert (made.params["fc"]["bias"] == 0).all()
+
+
+def test_create():
+    assert models.create("WRN_40_2", 10) == models.create("wrn_40_2", 10)
+    assert models.create("resnet8", 10, widths=(4, 4, 8, 16)).widths == (4, 4, 8, 16)
+    with pytest.raises(InputError, match="unknown model 'resnet32x8'; did you mean resnet32x4.*known: resnet8, "):
+        models.create("resnet32x8", 10)

@@ -1,0 +1,147 @@
+"""From config files to records: every default is there, every mistake is named."""
+
+import pytest
+from ml_collections import config_dict
+
+from configs import dkd, kd, pairs, quickstart, skd, skd_dkd
+from kd_jax import InputError, config, methods, recipes
+from tests.conftest import tree
+
+
+def test_members_have_every_keyword_with_its_default():
+    import inspect
+
+    for kind in (*methods.REFINERS, *methods.CRITERIA):
+        made = recipes.member(kind).to_dict()
+        known = {n: p.default for n, p in inspect.signature(recipes.factory(kind)).parameters.items()}
+        extra = {"kind": kind} | ({"warmup_epochs": 0.0} if kind in methods.CRITERIA else {})
+        assert made == {**known, **extra}
+
+
+def test_optional_keywords_take_values_and_none():
+    made = recipes.member("skd")
+    made.bound, made.width = 0.3, 5
+    made.bound = made.width = None
+    with pytest.raises(TypeError):
+        made.width = "wide"
+
+
+def test_refused_members():
+    with pytest.raises(InputError, match="kd has no keyword 'wieght'; known: weight, temperature"):
+        recipes.member("kd", wieght=1.0)
+    with pytest.raises(InputError, match="unknown method 'sdk'; did you mean skd"):
+        recipes.member("sdk")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ("resnet32x4", "resnet8x4", False)),
+        (None, ("resnet32x4", "resnet8x4", False)),
+        ("smoke", ("resnet32x4", "resnet8x4", True)),
+        ("resnet20,resnet8", ("resnet20", "resnet8", False)),
+        ("WRN_40_2, wrn_16_2 ,smoke", ("WRN_40_2", "wrn_16_2", True)),
+    ],
+)
+def test_arguments(text, expected):
+    assert tuple(recipes.argument(text)) == expected
+
+
+@pytest.mark.parametrize(("text", "message"), [("resnet20", "give TEACHER,STUDENT"), ("resnet20,resnet9", "unknown model 'resnet9'")])
+def test_refused_arguments(text, message):
+    with pytest.raises(InputError, match=message):
+        recipes.argument(text)
+
+
+def test_the_papers_recipe_is_the_default():
+    made = config.parse(skd.get_config().to_dict())
+    assert [p.name for p in made.phases] == ["teacher", "student"]
+    assert [p.model for p in made.phases] == ["resnet32x4", "resnet8x4"]
+    for phase in made.phases:
+        assert (phase.epochs, phase.batch_size) == (240, 64)
+        assert phase.optim == config.Optim("sgd", 0.05, 0.9, 5e-4, False)
+        assert phase.schedule == config.Schedule("step", (150.0, 180.0, 210.0), 0.1, 0.0)
+    assert made.data.name == "cifar100" and made.data_seed == made.seed == 0
+    student = made.phases[1]
+    assert student.teacher == ("phase:teacher",) and [m.kind for m in student.refine] == ["skd"]
+    assert {m.label: m.kwargs["weight"] for m in student.terms} == {"ce": 0.1, "kd": 0.9}
+
+
+def test_each_recipe_says_what_its_name_says():
+    for module, refiners, terms in ((kd, [], ["ce", "kd"]), (dkd, [], ["ce", "dkd"]), (skd_dkd, ["skd"], ["ce", "dkd"])):
+        student = config.parse(module.get_config().to_dict()).phases[1]
+        assert [m.kind for m in student.refine] == refiners and [m.kind for m in student.terms] == terms
+    ramp = config.parse(dkd.get_config("resnet56,resnet20").to_dict()).phases[1].terms[1]
+    assert ramp.warmup_epochs == 20 and ramp.kwargs["beta"] == 2.0
+    assert pairs.dkd_beta("ResNet32x4", "resnet8x4") == 8.0 and pairs.dkd_beta("a", "b") == 8.0
+    quick = config.parse(quickstart.get_config().to_dict())
+    assert [p.name for p in quick.phases] == ["teacher", "alone", "kd", "skd"]
+    assert {p.model for p in quick.phases[1:]} == {"resnet8"} and quick.data.name == "digits"
+
+
+def test_smoke_leaves_the_networks_alone():
+    made = config.parse(dkd.get_config("smoke").to_dict())
+    assert made.data.name == "synthetic" and made.data.synthetic["size"] == 32
+    for phase, model in zip(made.phases, ("resnet32x4", "resnet8x4"), strict=True):
+        assert (phase.model, phase.steps, phase.batch_size) == (model, 2, 8)
+        assert all(m.warmup_epochs == 0 for m in phase.terms)
+
+
+def test_data_seed_is_apart_from_seed():
+    made = config.parse(tree(seed=3, data__seed=5))
+    assert (made.seed, made.data_seed) == (3, 5)
+
+
+WRONG = [
+    ({"seed": -1}, "config.seed: must be 0 to 2147483647, got -1"),
+    ({"phases": ()}, "config.phases: must be different names"),
+    ({"phases": ("teacher", "teacher")}, "config.phases: must be different names"),
+    ({"phases": ("teacher", "pupil")}, "there is no config.pupil"),
+    ({"phases": ("data",)}, "config.phases: must be other names than"),
+    ({"phases": ("student",)}, "config.student.teacher: must be phase:NAME of an earlier phase .there is none., got 'phase:teacher'"),
+    ({"student__teacher": "teacher"}, "config.student.teacher: must be phase:NAME or checkpoint:DIR"),
+    ({"student__teacher": "phase:student"}, "of an earlier phase .teacher."),
+    ({"student__epochs": 0, "student__steps": None}, "config.student.epochs: must be a number above 0, got 0"),
+    ({"student__steps": 0}, "config.student.steps: must be"),
+    ({"student__batch_size": 0}, "config.student.batch_size: must be a number above 0"),
+    ({"student__optim__name": "lion"}, "config.student.optim.name: must be sgd or adamw, got 'lion'"),
+    ({"student__optim__lr": 0.0}, "config.student.optim.lr: must be a finite number above 0"),
+    ({"student__optim__lr": float("nan")}, "config.student.optim.lr: must be"),
+    ({"student__optim__lr": None}, "config.student.optim.lr: must be float, got None"),
+    ({"student__optim__momentum": 1.0}, "config.student.optim.momentum"),
+    ({"student__optim__weight_decay": -1.0}, "config.student.optim.weight_decay"),
+    ({"student__schedule__name": "poly"}, "config.student.schedule.name: must be step or cosine"),
+    ({"student__schedule__milestones": (3, 2)}, "config.student.schedule.milestones: must be rising epochs"),
+    ({"student__schedule__milestones": ("a",)}, "config.student.schedule.milestones: must be float, got 'a'"),
+    ({"student__schedule__gamma": 0.0}, "config.student.schedule.gamma"),
+    ({"student__schedule__warmup_epochs": -1.0}, "config.student.schedule.warmup_epochs"),
+    ({"student__refine_order": ("sdk",)}, "config.student.refine: no member 'sdk'; there are: skd"),
+    ({"student__terms__kd__warmup_epochs": -1.0}, "config.student.terms.kd.warmup_epochs"),
+    ({"student__terms": config_dict.ConfigDict()}, "config.student.terms: must be at least one term"),
+    ({"student__speed": 1}, "config.student.speed: unknown key; known: model, "),
+    ({"data__augment": "mixup"}, "config.data.augment: must be auto, crop_flip, crop or none"),
+    ({"parallel__scope": "local"}, "config.parallel.scope: must be global"),
+    ({"parallel__mesh": (2, 2)}, "config.parallel.mesh: must be .. for all devices"),
+    ({"checkpoint__every": -1}, "config.checkpoint.every"),
+    ({"checkpoint__keep": 0}, "config.checkpoint.keep"),
+    ({"log__every": 0}, "config.log.every"),
+    ({"eval__every": 0}, "config.eval.every"),
+    ({"extra": 3}, "unknown key; known: name, seed, phases"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG, ids=[", ".join(c) for c, _ in WRONG])
+def test_what_is_wrong_is_named(changes, message):
+    with pytest.raises(InputError, match=message) as e:
+        config.parse(tree(**changes))
+    assert "\n" not in str(e.value)
+
+
+def test_a_missing_key_and_a_wrong_type_are_named():
+    made = tree()
+    for wrong in ("x", 1.5, True, None):
+        with pytest.raises(InputError, match="config.seed: must be int"):
+            config.parse({**made, "seed": wrong})
+    del made["student"]["optim"]["lr"]
+    with pytest.raises(InputError, match="config.student.optim.lr: missing key"):
+        config.parse(made)

@@ -1,0 +1,251 @@
+"""Whole runs: what they leave behind, that they resume bit for bit, and what they refuse."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from kd_jax import InputError, loop, phase
+from kd_jax.checkpoints import Checkpoints
+from tests.conftest import ROOT, tree
+
+LONG = {
+    "teacher__steps": 7, "student__steps": 12, "checkpoint__every": 4, "log__every": 3,
+    "data__synthetic__train": 40, "seed": 5,
+}  # fmt: skip
+
+
+def long_tree():
+    return json.loads(json.dumps(tree(**LONG)))
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def last_state(workdir, name):
+    """Every saved leaf of a phase's last step, by path."""
+    checkpoints = Checkpoints(epath.Path(workdir / name), read_only=True)
+    found = checkpoints._read(checkpoints.steps()[0], network=None, training=None)
+    leaves = jax.tree_util.tree_leaves_with_path({k: found[k] for k in ("network", "training")})
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    home = tmp_path_factory.mktemp("unbroken")
+    return home, loop.run(long_tree(), str(home))
+
+
+def assert_same_run(one, two):
+    assert (one / "metrics.jsonl").read_bytes() == (two / "metrics.jsonl").read_bytes()
+    for name in ("teacher", "student"):
+        a, b = last_state(one, name), last_state(two, name)
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=f"{name} {key}")
+    states = "".join(last_state(one, "student"))
+    for part in ("trace", "['skd']", "batch_stats" if "batch_stats" in states else "stats", "extra"):
+        assert part in states  # momentum, simplifier, running statistics and metric sums are all compared
+
+
+def test_what_a_run_leaves(unbroken):
+    home, summary = unbroken
+    assert json.loads((home / "summary.json").read_text()) == summary
+    assert set(summary) >= {"recipe", "seed", "versions", "device", "phases"}
+    student = summary["phases"]["student"]
+    assert set(student) >= {
+        "model", "params", "steps", "top1_last", "top1_best", "top5_last", "teacher",
+        "ms_per_step", "images_per_second", "wall_seconds",
+    }  # fmt: skip
+    assert (student["model"], student["steps"], student["teacher"]["origin"]) == ("resnet8", 12, "phase:teacher")
+    assert summary["phases"]["teacher"]["teacher"] is None
+    assert student["teacher"]["top1"] == summary["phases"]["teacher"]["top1_last"]
+    assert json.loads((home / "config.json").read_text()) == long_tree()
+    assert (home / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert "| student | resnet8 |" in (home / "report.md").read_text()
+    for name in ("teacher", "student"):
+        assert (home / name / "DONE").exists() and sorted(p.name for p in (home / name / "checkpoints").iterdir())
+
+
+def test_rows(unbroken):
+    home, _ = unbroken
+    found = rows(home)
+    keys = [(r["phase"], r["split"], r["step"]) for r in found]
+    assert len(set(keys)) == len(keys)
+    assert [k[2] for k in keys if k[:2] == ("student", "train")] == [3, 6, 9, 12]
+    assert [k[2] for k in keys if k[:2] == ("student", "test")] == [5, 10, 12]
+    train = next(r for r in found if r["phase"] == "student" and r["split"] == "train")
+    assert set(train) == {"phase", "step", "epoch", "split", "loss", "top1", "lr", "terms", "logs"}
+    assert set(train["terms"]) == {"ce", "kd"} and "skd/kept" in train["logs"]
+    assert train["loss"] == pytest.approx(sum(train["terms"].values()), rel=1e-5)
+    assert train["epoch"] == 0.6 and train["lr"] == pytest.approx(0.05)
+    test = [r for r in found if r["split"] == "test"]
+    assert all(set(r) >= {"loss", "top1", "top5"} and ("agreement" in r) == (r["phase"] == "student") for r in test)
+    assert all(r["top1"] * 13 == pytest.approx(round(r["top1"] * 13), abs=1e-4) for r in test)  # 13 examples, each once
+
+
+def test_a_finished_run_changes_nothing(unbroken, capsys):
+    home, summary = unbroken
+    before = {p: p.stat().st_mtime_ns for p in home.rglob("*") if p.is_file() and p.name != "config.json"}
+    assert loop.run(long_tree(), str(home)) == summary
+    after = {p: p.stat().st_mtime_ns for p in home.rglob("*") if p.is_file() and p.name != "config.json"}
+    assert before == after
+    assert "| student | resnet8 |" in capsys.readouterr().out
+
+
+def test_the_teacher_is_read_not_changed(unbroken):
+    home, summary = unbroken
+    reader = Checkpoints(epath.Path(home / "teacher"), read_only=True)
+    assert reader.network()[1]["digests"]["network"] == summary["phases"]["student"]["teacher"]["digest"]
+    assert not any("teacher" in key for key in last_state(home, "student"))
+
+
+KILLS = ["seconds:1.0", "train:3", "train:7", "save:1:0", "save:2:15", "save:3:40", "done", "train:14", "report"]
+
+
+@pytest.mark.parametrize("point", KILLS)
+def test_killed_and_started_again(unbroken, tmp_path, point):
+    """SIGKILL, then the same command: the same bits as the run that nobody killed."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(long_tree()))
+    home = tmp_path / "run"
+    killed = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "killer.py"), str(config), str(home), point], capture_output=True, text=True, cwd=ROOT
+    )
+    assert killed.returncode == -9, killed.stderr[-2000:]
+    loop.run(long_tree(), str(home))
+    assert_same_run(unbroken[0], home)
+
+
+def test_killed_twice_and_half_a_line_written(unbroken, tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(long_tree()))
+    home = tmp_path / "run"
+    for point in ("train:5", "train:6"):
+        command = [sys.executable, str(ROOT / "tests" / "killer.py"), str(config), str(home), point]
+        assert subprocess.run(command, capture_output=True, cwd=ROOT).returncode == -9
+    with (home / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "student", "step": 9, "spl')
+    loop.run(long_tree(), str(home))
+    assert_same_run(unbroken[0], home)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_teacher_is_trained_again_not_replaced(unbroken, tmp_path, capsys):
+    import shutil
+
+    home = tmp_path / "run"
+    shutil.copytree(unbroken[0], home)
+    step = home / "teacher" / "checkpoints" / "7"
+    largest = max((p for p in step.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    raw = bytearray(largest.read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    largest.write_bytes(raw)
+    loop.run(long_tree(), str(home))
+    said = capsys.readouterr().out
+    assert "digest" in said and "teacher: resumed at step 4 of 7" in said
+    assert_same_run(unbroken[0], home)
+
+
+def test_another_run_in_the_folder_is_refused(unbroken, tmp_path):
+    import shutil
+
+    home = tmp_path / "run"
+    shutil.copytree(unbroken[0], home)
+    other = long_tree()
+    other["student"]["terms"]["kd"]["weight"] = 0.5
+    with pytest.raises(InputError, match=r"config.student.terms.kd.weight is 0.9 there and 0.5 here.*--overwrite"):
+        loop.run(other, str(home))
+    moved = long_tree()
+    moved["log"]["every"], moved["checkpoint"]["keep"], moved["data"]["dir"], moved["parallel"]["mesh"] = 7, 5, "/x", [1]
+    loop.run(moved, str(home))  # may move to another machine and log otherwise
+    (home / "mine.txt").write_text("keep me")
+    summary = loop.run(other, str(home), overwrite=True)
+    assert summary["phases"]["student"]["steps"] == 12 and (home / "mine.txt").read_text() == "keep me"
+    assert json.loads((home / "config.json").read_text())["student"]["terms"]["kd"]["weight"] == 0.5
+
+
+def test_a_teacher_from_another_run(unbroken, tmp_path):
+    made = tree(student__steps=2, phases=("student",), student__teacher=f"checkpoint:{unbroken[0] / 'teacher'}")
+    summary = loop.run(made, str(tmp_path))
+    assert summary["phases"]["student"]["teacher"]["digest"] == unbroken[1]["phases"]["student"]["teacher"]["digest"]
+    made["data"]["synthetic"]["classes"] = 6
+    with pytest.raises(InputError, match="its classes is 5, the data's is 6"):
+        loop.run(made, str(tmp_path / "other"))
+
+
+def test_several_teachers(unbroken, tmp_path):
+    both = f"phase:teacher,checkpoint:{unbroken[0] / 'student'}"
+    summary = loop.run(tree(student__teacher=both), str(tmp_path))
+    teacher = summary["phases"]["student"]["teacher"]
+    assert teacher["origin"] == both and teacher["digest"].count(",") == 1
+
+
+def test_a_loss_that_is_not_finite(tmp_path):
+    """Names phase, step and term; the last good checkpoint stays and is the one resumed from."""
+    made = tree(teacher__steps=9, checkpoint__every=1, log__every=3, teacher__optim__lr=1e18)
+    with pytest.raises(phase.NonFiniteError, match=r"phase teacher, step \d: .*") as e:
+        loop.run(made, str(tmp_path))
+    kept = Checkpoints(epath.Path(tmp_path / "teacher"), read_only=True).steps()
+    assert ("no checkpoint was saved yet" in str(e.value)) == (not kept)
+    assert not (tmp_path / "teacher" / "DONE").exists() and not (tmp_path / "summary.json").exists()
+    assert all(np.isfinite(r["loss"]) for r in rows(tmp_path))
+
+
+def test_a_term_that_is_not_finite_is_named(tmp_path, monkeypatch):
+    from kd_jax import losses
+
+    monkeypatch.setattr(losses, "kd", lambda **kw: kw["student"].sum(-1) * np.nan)
+    with pytest.raises(phase.NonFiniteError, match=r"phase student, step 1: the loss is not finite \(term: kd\)"):
+        loop.run(tree(), str(tmp_path))
+
+
+def test_the_watched_log_warns_once(tmp_path, capsys):
+    loop.run(
+        tree(student__steps=8, student__refine__skd__bound=None, student__refine__skd__normalize=False,
+             student__refine__skd__rate=20.0), str(tmp_path),
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert said.count("warning: student, step") >= 1
+    for name in ("skd/kept", "skd/ratio", "skd/entropy_ratio"):
+        assert said.count(f": {name} = ") <= 1
+
+
+def test_nothing_is_compiled_twice(tmp_path):
+    """Every program of a run is compiled once, on its first use."""
+    from kd_jax import parallel
+
+    made = []
+    original = parallel.Layout.jit
+
+    def remember(self, *args, **kwargs):
+        made.append(original(self, *args, **kwargs))
+        return made[-1]
+
+    parallel.Layout.jit = remember
+    try:
+        loop.run(tree(teacher__steps=11, student__steps=11), str(tmp_path))
+    finally:
+        parallel.Layout.jit = original
+    sizes = [program._cache_size() for program in made]
+    assert max(sizes) == 1 and sum(sizes) > 10
+
+
+def test_four_devices_are_one(unbroken, tmp_path):
+    """The same run on 4 forced CPU devices in global scope."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(long_tree()))
+    code = f"import json; from kd_jax import loop; loop.run(json.load(open({str(config)!r})), {str(tmp_path / 'four')!r})"
+    env = {**__import__("os").environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "devices: 4" in done.stdout
+    for a, b in zip(rows(unbroken[0]), rows(tmp_path / "four"), strict=True):
+        assert (a["phase"], a["step"], a["split"]) == (b["phase"], b["step"], b["split"])
+        if a["step"] <= 6:
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
