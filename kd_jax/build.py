@@ -17,6 +17,7 @@ from kd_jax.checkpoints import Checkpoints
 from kd_jax.engine import optim
 from kd_jax.engine.state import TrainState, abstract_state, view_shapes
 from kd_jax.typing import Distiller, Facts, InputError, Schedule
+from kd_jax.workdir import place
 
 
 class Network(NamedTuple):
@@ -110,7 +111,7 @@ def _teacher(phase: config.Phase, origin: str, networks: dict[str, Network], wor
     kind, _, where = origin.partition(":")
     if kind == "phase":
         return Teacher(origin, networks[where], workdir / where)
-    folder, key = epath.Path(where).expanduser(), f"config.{phase.name}.teacher: {origin}"
+    folder, key = place(where), f"config.{phase.name}.teacher: {origin}"
     if not (folder / "checkpoints").exists():
         raise InputError(f"{key}: no checkpoints in {folder}; give the folder of a phase, WORKDIR/PHASE")
     reader = Checkpoints(folder, read_only=True)
@@ -186,7 +187,9 @@ def _job(recipe, phase, dataset, network, teachers, devices) -> Job:
     _check_needs(phase, distiller.needs, facts)
     schedule = _schedule(phase, steps, per_epoch)
     tx = optim.grouped(_optimiser(phase), schedule, distiller.rates)
-    abstract_teachers = tuple((t.network.model, models.shapes(t.network.model, t.network.image_shape)[0]) for t in teachers)
+    abstract_teachers = tuple(
+        (t.network.model, models.shapes(t.network.model, t.network.image_shape)[0]) for t in teachers
+    )
     abstract = _at(
         phase.name, abstract_state, student=network.model, distiller=distiller, tx=tx,
         image_shape=network.image_shape, facts=facts._replace(teachers=abstract_teachers),

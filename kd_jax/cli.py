@@ -1,5 +1,6 @@
 """From a command line to exit codes: 0 done, 2 wrong input in one line, 3 not finite, 1 anything else."""
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -50,37 +51,41 @@ def _parse(argv: list[str], required: tuple[str, ...]) -> None:
     if any(arg in ("--help", "-help", "--helpshort", "--helpfull", "-h") for arg in argv[1:]):
         print(f"{sys.modules['__main__'].__doc__}\n{flags.FLAGS.main_module_help()}")
         sys.exit(0)
-    overrides = [arg for arg in argv[1:] if arg.lstrip("-").startswith("config.")]
-    nothing = [arg for arg in overrides if arg.endswith("=None")]
+    named = [arg.partition("=")[2] for arg in argv[1:] if arg.lstrip("-").startswith("config=")]
+    overrides = [arg.lstrip("-").partition("=")[0] for arg in argv[1:] if arg.lstrip("-").startswith("config.")]
+    nothing = [arg for arg in argv[1:] if arg.lstrip("-").startswith("config.") and arg.endswith("=None")]
     try:
-        if overrides:
-            config = _load([arg for arg in argv if arg.lstrip("-").split("=")[0] == "config"])
-            for arg in overrides:
-                _known_key(config, arg.lstrip("-").partition("=")[0])
+        if named:
+            default = _default(named[-1])
+            for dotted in overrides:
+                _known_key(default, dotted)
         rest = flags.FLAGS([arg for arg in argv if arg not in nothing])
     except InputError:
         raise
-    except FileNotFoundError as e:
-        raise InputError(f"--config: no file {e.filename}; give FILE.py or FILE.py:ARGUMENT") from e
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, ImportError, SyntaxError) as e:
         raise InputError(" ".join(str(e).split())) from e
     if len(rest) > 1:
         raise InputError(f"{rest[1]}: unexpected argument; flags look like --name=value")
     for name in required:
         if not flags.FLAGS[name].value:
-            raise InputError(f"--{name}: missing")
+            raise InputError(f"--{name}: missing; --help shows what is accepted")
     for arg in nothing:
         _set_none(flags.FLAGS["config"].value, arg.lstrip("-").removesuffix("=None"))
 
 
-def _load(config_args: list[str]) -> config_dict.ConfigDict:
-    """The configuration before any override."""
-    if not config_args:
-        raise InputError("--config: missing, but --config.KEY is given")
-    probe = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=probe)
-    probe(["", *config_args])
-    return holder.value
+def _default(spelled: str) -> config_dict.ConfigDict:
+    """The configuration of FILE.py[:ARGUMENT] before any override."""
+    path, _, argument = spelled.partition(":")
+    if not os.path.isfile(path):
+        raise InputError(f"--config: no file {path}; give FILE.py or FILE.py:ARGUMENT")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    if spec is None:
+        raise InputError(f"--config: {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"--config: {path} has no function get_config")
+    return module.get_config(argument) if argument else module.get_config()
 
 
 def _known_key(config: config_dict.ConfigDict, dotted: str) -> None:

@@ -20,7 +20,11 @@ class Member:
     label: str
     kind: str
     kwargs: dict[str, Any]
-    warmup_epochs: float = 0.0
+    warmup_epochs: float
+
+    def check(self, at: str) -> None:
+        ok = 0 <= self.warmup_epochs < float("inf")
+        _require(ok, f"{at}.warmup_epochs", self.warmup_epochs, "finite, at least 0")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ class Schedule:
         rising = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
         _require(rising, f"{at}.milestones", self.milestones, "rising epochs above 0")
         _require(0 < self.gamma <= 1, f"{at}.gamma", self.gamma, "above 0, at most 1")
-        _require(0 <= self.warmup_epochs < float("inf"), f"{at}.warmup_epochs", self.warmup_epochs, "finite, at least 0")
+        _require(
+            0 <= self.warmup_epochs < float("inf"), f"{at}.warmup_epochs", self.warmup_epochs, "finite, at least 0"
+        )
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,8 @@ class Phase:
         _require(self.steps is not None or self.epochs > 0, f"{at}.epochs", self.epochs, "a number above 0")
         _require(self.batch_size > 0, f"{at}.batch_size", self.batch_size, "a number above 0")
         _require(bool(self.terms), f"{at}.terms", {}, "at least one term")
+        clash = sorted({m.label for m in self.refine} & {m.label for m in self.terms})
+        _require(not clash, f"{at}.terms", clash, "labelled otherwise than the refiners")
 
 
 @dataclass(frozen=True)
@@ -177,41 +185,39 @@ class Recipe:
 
 
 def typed(value: Any, kind: Any, key: str) -> Any:
-    """value as `kind` (int, float, str, bool, tuple[x, ...], x | None, dict), or an InputError."""
+    """value as `kind` (int, float, str, bool, dict, tuple[x, ...], x | None, a dataclass), or an InputError."""
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value is None:
-        _require(type(None) in options, key, value, getattr(kind, "__name__", str(kind)))
+    if value is None and type(None) in options:
         return None
-    kind = next(k for k in options if k is not type(None))
+    kind = options[0]
     if typing.get_origin(kind) is tuple:
-        _require(isinstance(value, list | tuple), key, value, f"a tuple like (1, 2), of {kind.__args__[0].__name__}")
-        return tuple(typed(v, kind.__args__[0], key) for v in value)
+        (inner, _) = typing.get_args(kind)
+        _require(isinstance(value, list | tuple), key, value, f"a tuple like (1, 2), of {inner.__name__}")
+        return tuple(typed(v, inner, key) for v in value)
+    if is_dataclass(kind) and isinstance(value, dict):
+        return _record(kind, value, key)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind is not Any:
-        matches = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-        _require(matches, key, value, kind.__name__)
+    _require(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), key, value, kind.__name__)
     return value
 
 
 def _record(cls, tree: dict, at: str):
     """A checked dataclass from a dict with exactly its fields."""
     _exact(tree, [f.name for f in fields(cls)], at)
-    made = cls(**{
-        f.name: _record(f.type, tree[f.name], f"{at}.{f.name}") if is_dataclass(f.type) else typed(tree[f.name], f.type, f"{at}.{f.name}")
-        for f in fields(cls)
-    })  # fmt: skip
+    made = cls(**{f.name: typed(tree[f.name], f.type, f"{at}.{f.name}") for f in fields(cls)})
     made.check(at)
     return made
 
 
 def _exact(tree: Any, names: list[str], at: str) -> None:
+    """Refuse keys that are not known, and keys that are missing."""
     _require(isinstance(tree, dict), at, tree, "a sub-configuration")
-    unknown, missing = sorted(set(tree) - set(names)), sorted(set(names) - set(tree))
-    if unknown:
-        raise InputError(f"config.{at}.{unknown[0]}: unknown key; known: {', '.join(names)}")
-    if missing:
-        raise InputError(f"config.{at}.{missing[0]}: missing key")
+    where = f"config.{at}" if at else "config"
+    for name in sorted(set(tree) - set(names)):
+        raise InputError(f"{where}.{name}: unknown key; known: {', '.join(names)}")
+    for name in sorted(set(names) - set(tree)):
+        raise InputError(f"{where}.{name}: missing key")
 
 
 def _members(tree: dict, order: tuple[str, ...], at: str) -> tuple[Member, ...]:
@@ -221,13 +227,13 @@ def _members(tree: dict, order: tuple[str, ...], at: str) -> tuple[Member, ...]:
             raise InputError(f"config.{at}: no member {label!r}; there are: {', '.join(tree) or 'none'}")
         kwargs = dict(tree[label])
         kind = kwargs.pop("kind", None) or label
-        warmup = typed(kwargs.pop("warmup_epochs", 0.0), float, f"{at}.{label}.warmup_epochs")
-        _require(0 <= warmup < float("inf"), f"{at}.{label}.warmup_epochs", warmup, "finite, at least 0")
-        made.append(Member(label, kind, kwargs, warmup))
+        made.append(Member(label, kind, kwargs, typed(kwargs.pop("warmup_epochs", 0.0), float, f"{at}.{label}")))
+        made[-1].check(f"{at}.{label}")
     return tuple(made)
 
 
 def _phase(tree: Any, name: str) -> Phase:
+    """A phase from its sub-configuration, in which members stand under their labels."""
     _exact(tree, [f.name for f in fields(Phase) if f.name != "name"] + ["refine_order"], name)
     tree = dict(tree, name=name)
     order = typed(tree.pop("refine_order"), tuple[str, ...], f"{name}.refine_order")
@@ -235,17 +241,7 @@ def _phase(tree: Any, name: str) -> Phase:
     tree["terms"] = _members(tree["terms"], tuple(sorted(tree["terms"])), f"{name}.terms")
     origins = typed(tree["teacher"], str, f"{name}.teacher")
     tree["teacher"] = tuple(part.strip() for part in origins.split(",") if part.strip())
-    clash = {m.label for m in tree["refine"]} & {m.label for m in tree["terms"]}
-    _require(not clash, f"{name}.terms", sorted(clash), "labelled otherwise than the refiners")
-    values = {}
-    for f in fields(Phase):
-        plain = f.name in ("teacher", "refine", "terms")
-        record = is_dataclass(f.type)
-        at = f"{name}.{f.name}"
-        values[f.name] = tree[f.name] if plain else _record(f.type, tree[f.name], at) if record else typed(tree[f.name], f.type, at)
-    made = Phase(**values)
-    made.check(name)
-    return made
+    return _record(Phase, tree, name)
 
 
 def parse(tree: dict) -> Recipe:
@@ -254,23 +250,17 @@ def parse(tree: dict) -> Recipe:
     Raises:
       InputError: naming the key, the value and what is accepted.
     """
-    parts = {f.name: f.type for f in fields(Recipe) if is_dataclass(f.type)}
+    own = [f.name for f in fields(Recipe)]
     names = typed(tree.get("phases", ()), tuple[str, ...], "phases")
     _require(bool(names) and len(set(names)) == len(names), "phases", names, "different names, at least one")
-    reserved = {"name", "seed", "phases", *parts} & set(names)
-    _require(not reserved, "phases", names, f"other names than {', '.join(sorted(reserved))}")
     for name in names:
-        plain = name.replace("_", "").replace("-", "").isalnum()
-        _require(plain, "phases", name, "names of letters, digits, _ and -")
+        plain = name.replace("_", "").replace("-", "").isalnum() and name not in own
+        _require(plain, "phases", name, f"names of letters, digits, _ and -, other than {', '.join(own)}")
         _require(name in tree, "phases", name, f"names of sub-configurations; there is no config.{name}")
-    known = ["name", "seed", "phases", *parts, *names]
-    spare = [k for k, v in tree.items() if k not in known and isinstance(v, dict) and "model" in v]
-    _exact({k: v for k, v in tree.items() if k not in spare}, known, "")
-    made = Recipe(
-        name=typed(tree["name"], str, "name"),
-        seed=typed(tree["seed"], int, "seed"),
-        phases=tuple(_phase(tree[name], name) for name in names),
-        **{name: _record(kind, tree[name], name) for name, kind in parts.items()},
-    )
+    unused = {k for k, v in tree.items() if k not in own and isinstance(v, dict) and "model" in v}  # phases left out
+    whole = {k: v for k, v in tree.items() if k not in unused}
+    whole["phases"] = tuple(_phase(tree[name], name) for name in names)
+    _exact(whole, own, "")
+    made = Recipe(**{f.name: typed(whole[f.name], f.type, f.name) for f in fields(Recipe)})
     made.check()
     return made

@@ -152,7 +152,8 @@ class PhaseRun:
             return programs.carry(state)
         state, metrics, meta = found
         if meta["teacher"] != (self.teacher and self.teacher["digest"]):
-            raise InputError(f"{self.folder}: was trained with another teacher than {self.job.phase.teacher[0]} now is; add --overwrite")
+            origin = ", ".join(self.job.phase.teacher)
+            raise InputError(f"{self.folder}: was trained with another teacher than {origin} now is; add --overwrite")
         self.clock, self.warned = Clock(**meta["clock"]), meta["warned"]
         say(f"{self.name}: resumed at step {meta['step']} of {self.job.steps}")
         return programs.carry(state, metrics)
@@ -175,7 +176,10 @@ class PhaseRun:
 
     def _log_row(self, carry: Carry, step: int, progress: writers.Progress) -> None:
         means = metrics_lib.read(carry.metrics)
-        groups = {g: {k.removeprefix(g + "/"): v for k, v in means.items() if k.startswith(g + "/")} for g in ("terms", "logs")}
+        groups = {
+            g: {k.removeprefix(g + "/"): v for k, v in means.items() if k.startswith(g + "/")}
+            for g in ("terms", "logs")
+        }
         values = {"loss": means["loss"], "top1": means["top1"], "lr": float(self.job.schedule(np.int32(step - 1)))}
         self.log.add(self._row("train", step, {**values, **groups}))
         progress.advance(step, loss=values["loss"], top1=values["top1"])
@@ -183,7 +187,9 @@ class PhaseRun:
             value = groups["logs"][watch.log]
             if watch.log not in self.warned and not value >= watch.minimum:
                 self.warned.append(watch.log)
-                say(f"warning: {self.name}, step {step}: {watch.log} = {value:.3g} < {watch.minimum:g}: {watch.message}")
+                say(
+                    f"warning: {self.name}, step {step}: {watch.log} = {value:.3g} < {watch.minimum:g}: {watch.message}"
+                )
 
     def _test_row(self, measured: dict[str, float], step: int, progress: writers.Progress) -> None:
         row = self._row("test", step, measured)

@@ -79,7 +79,9 @@ class Programs:
             return metrics_lib.add(so_far, measured)
 
         teachers, batch = self._example()
-        counted = jax.eval_shape(partial(engine.train_step, **parts), job.abstract, teachers, batch, jax.random.key(0))[1]
+        counted = jax.eval_shape(partial(engine.train_step, **parts), job.abstract, teachers, batch, jax.random.key(0))[
+            1
+        ]
         logits = job.facts.view_shapes.student.logits if job.teachers else None
         measured = jax.eval_shape(
             partial(engine.eval_step, model=job.network.model), job.abstract.student, logits, batch
@@ -91,7 +93,9 @@ class Programs:
         self.no_metrics = layout.jit(lambda: metrics_lib.zeros_like(counted), ins="", outs="r")
         self.no_measures = layout.jit(lambda: metrics_lib.zeros_like(measured), ins="", outs="r")
         self._no_faults = layout.jit(lambda: metrics_lib.healthy(counted), ins="", outs="r")
-        self._teachers = [layout.jit(_teacher(t.network, job.distiller.needs), ins="rb", outs="b") for t in job.teachers]
+        self._teachers = [
+            layout.jit(_teacher(t.network, job.distiller.needs), ins="rb", outs="b") for t in job.teachers
+        ]
 
     def teach(self, teachers: tuple[Variables, ...], image: Array) -> tuple[Outputs, ...]:
         """Every teacher's outputs for a batch of images, by programs of their own."""
@@ -104,7 +108,12 @@ class Programs:
     def _example(self) -> tuple[tuple[Outputs, ...], Batch]:
         view, job = self.job.facts.view_shapes, self.job
         row = (job.phase.batch_size,)
-        batch = {"image": view.image, "label": view.labels, "index": view.labels, "mask": jax.ShapeDtypeStruct(row, jnp.float32)}
+        batch = {
+            "image": view.image,
+            "label": view.labels,
+            "index": view.labels,
+            "mask": jax.ShapeDtypeStruct(row, jnp.float32),
+        }
         needs = job.distiller.needs
         return tuple(only(t, needs) for t in view.teachers) if job.needs_teachers else (), batch
 

@@ -95,7 +95,9 @@ def member(kind: str, **changed) -> Config:
     return made
 
 
-def phase(model: str, *, terms: dict[str, Config], refine: dict[str, Config] | None = None, teacher: str = "", lr=0.05) -> Config:
+def phase(
+    model: str, *, terms: dict[str, Config], refine: dict[str, Config] | None = None, teacher: str = "", lr=0.05
+) -> Config:
     """One phase under the papers' CIFAR-100 recipe (240 epochs of SGD, x 0.1 at 150, 180, 210).
 
     Args:
@@ -157,7 +159,9 @@ def recipe(name: str, *, smoke: bool = False, data: str = "cifar100", **phases: 
     return made
 
 
-def distillation(name: str, arg: Argument, *, terms: dict[str, Config], refine: dict[str, Config] | None = None) -> Config:
+def distillation(
+    name: str, arg: Argument, *, terms: dict[str, Config], refine: dict[str, Config] | None = None
+) -> Config:
     """The two phases of every distillation recipe: a plain teacher, then a student that learns from it."""
     return recipe(
         name,

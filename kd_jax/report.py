@@ -39,7 +39,15 @@ def table(summary: dict) -> str:
         own = f" + {row['method_params']:,}" if row["method_params"] else ""
         agreement = "-" if row["agreement_last"] is None else f"{row['agreement_last']:.2%}"
         speed = "-" if row["ms_per_step"] is None else f"{row['ms_per_step']:.1f}"
-        cells = (name, row["model"], f"{row['top1_last']:.2%}", f"{row['top1_best']:.2%}", agreement, f"{row['params']:,}{own}", speed)
+        cells = (
+            name,
+            row["model"],
+            f"{row['top1_last']:.2%}",
+            f"{row['top1_best']:.2%}",
+            agreement,
+            f"{row['params']:,}{own}",
+            speed,
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

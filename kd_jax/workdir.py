@@ -1,5 +1,6 @@
 """A run's folder, and the rule that one folder holds one configuration."""
 
+import os
 from typing import Any
 
 from etils import epath
@@ -10,6 +11,11 @@ from kd_jax.typing import InputError
 # a run may move to another machine, and may log or save more often: not part of its identity
 FREE = ("parallel.mesh", "data.dir", "log", "checkpoint")
 FILES = ("config.json", "metrics.jsonl", "summary.json", "report.md", "curves.png")
+
+
+def place(path: str) -> epath.Path:
+    """A folder as the user wrote it, made absolute (Orbax refuses others); gs:// and the like as is."""
+    return epath.Path(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
 
 
 def flatten(tree: dict, at: str = "") -> dict[str, Any]:
@@ -38,7 +44,7 @@ class Workdir:
     """The folder of a run with the resolved configuration `tree`."""
 
     def __init__(self, path: str, tree: dict):
-        self.path = epath.Path(path).expanduser()
+        self.path = place(path)
         self._tree = tree
 
     def check(self, *, overwrite: bool) -> None:

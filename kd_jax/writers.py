@@ -90,7 +90,13 @@ class Progress:
 
     def __init__(self, phase: str, start: int, steps: int):
         self._bar = tqdm(
-            total=steps, initial=start, desc=phase, unit="step", file=sys.stderr, disable=not sys.stderr.isatty(), leave=False
+            total=steps,
+            initial=start,
+            desc=phase,
+            unit="step",
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+            leave=False,
         )
         self._phase, self._start, self._steps, self._since = phase, start, steps, time.monotonic()
 

@@ -50,11 +50,17 @@ WRONG = [
     ({"student__refine__skd__kind": "kd"}, "config.student.refine.skd.kind: kd does not belong here; known: skd"),
     ({"student__terms__kd__kind": "skd"}, "config.student.terms.kd.kind: skd does not belong here; known: ce, kd, dkd"),
     ({"student__terms__kd__kind": "ce"}, "config.student.terms.kd.temperature: unknown key; known: weight"),
-    ({"student__refine__skd__temperature": 0.0}, "config.student.refine.skd: skd: temperature must be a finite number above 0"),
+    (
+        {"student__refine__skd__temperature": 0.0},
+        "config.student.refine.skd: skd: temperature must be a finite number above 0",
+    ),
     ({"student__refine__skd__temperature": None}, "config.student.refine.skd.temperature: must be float, got None"),
     ({"student__terms__kd__weight": float("nan")}, "config.student.terms.kd: weight must be a finite number"),
     ({"student__teacher": ""}, "config.student.teacher: none, but the phase's refiners or terms need one"),
-    ({"student__teacher": "checkpoint:/nowhere"}, "config.student.teacher: checkpoint:/nowhere: no checkpoints in /nowhere"),
+    (
+        {"student__teacher": "checkpoint:/nowhere"},
+        "config.student.teacher: checkpoint:/nowhere: no checkpoints in /nowhere",
+    ),
     ({"student__batch_size": 64}, "config.student.batch_size: 64, but there are 40 training examples"),
 ]
 

@@ -15,7 +15,9 @@ from kd_jax.parallel import Layout
 
 def state(step=3):
     params = {"student": {"w": jnp.arange(6.0).reshape(2, 3) + step}, "method": {"skd": {"q": jnp.ones(2) * step}}}
-    tx = optax.partition({"a": optax.sgd(0.1, momentum=0.9), "b": optax.sgd(0.2, momentum=0.9)}, {"student": "a", "method": "b"})
+    tx = optax.partition(
+        {"a": optax.sgd(0.1, momentum=0.9), "b": optax.sgd(0.2, momentum=0.9)}, {"student": "a", "method": "b"}
+    )
     stats = {"student": {"mean": jnp.zeros(3)}, "method": {}}
     return TrainState(jnp.int32(step), params, stats, tx.init(params), {}, {})
 
@@ -71,7 +73,9 @@ def test_the_digest_sees_every_change():
 
 
 def files(folder):
-    return sorted(p.relative_to(folder) for p in (folder / "checkpoints" / "3").rglob("*") if p.is_file() and p.stat().st_size)
+    return sorted(
+        p.relative_to(folder) for p in (folder / "checkpoints" / "3").rglob("*") if p.is_file() and p.stat().st_size
+    )
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's own, of a failed read

@@ -78,6 +78,7 @@ def test_import_needs_no_tensorflow():
     import subprocess
     import sys
 
-    code = "import sys, kd_jax, kd_jax.loop; print(sorted(m for m in ('tensorflow', 'tensorflow_datasets', 'torch', 'sklearn') if m in sys.modules))"
+    heavy = ("tensorflow", "tensorflow_datasets", "torch", "sklearn")
+    code = f"import sys, kd_jax, kd_jax.loop; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"

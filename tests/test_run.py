@@ -115,7 +115,10 @@ def test_killed_and_started_again(unbroken, tmp_path, point):
     config.write_text(json.dumps(long_tree()))
     home = tmp_path / "run"
     killed = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "killer.py"), str(config), str(home), point], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, str(ROOT / "tests" / "killer.py"), str(config), str(home), point],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
     assert killed.returncode == -9, killed.stderr[-2000:]
     loop.run(long_tree(), str(home))
@@ -162,7 +165,12 @@ def test_another_run_in_the_folder_is_refused(unbroken, tmp_path):
     with pytest.raises(InputError, match=r"config.student.terms.kd.weight is 0.9 there and 0.5 here.*--overwrite"):
         loop.run(other, str(home))
     moved = long_tree()
-    moved["log"]["every"], moved["checkpoint"]["keep"], moved["data"]["dir"], moved["parallel"]["mesh"] = 7, 5, "/x", [1]
+    moved["log"]["every"], moved["checkpoint"]["keep"], moved["data"]["dir"], moved["parallel"]["mesh"] = (
+        7,
+        5,
+        "/x",
+        [1],
+    )
     loop.run(moved, str(home))  # may move to another machine and log otherwise
     (home / "mine.txt").write_text("keep me")
     summary = loop.run(other, str(home), overwrite=True)
@@ -240,7 +248,9 @@ def test_four_devices_are_one(unbroken, tmp_path):
     """The same run on 4 forced CPU devices in global scope."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps(long_tree()))
-    code = f"import json; from kd_jax import loop; loop.run(json.load(open({str(config)!r})), {str(tmp_path / 'four')!r})"
+    code = (
+        f"import json; from kd_jax import loop; loop.run(json.load(open({str(config)!r})), {str(tmp_path / 'four')!r})"
+    )
     env = {**__import__("os").environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stderr[-2000:]

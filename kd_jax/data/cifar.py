@@ -22,7 +22,12 @@ MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)  # the papers', C
 _LAYOUT = {
     10: {
         "python": ("cifar-10-python", "cifar-10-batches-py", [f"data_batch_{i}" for i in range(1, 6)], ["test_batch"]),
-        "binary": ("cifar-10-binary", "cifar-10-batches-bin", [f"data_batch_{i}.bin" for i in range(1, 6)], ["test_batch.bin"]),
+        "binary": (
+            "cifar-10-binary",
+            "cifar-10-batches-bin",
+            [f"data_batch_{i}.bin" for i in range(1, 6)],
+            ["test_batch.bin"],
+        ),
         "label": b"labels",
         "label_bytes": 1,
     },

@@ -3,7 +3,6 @@ a function of (data seed, step), so a run resumes at the exact example."""
 
 from functools import lru_cache
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 

@@ -112,7 +112,11 @@ def fashion_mnist(dir: str = "") -> Dataset:
     Reference: Xiao, Rasul, Vollgraf, "Fashion-MNIST", 2017, arXiv 1708.07747.
     """
     folder = epath.Path(dir or FASHION_DIR)
-    parts = [_idx(folder, f"{split}-{what}") for split in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    parts = [
+        _idx(folder, f"{split}-{what}")
+        for split in ("train", "t10k")
+        for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    ]
     train, test = (Arrays(x[..., None], y.astype(np.int32), 10) for x, y in (parts[:2], parts[2:]))
     return Dataset(train, test, (0.2860,), (0.3530,), "crop_flip", f"Fashion-MNIST in {folder}")
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from kd_jax.models import base as models
 from kd_jax.methods.base import fold
+from kd_jax.models import base as models
 from kd_jax.typing import Array, Distiller, Facts, Match, Outputs, PyTree, Variables, View
 
 

@@ -89,9 +89,7 @@ def train_step(
     return state._replace(step=state.step + 1, params=params, stats=stats, opt=opt), measured
 
 
-def eval_step(
-    variables: Variables, teacher_logits: Array | None, batch: Batch, *, model: nn.Module
-) -> dict[str, Mean]:
+def eval_step(variables: Variables, teacher_logits: Array | None, batch: Batch, *, model: nn.Module) -> dict[str, Mean]:
     """Measure the network on one batch, in eval mode; examples with mask 0 do not count.
 
     Args:

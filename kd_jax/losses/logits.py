@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from kd_jax.typing import Array
 
-
 _HUGE = 1e30  # stands for infinity, so that 0 * log 0 and its gradient are 0 without a mask
 
 

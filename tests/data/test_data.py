@@ -83,7 +83,9 @@ def cifar_batch(rng, n, classes):
 def cifar_files(form, classes, rng):
     """{member: bytes} of the published layout, and what the images are."""
     names = {10: [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"], 100: ["train", "test"]}[classes]
-    inside = {("python", 10): "cifar-10-batches-py", ("binary", 10): "cifar-10-batches-bin"}.get((form, classes), f"cifar-100-{form}")
+    inside = {("python", 10): "cifar-10-batches-py", ("binary", 10): "cifar-10-batches-bin"}.get(
+        (form, classes), f"cifar-100-{form}"
+    )
     files, truth = {}, []
     for name in names:
         planar, labels = cifar_batch(rng, 4, classes)

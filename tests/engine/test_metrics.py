@@ -10,7 +10,9 @@ from kd_jax.typing import Mean
 
 def test_means_of_all_three_kinds():
     mask = jnp.array([1.0, 1.0, 0.0])
-    made = m.named({"a": jnp.array([1.0, 3.0, jnp.nan]), "b": jnp.float32(5.0)}, {"r": Mean(jnp.float32(1), jnp.float32(4))}, mask)
+    made = m.named(
+        {"a": jnp.array([1.0, 3.0, jnp.nan]), "b": jnp.float32(5.0)}, {"r": Mean(jnp.float32(1), jnp.float32(4))}, mask
+    )
     assert m.read(made) == {"terms/a": 2.0, "terms/b": 5.0, "logs/r": 0.25}
     both = m.add(made, made)
     assert m.read(both) == m.read(made) and float(both["terms/a"].count) == 4

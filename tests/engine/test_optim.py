@@ -69,7 +69,10 @@ def grouped(rates, params, steps=3, make=optim.sgd):
 @pytest.mark.parametrize("make", [optim.sgd, optim.adamw])
 def test_groups_have_own_rates(make):
     one = jnp.ones(2)
-    params = {"student": {"skd": {"w": one}}, "method": {"skd": {"w": one}, "fit": {"deep": {"w": one}}, "skdx": {"w": one}}}
+    params = {
+        "student": {"skd": {"w": one}},
+        "method": {"skd": {"w": one}, "fit": {"deep": {"w": one}}, "skdx": {"w": one}},
+    }
     rates = {"skd": 0.5, "fit/deep": 0.25}
     made = grouped(rates, params, steps=1, make=make)
     step = {k: float((1 - v)[0]) for k, v in (

@@ -85,7 +85,9 @@ def test_nothing_of_the_teacher_is_trained(nets):
 
 def test_statistics_of_the_student_move_in_training_and_not_in_evaluation(nets):
     state, _ = trained(nets, kd())
-    assert not np.array_equal(state.stats["student"]["bn1"]["mean"], start(nets, kd())[0].stats["student"]["bn1"]["mean"])
+    assert not np.array_equal(
+        state.stats["student"]["bn1"]["mean"], start(nets, kd())[0].stats["student"]["bn1"]["mean"]
+    )
     batch = {**nets["batch"], "mask": jnp.ones(8)}
     once = read(kd_jax.eval_step(state.student, None, batch, model=nets["student"]))
     twice = read(kd_jax.eval_step(state.student, None, batch, model=nets["student"]))

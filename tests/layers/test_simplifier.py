@@ -29,7 +29,9 @@ def made(tokens, width=None, zero_output=False):
 def test_batch_tokens(rng, x64, width):
     params, p = made("batch", width)
     u = rng.normal(size=(5, 6))
-    np.testing.assert_allclose(simplifier.apply(params, jnp.asarray(u), tokens="batch"), attend(u, p), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        simplifier.apply(params, jnp.asarray(u), tokens="batch"), attend(u, p), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_class_tokens(rng, x64):

@@ -48,8 +48,12 @@ def test_float64_reference(rng, x64, k, temperature):
     student, teacher, labels = case(rng, k=k)
     pair = {"student": jnp.asarray(student), "teacher": jnp.asarray(teacher)}
     y = jnp.asarray(labels)
-    np.testing.assert_allclose(losses.cross_entropy(student=pair["student"], labels=y), slow_ce(student, labels), rtol=1e-10)
-    np.testing.assert_allclose(losses.kd(**pair, temperature=temperature), slow_kd(student, teacher, temperature), rtol=1e-9)
+    np.testing.assert_allclose(
+        losses.cross_entropy(student=pair["student"], labels=y), slow_ce(student, labels), rtol=1e-10
+    )
+    np.testing.assert_allclose(
+        losses.kd(**pair, temperature=temperature), slow_kd(student, teacher, temperature), rtol=1e-9
+    )
     ours = losses.dkd(**pair, labels=y, alpha=0.7, beta=2.5, temperature=temperature)
     np.testing.assert_allclose(ours, slow_dkd(student, teacher, labels, 0.7, 2.5, temperature), rtol=1e-9)
 
@@ -147,7 +151,9 @@ def test_extreme_logits_are_finite(dtype, label):
 
     def loss(s, t):
         pair = {"student": s, "teacher": t}
-        return (losses.kd(**pair) + losses.dkd(**pair, labels=labels) + losses.cross_entropy(student=s, labels=labels)).sum()
+        return (
+            losses.kd(**pair) + losses.dkd(**pair, labels=labels) + losses.cross_entropy(student=s, labels=labels)
+        ).sum()
 
     both = jax.jit(jax.value_and_grad(loss, (0, 1)))
     for teacher in EXTREME:

@@ -44,7 +44,10 @@ def same(a, b):
 
 def test_identity_is_the_unit(view):
     alone = methods.chain(n=noisy(), kd=methods.kd())
-    same(run(alone, view), run(methods.chain(a=methods.identity(), n=noisy(), kd=methods.kd(), z=methods.identity()), view))
+    same(
+        run(alone, view),
+        run(methods.chain(a=methods.identity(), n=noisy(), kd=methods.kd(), z=methods.identity()), view),
+    )
     same(run(methods.identity(), view), run(methods.chain(), view))
 
 

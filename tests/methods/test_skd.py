@@ -59,7 +59,9 @@ def test_before_training_it_is_kd_at_its_temperature(tokens):
         d = methods.chain(skd=methods.skd(temperature=3.0, tokens=tokens, soften=soften, bound=bound), kd=methods.kd())
         vars = d.init(KEY, make_facts())
         _, terms, logs, _ = d.apply(vars, make_view(student, teacher), KEY, True)
-        np.testing.assert_allclose(terms["kd"], losses.kd(student=student, teacher=teacher, temperature=3.0), rtol=2e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            terms["kd"], losses.kd(student=student, teacher=teacher, temperature=3.0), rtol=2e-4, atol=1e-5
+        )
         np.testing.assert_allclose(logs["skd/kl_ut"], 0, atol=1e-6)
         assert float(logs["skd/ratio"].total / logs["skd/ratio"].count) == pytest.approx(1, abs=1e-4)
 
@@ -132,7 +134,9 @@ def learn(distiller, steps, lr=0.05, b=32, student=None):
     start = jnp.asarray(raw if student is None else student)
     vars = distiller.init(KEY, make_facts(10, b))
     rates = {"student": lr, "method": lr * distiller.rates["skd"]}
-    tx = optax.partition({k: optax.sgd(v, momentum=0.9) for k, v in rates.items()}, {"student": "student", "method": "method"})
+    tx = optax.partition(
+        {k: optax.sgd(v, momentum=0.9) for k, v in rates.items()}, {"student": "student", "method": "method"}
+    )
 
     def loss(p):
         view = make_view(p["student"], teacher)
@@ -150,7 +154,9 @@ def learn(distiller, steps, lr=0.05, b=32, student=None):
     history = []
     for _ in range(steps):
         params, opt, logs = step(params, opt)
-        history.append({k: float(v.total / v.count) if isinstance(v, tuple) else float(v.mean()) for k, v in logs.items()})
+        history.append(
+            {k: float(v.total / v.count) if isinstance(v, tuple) else float(v.mean()) for k, v in logs.items()}
+        )
     return history
 
 
@@ -187,7 +193,9 @@ def test_the_anchor_is_a_term_of_its_own(x64):
     student, teacher = (z.astype(np.float64) for z in logits())
     d = methods.skd(anchor=10.0, bound=None, temperature=3.0)
     after, terms, logs, _ = d.apply(trained(d), make_view(student, teacher), KEY, True)
-    np.testing.assert_allclose(terms["anchor"], 10 * 9 * kl(jnp.asarray(teacher) / 3, after.match.teacher / 3), rtol=1e-5)
+    np.testing.assert_allclose(
+        terms["anchor"], 10 * 9 * kl(jnp.asarray(teacher) / 3, after.match.teacher / 3), rtol=1e-5
+    )
 
 
 def test_logs(x64):
