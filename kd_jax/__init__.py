@@ -1,7 +1,7 @@
 """kd_jax: student-friendly knowledge distillation in JAX."""
 
 from kd_jax import losses, methods, models
-from kd_jax.engine import TrainState, eval_step, init_state, teacher_outputs, train_step
+from kd_jax.engine import TrainState, eval_step, init_state, make_facts, teacher_outputs, train_step
 from kd_jax.typing import Facts, InputError, Match, Outputs, Variables, View
 
 __version__ = "0.1.0"
@@ -17,6 +17,7 @@ __all__ = [
     "eval_step",
     "init_state",
     "losses",
+    "make_facts",
     "methods",
     "models",
     "teacher_outputs",

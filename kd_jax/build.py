@@ -15,7 +15,7 @@ from flax import linen as nn
 from kd_jax import config, data, methods, models, recipes
 from kd_jax.checkpoints import Checkpoints
 from kd_jax.engine import optim
-from kd_jax.engine.state import TrainState, abstract_state, view_shapes
+from kd_jax.engine.state import TrainState, abstract_state, make_facts
 from kd_jax.typing import Distiller, Facts, InputError, Schedule
 from kd_jax.workdir import place
 
@@ -182,18 +182,16 @@ def _job(recipe, phase, dataset, network, teachers, devices) -> Job:
     members: dict[str, Any] = {m.label: _member(phase, "refine", m, per_epoch) for m in phase.refine}
     members |= {m.label: _member(phase, "terms", m, per_epoch) for m in phase.terms}
     distiller = _at(phase.name, methods.chain, **members)
-    shapes = view_shapes(network.model, tuple(t.network.model for t in teachers), network.image_shape, batch)
-    facts = Facts(shapes, network.num_classes, n, dataset.train.labels, (), per_epoch)
+    known = {"num_examples": n, "labels": dataset.train.labels, "steps_per_epoch": per_epoch}
+    models_of = tuple(t.network.model for t in teachers)
+    facts = make_facts(network.model, models_of, image_shape=network.image_shape, batch_size=batch, **known)
     _check_needs(phase, distiller.needs, facts)
     schedule = _schedule(phase, steps, per_epoch)
     tx = optim.grouped(_optimiser(phase), schedule, distiller.rates)
-    abstract_teachers = tuple(
-        (t.network.model, models.shapes(t.network.model, t.network.image_shape)[0]) for t in teachers
-    )
-    abstract = _at(
-        phase.name, abstract_state, student=network.model, distiller=distiller, tx=tx,
-        image_shape=network.image_shape, facts=facts._replace(teachers=abstract_teachers),
-    )  # fmt: skip
+    variables = (models.shapes(t.network.model, t.network.image_shape)[0] for t in teachers)
+    checked = facts._replace(teachers=tuple(zip(models_of, variables, strict=True)))
+    parts = {"student": network.model, "distiller": distiller, "tx": tx, "facts": checked}
+    abstract = _at(phase.name, abstract_state, **parts)
     return Job(
         phase, network, teachers, distiller, schedule, tx, facts, steps, per_epoch,
         eval_every=recipe.eval.every * per_epoch,

@@ -1,7 +1,7 @@
 """A run: the phases of a recipe one after the other, each resumed from where it was."""
 
 from kd_jax import config, data, report, writers
-from kd_jax.build import plan
+from kd_jax.build import Job, plan
 from kd_jax.parallel import Layout
 from kd_jax.phase import PhaseRun
 from kd_jax.programs import Resident
@@ -33,6 +33,8 @@ def run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict:
     home.open(overwrite=overwrite)
     sizes = f"{len(dataset.train)} training and {len(dataset.test)} test images of {dataset.train.shape}"
     say(f"{recipe.name}: {dataset.origin}, {sizes}; devices: {layout.count}")
+    for job in jobs:
+        _warn_of_milestones(job)
     log = writers.MetricsLog(home.path / "metrics.jsonl")
     source = Resident(layout, dataset, seed=recipe.data_seed, augment=recipe.data.augment)
     runs = [PhaseRun(recipe, job, home, layout, source, log) for job in jobs]
@@ -46,3 +48,19 @@ def run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict:
     summary = writers.read_json(written)
     say("\n" + report.text(summary, len(dataset.test)))
     return summary
+
+
+def _warn_of_milestones(job: Job) -> None:
+    """A shortened run under the papers' schedule never lowers its rate: say so."""
+    phase = job.phase
+    late = (
+        phase.schedule.name == "step"
+        and phase.steps is None
+        and phase.epochs <= min(phase.schedule.milestones, default=0)
+    )
+    if late:
+        say(
+            f"note: {phase.name}: its {phase.epochs} epochs end before the first milestone "
+            f"({phase.schedule.milestones[0]:g}), so the learning rate stays {phase.optim.lr:g}; "
+            f"--config.{phase.name}.schedule.name=cosine lowers it"
+        )

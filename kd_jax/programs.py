@@ -65,7 +65,7 @@ class Programs:
         def init(key: Array, teachers: tuple[Variables, ...]) -> TrainState:
             models = (t.network.model for t in job.teachers)
             known = facts._replace(teachers=tuple(zip(models, teachers, strict=True)))
-            return engine.init_state(key, image_shape=job.network.image_shape, facts=known, **parts)
+            return engine.init_state(key, facts=known, **parts)
 
         def train(carry: Carry, teachers: tuple[Outputs, ...], batch: Batch, key: Array) -> Carry:
             batch = {**batch, "image": _normalized(job.network, batch["image"])}

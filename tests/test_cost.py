@@ -9,7 +9,7 @@ import pytest
 import kd_jax
 from kd_jax import methods, models
 from kd_jax.engine import optim
-from kd_jax.engine.state import abstract_state, view_shapes
+from kd_jax.engine.state import abstract_state
 from kd_jax.engine.step import only
 
 BATCH, SHAPE = 64, (32, 32, 3)
@@ -40,8 +40,8 @@ def test_flops_of_a_step(parts, name):
     teacher, student, tv, image, (teacher_forward, student_forward) = parts
     distiller = methods.chain(ce=methods.ce(weight=0.1), **CHAINS[name])
     tx = optim.grouped(optim.sgd, optim.step_schedule(0.05, milestones=(100,), gamma=0.1), distiller.rates)
-    facts = kd_jax.Facts(view_shapes(student, (teacher,), SHAPE, BATCH), 100)
-    state = abstract_state(student=student, distiller=distiller, tx=tx, image_shape=SHAPE, facts=facts)
+    facts = kd_jax.make_facts(student, (teacher,), image_shape=SHAPE, batch_size=BATCH)
+    state = abstract_state(student=student, distiller=distiller, tx=tx, facts=facts)
     teach = lambda v, x: only(kd_jax.teacher_outputs(teacher, v, x), distiller.needs)  # noqa: E731
     outputs = jax.eval_shape(teach, tv, image)
     batch = {"image": image, "label": jax.ShapeDtypeStruct((BATCH,), jnp.int32)}

@@ -244,6 +244,15 @@ def test_nothing_is_compiled_twice(tmp_path):
     assert max(sizes) == 1 and sum(sizes) > 10
 
 
+def test_evaluation_leaves_training_alone(unbroken, tmp_path):
+    """Fewer evaluations, the same training: the student is back in train mode after each."""
+    loop.run({**long_tree(), "eval": {"every": 1000}}, str(tmp_path))
+    train = [[r for r in rows(home) if r["split"] == "train"] for home in (unbroken[0], tmp_path)]
+    assert train[0] == train[1]
+    one, two = (last_state(home, "student") for home in (unbroken[0], tmp_path))
+    assert all(np.array_equal(one[key], two[key]) for key in one)
+
+
 def test_four_devices_are_one(unbroken, tmp_path):
     """The same run on 4 forced CPU devices in global scope."""
     config = tmp_path / "config.json"

@@ -48,18 +48,27 @@ def make_view(image, student: Outputs, teachers: tuple[Outputs, ...], batch, ste
     return View(image, student, teachers, match, batch["label"], batch.get("index"), step)
 
 
-def view_shapes(
-    student: nn.Module, teachers: tuple[nn.Module, ...], image_shape: tuple[int, ...], batch_size: int
-) -> View:
-    """A View of ShapeDtypeStructs for batches of images (H, W, C)."""
+def make_facts(
+    student: nn.Module, teachers: tuple[nn.Module, ...], *, image_shape: tuple[int, ...], batch_size: int, **known
+) -> Facts:
+    """What a distiller's init may know, for batches of images (H, W, C); computes shapes only.
 
-    def make(image, label):
+    Args:
+      student: network in training.
+      teachers: their networks, in order.
+      image_shape: (H, W, C).
+      batch_size: B.
+      **known: other fields of Facts.
+    """
+
+    def view(image, label):
         outputs = [models.apply(m, models.init(m, jax.random.key(0), image), image)[0] for m in (student, *teachers)]
         batch = {"label": label, "index": label}
         return make_view(image, outputs[0], tuple(outputs[1:]), batch, jnp.zeros((), jnp.int32))
 
     image = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
-    return jax.eval_shape(make, image, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
+    shapes = jax.eval_shape(view, image, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
+    return Facts(shapes, num_classes=shapes.student.logits.shape[-1], **known)
 
 
 def init_state(
@@ -68,7 +77,6 @@ def init_state(
     student: nn.Module,
     distiller: Distiller,
     tx: optax.GradientTransformation,
-    image_shape: tuple[int, ...],
     facts: Facts,
 ) -> TrainState:
     """The state before the first step; pure, jittable with the keyword arguments bound.
@@ -81,10 +89,9 @@ def init_state(
       student: network in training.
       distiller: what it is trained by.
       tx: optimiser over {"student": ..., "method": ...}.
-      image_shape: (H, W, C).
-      facts: what the distiller's init may know.
+      facts: what the distiller's init may know; the student's input shape is read from it.
     """
-    net = models.init(student, fold(key, "student"), jnp.zeros((1, *image_shape)))
+    net = models.init(student, fold(key, "student"), jnp.zeros((1, *facts.view_shapes.image.shape[1:])))
     own = distiller.init(fold(key, "method"), facts)
     params = {"student": net.params, "method": own.params}
     return TrainState(

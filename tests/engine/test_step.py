@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 import kd_jax
-from kd_jax import Facts, losses, methods, models
+from kd_jax import losses, methods, models
 from kd_jax.engine import optim
 from kd_jax.engine.metrics import read
-from kd_jax.engine.state import view_shapes
 from kd_jax.engine.step import only
 
 KEY = jax.random.key(0)
@@ -20,9 +19,9 @@ KEY = jax.random.key(0)
 def start(nets, distiller, lr=0.05, teacher=True):
     tx = optim.grouped(optim.sgd, optim.step_schedule(lr, milestones=(), gamma=0.1), distiller.rates)
     teachers = (nets["teacher"],) if teacher else ()
-    facts = Facts(view_shapes(nets["student"], teachers, (8, 8, 3), 8), 10)
+    facts = kd_jax.make_facts(nets["student"], teachers, image_shape=(8, 8, 3), batch_size=8)
     parts = {"student": nets["student"], "distiller": distiller, "tx": tx}
-    init = jax.jit(partial(kd_jax.init_state, image_shape=(8, 8, 3), facts=facts, **parts))
+    init = jax.jit(partial(kd_jax.init_state, facts=facts, **parts))
     return init(KEY), jax.jit(partial(kd_jax.train_step, **parts))
 
 

@@ -1,0 +1,93 @@
+"""What the README says can be typed, can be typed."""
+
+import ast
+import re
+import subprocess
+
+import pytest
+
+from kd_jax import cli, config, data, loop, methods, models
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+COMMANDS = [c.replace("\\\n", " ") for c in re.findall(r"^python launch/train\.py(?:.*\\\n)*.*$", README, re.M)]
+OVERRIDES = re.findall(r"`(--config\.[^`]*)`", README)
+
+
+def apply(made, flag):
+    """One --config.a.b=value, as absl would: a literal, or else a string."""
+    dotted, _, value = flag.removeprefix("--config.").partition("=")
+    *path, last = dotted.split(".")
+    at = made
+    for name in path:
+        at = at[name]
+    assert last in at, flag
+    value = value.strip('"')
+    try:
+        value = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        pass
+    at[last] = value
+
+
+def read(spelled):
+    return cli._default(str(ROOT / spelled))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command):
+    flags = dict(part.split("=", 1) for part in command.split()[2:])
+    made = read(flags.pop("--config"))
+    assert flags.pop("--workdir")
+    for flag, value in flags.items():
+        apply(made, f"{flag}={value}")
+    config.parse(made.to_dict())
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 2 and len(OVERRIDES) >= 6
+
+
+@pytest.mark.parametrize("flags", OVERRIDES)
+def test_overrides(flags):
+    made = read("configs/skd.py")
+    for flag in flags.split(" --"):
+        apply(made, "--" + flag.removeprefix("--"))
+    config.parse(made.to_dict())
+
+
+def test_make_has_the_two_commands():
+    for target in ("quickstart", "test"):
+        assert f"make {target}" in README
+        done = subprocess.run(["make", "-n", target], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_python_blocks_run_and_the_own_recipe_trains(tmp_path, capsys):
+    """Loss, method, model and config file of the README, in its order, then two steps of the result."""
+    space = {}
+    try:
+        for block in BLOCKS:
+            exec(block, space)
+        assert "terms/kd" in capsys.readouterr().out
+        made = space["get_config"]("smoke")
+        made.data.synthetic.size, made.data.synthetic.classes = 8, 5
+        assert made.student.terms.mse.scale == 1.0  # every keyword is a flag
+        summary = loop.run(made.to_dict(), str(tmp_path))
+        assert summary["phases"]["student"]["model"] == "mlp"
+        x = data.load("synthetic", synthetic=made.data.synthetic.to_dict()).train.images[:2] / 255.0
+        model = models.create("mlp", 5)
+        variables = models.init(model, space["jax"].random.key(0), x)
+        out, _ = models.apply(model, variables, x)
+        assert (models.tail(model, variables, out.stages[0], 0) == out.logits).all()
+    finally:
+        methods.CRITERIA.pop("mse", None)
+        models.MODELS.pop("mlp", None)
+
+
+def test_names_in_the_readme_exist():
+    for path in re.findall(r"`((?:kd_jax|configs|tests|launch|docs)/[\w/.]+\.\w+)`", README):
+        assert (ROOT / path).exists(), path
+    for model in ("resnet8x4", "resnet32x4", "wrn_16_1"):
+        assert model in README and model in models.MODELS
