@@ -1,6 +1,8 @@
 """Shared, tiny, and built once a session. Compiled programs are kept between sessions."""
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +45,14 @@ def nets():
     variables = [init(m, jax.random.key(i), image) for i, m in enumerate((teacher, student))]
     batch = {"image": image, "label": jnp.arange(8) % 10}
     return {"teacher": teacher, "student": student, "tv": variables[0], "sv": variables[1], "batch": batch}
+
+
+@pytest.fixture
+def quiet_orbax(monkeypatch):
+    """Orbax's failed reads leave coroutines that complain when they are collected: let them do it here."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    yield
+    gc.collect()
 
 
 def make_view(student, teacher, labels=None, step=0):

@@ -138,8 +138,7 @@ def test_killed_twice_and_half_a_line_written(unbroken, tmp_path):
     assert_same_run(unbroken[0], home)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_damaged_teacher_is_trained_again_not_replaced(unbroken, tmp_path, capsys):
+def test_a_damaged_teacher_is_trained_again_not_replaced(unbroken, tmp_path, capsys, quiet_orbax):
     import shutil
 
     home = tmp_path / "run"
