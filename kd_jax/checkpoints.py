@@ -6,6 +6,7 @@ digest of what was saved, and only a step whose content has that digest is a che
 
 import hashlib
 import logging
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -18,6 +19,10 @@ from kd_jax.typing import InputError, PyTree, Variables
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every save at INFO
 # and leaves failed reads as unretrieved tasks, whose tracebacks would bury the one line that we print
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+class StorageError(OSError):
+    """A checkpoint could not be written. Those written before are intact."""
 
 
 def digest(tree: PyTree) -> str:
@@ -47,24 +52,44 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
-                enable_async_checkpointing=False,
+                enable_async_checkpointing=not read_only,
             ),
             item_names=("network", "training", "meta"),
         )
 
-    def save(self, state: TrainState, extra: PyTree, meta: dict) -> str:
-        """Save at state.step; `extra` is what the loop carries beside the state. Returns the
-        network's digest."""
-        network, training = _split(state, extra)
+    def save(self, state: TrainState, extra: PyTree, meta: dict) -> None:
+        """Save at state.step; `extra` is what the loop carries beside the state. Returns once the
+        values are copied; they are written while training goes on, one step at a time.
+
+        Raises:
+          StorageError: this step, or the one before it, could not be written.
+        """
+        # copies: the state's buffers are donated to the next step while these are written
+        network, training = jax.tree.map(np.array, jax.device_get(_split(state, extra)))
         digests = {"network": digest(network), "training": digest(training)}
         args = ocp.args.Composite(
             network=ocp.args.StandardSave(network),
             training=ocp.args.StandardSave(training),
             meta=ocp.args.JsonSave({**meta, "step": int(state.step), "digests": digests}),
         )
-        self._orbax.save(int(state.step), args=args)
-        self._orbax.wait_until_finished()
-        return digests["network"]
+        with self._storage_errors():
+            self._orbax.save(int(state.step), args=args)
+
+    def wait(self) -> None:
+        """Return when what was saved is on disk.
+
+        Raises:
+          StorageError: it could not be written.
+        """
+        with self._storage_errors():
+            self._orbax.wait_until_finished()
+
+    @contextmanager
+    def _storage_errors(self):
+        try:
+            yield
+        except Exception as e:  # tensorstore's errors have no common type
+            raise StorageError(f"{self._folder}: cannot save a checkpoint ({_why(e)}); those before it are kept") from e
 
     def steps(self) -> list[int]:
         """Committed steps, newest first; whether they are good is not known yet."""

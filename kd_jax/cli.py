@@ -1,4 +1,5 @@
-"""From a command line to exit codes: 0 done, 2 wrong input in one line, 3 not finite, 1 anything else."""
+"""From a command line to exit codes: 0 done, 2 wrong input in one line, 3 not finite, 143 and 130 stopped
+by a signal after saving, 1 anything else."""
 
 import importlib.util
 import os
@@ -9,6 +10,7 @@ from difflib import get_close_matches
 from absl import flags
 from ml_collections import config_dict, config_flags
 
+from kd_jax.signals import Stopped
 from kd_jax.typing import InputError
 
 CACHE = "~/.cache/kd_jax/xla"
@@ -34,6 +36,10 @@ def main(run: Callable[[], None], *, required: tuple[str, ...] = ()) -> None:
         _end(2, e)
     except ArithmeticError as e:
         _end(3, e)
+    except Stopped as e:
+        _end(128 + e.number, e)
+    except OSError as e:
+        _end(1, e)
 
 
 def _end(code: int, error: Exception) -> None:

@@ -158,10 +158,11 @@ class Eval:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run."""
+    """A whole run. skip_nonfinite: updates a phase may leave out because they are not finite."""
 
     name: str
     seed: int
+    skip_nonfinite: int
     phases: tuple[Phase, ...]
     data: Data
     parallel: Parallel
@@ -171,6 +172,7 @@ class Recipe:
 
     def check(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
+        _require(self.skip_nonfinite >= 0, "skip_nonfinite", self.skip_nonfinite, "a number of updates, at least 0")
         seen = []
         for phase in self.phases:
             for origin in phase.teacher:

@@ -1,6 +1,6 @@
 """A run: the phases of a recipe one after the other, each resumed from where it was."""
 
-from kd_jax import config, data, report, writers
+from kd_jax import config, data, report, signals, writers
 from kd_jax.build import Job, plan
 from kd_jax.parallel import Layout
 from kd_jax.phase import PhaseRun
@@ -23,6 +23,8 @@ def run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict:
     Raises:
       InputError: something in the configuration, the data or the folder is wrong.
       NonFiniteError: training diverged; the last good checkpoint is kept.
+      Stopped: SIGTERM or SIGINT came; everything is saved.
+      OSError: a file of the run could not be written; what was saved before is intact.
     """
     recipe = config.parse(tree)
     home = Workdir(workdir, tree)
@@ -30,14 +32,18 @@ def run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict:
     layout = Layout(recipe.parallel.mesh)
     dataset = data.load(recipe.data.name, dir=recipe.data.dir, synthetic=recipe.data.synthetic)
     jobs = plan(recipe, dataset, home.path, layout.count)
-    home.open(overwrite=overwrite)
+    with home.opened(overwrite=overwrite), signals.caught() as stop:
+        return _run(recipe, home, layout, dataset, jobs, stop)
+
+
+def _run(recipe: config.Recipe, home: Workdir, layout: Layout, dataset: data.Dataset, jobs: tuple[Job, ...], stop):
     sizes = f"{len(dataset.train)} training and {len(dataset.test)} test images of {dataset.train.shape}"
     say(f"{recipe.name}: {dataset.origin}, {sizes}; devices: {layout.count}")
     for job in jobs:
         _warn_of_milestones(job)
     log = writers.MetricsLog(home.path / "metrics.jsonl")
     source = Resident(layout, dataset, seed=recipe.data_seed, augment=recipe.data.augment)
-    runs = [PhaseRun(recipe, job, home, layout, source, log) for job in jobs]
+    runs = [PhaseRun(recipe, job, home, layout, source, log, stop) for job in jobs]
     phases = {job.phase.name: phase.result() for job, phase in zip(jobs, runs, strict=True)}
     written = home.path / "summary.json"
     if any(phase.trained for phase in runs) or not written.exists():

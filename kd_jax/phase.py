@@ -12,6 +12,7 @@ from kd_jax.checkpoints import Checkpoints
 from kd_jax.engine import metrics as metrics_lib
 from kd_jax.parallel import Layout
 from kd_jax.programs import Carry, Programs, Resident
+from kd_jax.signals import Stopped
 from kd_jax.typing import InputError, Variables
 from kd_jax.workdir import Workdir
 from kd_jax.writers import say
@@ -58,8 +59,9 @@ class Examiner:
 class PhaseRun:
     """A phase of a run in its folder. `result` does all there is to do."""
 
-    def __init__(self, recipe: config.Recipe, job: Job, home: Workdir, layout: Layout, source: Resident, log):
-        self.recipe, self.job, self.layout, self.source, self.log = recipe, job, layout, source, log
+    def __init__(self, recipe: config.Recipe, job: Job, home: Workdir, layout: Layout, source: Resident, log, stop):
+        """stop: a function that returns the number of a signal that asks to stop, or None."""
+        self.recipe, self.job, self.layout, self.source, self.log, self.stop = recipe, job, layout, source, log, stop
         self.name = job.phase.name
         self.folder = home.path / self.name
         self.checkpoints = Checkpoints(self.folder, keep=recipe.checkpoint.keep, say=say)
@@ -88,7 +90,7 @@ class PhaseRun:
 
     def _train(self) -> dict:
         job, began = self.job, time.monotonic()
-        programs = Programs(job, self.layout)
+        programs = Programs(job, self.layout, skip=self.recipe.skip_nonfinite)
         teachers = self._load_teachers()
         exam = Examiner(programs, self.source, teachers)
         if self.teacher:
@@ -106,8 +108,8 @@ class PhaseRun:
             if mark is None:  # the first step compiles: wait for it, then start to count
                 jax.block_until_ready(carry)
                 mark = (time.monotonic(), step)
-            due = self._due(step)
-            if not any(due):
+            due, signal = self._due(step), self.stop()
+            if not any(due) and signal is None:
                 continue
             self._stop_if_ill(carry)
             self.clock.training += time.monotonic() - mark[0]
@@ -118,11 +120,15 @@ class PhaseRun:
                 carry = carry._replace(metrics=programs.no_metrics())
             if test:
                 self._test_row(exam.measure(carry.state.student), step, progress)
-            if save:
+            if save or signal is not None:
                 self.clock.wall = wall + time.monotonic() - began
                 self._save(carry)
+            if signal is not None:
+                self.checkpoints.wait()
+                raise Stopped(signal, f"phase {self.name}, step {step} of {job.steps}")
             mark = (time.monotonic(), step)
         progress.close()
+        self.checkpoints.wait()
         self.log.in_order([p.name for p in self.recipe.phases])
         return self._outcome(carry)
 
@@ -146,17 +152,17 @@ class PhaseRun:
 
     def _start(self, programs: Programs, teachers: tuple[Variables, ...]) -> Carry:
         """The newest good checkpoint, or the beginning."""
-        found = self.checkpoints.restore(self.layout.like(self.job.abstract), programs.no_metrics())
+        beside = programs.no_metrics(), programs.no_faults()
+        found = self.checkpoints.restore(self.layout.like(self.job.abstract), beside)
         if found is None:
-            state = programs.init(jax.random.key(self.recipe.seed), teachers)
-            return programs.carry(state)
-        state, metrics, meta = found
+            return Carry(programs.init(jax.random.key(self.recipe.seed), teachers), *beside)
+        state, beside, meta = found
         if meta["teacher"] != (self.teacher and self.teacher["digest"]):
             origin = ", ".join(self.job.phase.teacher)
             raise InputError(f"{self.folder}: was trained with another teacher than {origin} now is; add --overwrite")
         self.clock, self.warned = Clock(**meta["clock"]), meta["warned"]
         say(f"{self.name}: resumed at step {meta['step']} of {self.job.steps}")
-        return programs.carry(state, metrics)
+        return Carry(state, *beside)
 
     def _stop_if_ill(self, carry: Carry) -> None:
         health = jax.device_get(carry.health)
@@ -168,7 +174,8 @@ class PhaseRun:
     def _stop(self, what: str) -> None:
         steps = self.checkpoints.steps()
         kept = f"the last good checkpoint, step {steps[0]}, is kept" if steps else "no checkpoint was saved yet"
-        raise NonFiniteError(f"phase {self.name}, {what}; {kept}")
+        skipped = f"; skipped {self.recipe.skip_nonfinite} before" if self.recipe.skip_nonfinite else ""
+        raise NonFiniteError(f"phase {self.name}, {what}{skipped}; {kept}")
 
     def _row(self, split: str, step: int, values: dict[str, float]) -> dict:
         epoch = step / self.job.steps_per_epoch
@@ -207,7 +214,7 @@ class PhaseRun:
             "clock": asdict(self.clock),
             "warned": self.warned,
         }
-        self.checkpoints.save(carry.state, carry.metrics, meta)
+        self.checkpoints.save(carry.state, (carry.metrics, carry.health), meta)
 
     def _outcome(self, carry: Carry) -> dict:
         rows, clock = self.log.of(self.name, "test"), self.clock
@@ -217,6 +224,7 @@ class PhaseRun:
             "params": models.count_parameters(carry.state.params["student"]),
             "method_params": models.count_parameters(carry.state.params["method"]),
             "steps": self.job.steps,
+            "skipped_updates": int(carry.health.skipped),
             "top1_last": rows[-1]["top1"],
             "top1_best": max(row["top1"] for row in rows),
             "top5_last": rows[-1]["top5"],

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from kd_jax import engine
 from kd_jax.build import Job, Network
@@ -57,7 +58,8 @@ class Resident:
 class Programs:
     """Compiled on first use, each once: shapes do not change within a phase."""
 
-    def __init__(self, job: Job, layout: Layout):
+    def __init__(self, job: Job, layout: Layout, *, skip: int = 0):
+        """skip: how many updates may be left out because their loss or result is not finite."""
         self.job, self.layout = job, layout
         parts = {"student": job.network.model, "distiller": job.distiller, "tx": job.tx}
         facts = job.facts
@@ -70,8 +72,12 @@ class Programs:
         def train(carry: Carry, teachers: tuple[Outputs, ...], batch: Batch, key: Array) -> Carry:
             batch = {**batch, "image": _normalized(job.network, batch["image"])}
             state, measured = engine.train_step(carry.state, teachers, batch, key, **parts)
-            health = metrics_lib.check(carry.health, state.step, measured)
-            return Carry(state, metrics_lib.add(carry.metrics, measured), health)
+            summed, fine = metrics_lib.add(carry.metrics, measured), jnp.isfinite(measured["loss"].total)
+            if skip:  # keep what was before a bad step, but for the count of steps
+                fine &= jnp.isfinite(optax.tree.norm(state.params))
+                old = carry.state._replace(step=state.step), carry.metrics
+                state, summed = jax.tree.map(partial(jnp.where, fine), (state, summed), old)
+            return Carry(state, summed, metrics_lib.check(carry.health, state.step, measured, fine, skip))
 
         def evaluate(variables: Variables, teacher_logits: Array | None, batch: Batch, so_far):
             batch = {**batch, "image": _normalized(job.network, batch["image"])}
@@ -92,7 +98,7 @@ class Programs:
         # made on the device each time: a donated copy of a host array would take the original along
         self.no_metrics = layout.jit(lambda: metrics_lib.zeros_like(counted), ins="", outs="r")
         self.no_measures = layout.jit(lambda: metrics_lib.zeros_like(measured), ins="", outs="r")
-        self._no_faults = layout.jit(lambda: metrics_lib.healthy(counted), ins="", outs="r")
+        self.no_faults = layout.jit(lambda: metrics_lib.healthy(counted), ins="", outs="r")
         self._teachers = [
             layout.jit(_teacher(t.network, job.distiller.needs), ins="rb", outs="b") for t in job.teachers
         ]
@@ -100,10 +106,6 @@ class Programs:
     def teach(self, teachers: tuple[Variables, ...], image: Array) -> tuple[Outputs, ...]:
         """Every teacher's outputs for a batch of images, by programs of their own."""
         return tuple(program(v, image) for program, v in zip(self._teachers, teachers, strict=True))
-
-    def carry(self, state: TrainState, metrics: metrics_lib.Metrics | None = None) -> Carry:
-        """A carry with nothing counted yet, or with the sums of an interrupted interval."""
-        return Carry(state, metrics or self.no_metrics(), self._no_faults())
 
     def _example(self) -> tuple[tuple[Outputs, ...], Batch]:
         view, job = self.job.facts.view_shapes, self.job

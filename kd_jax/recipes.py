@@ -135,6 +135,7 @@ def recipe(name: str, *, smoke: bool = False, data: str = "cifar100", **phases: 
     made = Config({
         "name": name,
         "seed": 0,
+        "skip_nonfinite": 0,
         "phases": tuple(phases),
         "data": {
             "name": data,

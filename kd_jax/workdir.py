@@ -1,6 +1,10 @@
 """A run's folder, and the rule that one folder holds one configuration."""
 
+import fcntl
 import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from etils import epath
@@ -63,15 +67,53 @@ class Workdir:
                 f"--workdir={self.path}: holds another run: config.{changed}; name another folder or add --overwrite"
             )
 
-    def open(self, *, overwrite: bool) -> None:
-        """Create the folder and write config.json; with `overwrite`, delete the earlier run first."""
+    @contextmanager
+    def opened(self, *, overwrite: bool) -> Iterator[None]:
+        """Hold the folder for one run: create it, lock it, write config.json; with `overwrite`,
+        delete the earlier run first.
+
+        Raises:
+          InputError: the folder cannot be written, or another run holds it.
+        """
+        with self._locked():
+            self._prepare(overwrite)
+            yield
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """A lock that the system takes back from a dead process. None on object stores."""
+        if "://" in str(self.path):
+            yield
+            return
+        with self._writable():
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / ".lock", "a+")  # noqa: SIM115
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                file.seek(0)
+                raise InputError(f"--workdir={self.path}: another run holds it ({file.read()})") from e
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            yield
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
         try:
+            yield
+        except OSError as e:
+            raise InputError(f"--workdir={self.path}: cannot be written ({e.strerror or e})") from e
+
+    def _prepare(self, overwrite: bool) -> None:
+        with self._writable():
             if overwrite and (self.path / "config.json").exists():
                 self._clear()
             self.path.mkdir(parents=True, exist_ok=True)
-            writers.write_json(self.path / "config.json", self._tree)
-        except OSError as e:
-            raise InputError(f"--workdir={self.path}: cannot be written ({e.strerror or e})") from e
+            written = self.path / "config.json"
+            if not written.exists() or flatten(writers.read_json(written)) != flatten(self._tree):
+                writers.write_json(written, self._tree)
 
     def _clear(self) -> None:
         """Delete what a run writes, and nothing else."""

@@ -1,8 +1,10 @@
-"""Run a recipe in this process and die by SIGKILL at a chosen point.
+"""Run a recipe in this process and die by SIGKILL, or get another signal, at a chosen point.
 
 python tests/killer.py CONFIG.json WORKDIR POINT   with POINT one of
 train:N     before the N-th training step of this process
 save:N:MS   MS milliseconds into the N-th save
+term:N      SIGTERM before the N-th training step, likewise int:N
+pause:N     say so and sleep before the N-th training step
 done        just after the first phase is marked as done
 report      while the report is written
 seconds:S   S seconds after the start of the interpreter's main program
@@ -13,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 
 def die(*_):
@@ -39,9 +42,15 @@ def arm(point):
         return
     from kd_jax import checkpoints, phase, report
 
-    if kind == "train":
+    acts = {
+        "train": die,
+        "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
+        "int": lambda: os.kill(os.getpid(), signal.SIGINT),
+        "pause": lambda: (print("paused", flush=True), time.sleep(600)),
+    }
+    if kind in acts:
         resident = phase.Resident
-        resident.train = nth(int(numbers[0]), resident.train, die)
+        resident.train = nth(int(numbers[0]), resident.train, acts[kind])
     elif kind == "save":
         later = threading.Timer(float(numbers[1]) / 1000, die)
         checkpoints.Checkpoints.save = nth(int(numbers[0]), checkpoints.Checkpoints.save, later.start)
@@ -57,7 +66,7 @@ if __name__ == "__main__":
     arm(point)
     from kd_jax import cli, loop
 
-    cli.use_compilation_cache()
     with open(config) as file:
         tree = json.load(file)
-    loop.run(tree, workdir)
+    sys.argv = sys.argv[:1]
+    cli.main(lambda: loop.run(tree, workdir))

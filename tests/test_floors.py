@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "kd_jax"
 FLOOR = {
     "typing": 0,
-    "losses": 1, "layers": 1, "models": 1, "data": 1, "config": 1, "writers": 1, "workdir": 1.5,
+    "losses": 1, "layers": 1, "models": 1, "data": 1, "config": 1, "writers": 1, "signals": 1, "workdir": 1.5,
     "methods": 2, "engine": 3, "parallel": 4, "checkpoints": 4,
     "recipes": 5, "build": 5.1, "programs": 5.2,
     "report": 6, "phase": 6.1, "loop": 6.2, "cli": 6,

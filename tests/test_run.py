@@ -91,9 +91,9 @@ def test_rows(unbroken):
 
 def test_a_finished_run_changes_nothing(unbroken, capsys):
     home, summary = unbroken
-    before = {p: p.stat().st_mtime_ns for p in home.rglob("*") if p.is_file() and p.name != "config.json"}
+    before = {p: p.stat().st_mtime_ns for p in home.rglob("*") if p.is_file() and p.name != ".lock"}
     assert loop.run(long_tree(), str(home)) == summary
-    after = {p: p.stat().st_mtime_ns for p in home.rglob("*") if p.is_file() and p.name != "config.json"}
+    after = {p: p.stat().st_mtime_ns for p in home.rglob("*") if p.is_file() and p.name != ".lock"}
     assert before == after
     assert "| student | resnet8 |" in capsys.readouterr().out
 
@@ -136,6 +136,78 @@ def test_killed_twice_and_half_a_line_written(unbroken, tmp_path):
         file.write('{"phase": "student", "step": 9, "spl')
     loop.run(long_tree(), str(home))
     assert_same_run(unbroken[0], home)
+
+
+def start(tmp_path, *point):
+    """The run in a process of its own, which the test may signal."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(long_tree()))
+    command = [sys.executable, str(ROOT / "tests" / "killer.py"), str(config), str(tmp_path / "run"), *point]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(("point", "code"), [("term:4", 143), ("int:9", 130), ("term:14", 143)])
+def test_stopped_by_a_signal_and_started_again(unbroken, tmp_path, point, code):
+    """SIGTERM and SIGINT save at the next step boundary, wherever that is."""
+    stopped = start(tmp_path, point)
+    said, errors = stopped.communicate(timeout=120)
+    assert stopped.returncode == code, errors
+    step = int(point.split(":")[1])
+    where = f"phase teacher, step {step} of 7" if step <= 7 else f"phase student, step {step - 7} of 12"
+    name = {143: "SIGTERM", 130: "SIGINT"}[code]
+    assert errors == f"error: stopped by {name} at {where}; saved, the same command resumes\n"
+    phase = where.split()[1].rstrip(",")
+    assert Checkpoints(epath.Path(tmp_path / "run" / phase), read_only=True).steps()[0] == (
+        step if step <= 7 else step - 7
+    )
+    loop.run(long_tree(), str(tmp_path / "run"))
+    assert_same_run(unbroken[0], tmp_path / "run")
+
+
+def test_two_runs_in_one_folder(unbroken, tmp_path):
+    """The second is refused while the first lives; a killed one holds nothing."""
+    first = start(tmp_path, "pause:3")
+    while "paused" not in first.stdout.readline():
+        assert first.poll() is None, first.stderr.read()
+    with pytest.raises(InputError, match=rf"another run holds it \(process {first.pid} on "):
+        loop.run(long_tree(), str(tmp_path / "run"))
+    first.kill()
+    first.wait()
+    loop.run(long_tree(), str(tmp_path / "run"))
+    assert_same_run(unbroken[0], tmp_path / "run")
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_was_saved(unbroken, tmp_path, monkeypatch):
+    from kd_jax import checkpoints
+
+    save, count = checkpoints.ocp.CheckpointManager.save, []
+
+    def full(self, step, **kwargs):
+        count.append(step)
+        if len(count) == 4:
+            raise OSError(28, "No space left on device")
+        return save(self, step, **kwargs)
+
+    monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "save", full)
+    with pytest.raises(checkpoints.StorageError, match="student: cannot save a checkpoint .*No space left on device"):
+        loop.run(long_tree(), str(tmp_path))
+    monkeypatch.undo()
+    loop.run(long_tree(), str(tmp_path))
+    assert_same_run(unbroken[0], tmp_path)
+
+
+def test_a_folder_that_vanishes(tmp_path, monkeypatch):
+    import shutil
+
+    train = phase.Resident.train
+    monkeypatch.setattr(phase.Resident, "train", lambda *a: (shutil.rmtree(tmp_path / "run", True), train(*a))[1])
+    with pytest.raises(OSError, match="metrics.jsonl|cannot save a checkpoint"):
+        loop.run(long_tree(), str(tmp_path / "run"))
+
+
+def test_a_folder_that_cannot_be_made():
+    with pytest.raises(InputError, match="--workdir=/proc/none/run: cannot be written"):
+        loop.run(tree(), "/proc/none/run")
 
 
 def test_a_damaged_teacher_is_trained_again_not_replaced(unbroken, tmp_path, capsys, quiet_orbax):
@@ -202,6 +274,36 @@ def test_a_loss_that_is_not_finite(tmp_path):
     assert ("no checkpoint was saved yet" in str(e.value)) == (not kept)
     assert not (tmp_path / "teacher" / "DONE").exists() and not (tmp_path / "summary.json").exists()
     assert all(np.isfinite(r["loss"]) for r in rows(tmp_path))
+
+
+def poisoned(monkeypatch, *steps):
+    """Training batches of these steps (of any phase) hold a NaN."""
+    train = phase.Resident.train
+
+    def bad(self, step, batch_size):
+        batch = train(self, step, batch_size)
+        return {**batch, "image": batch["image"] * np.nan} if step in steps else batch
+
+    monkeypatch.setattr(phase.Resident, "train", bad)
+
+
+def test_bad_updates_can_be_skipped_up_to_a_number(tmp_path, monkeypatch):
+    poisoned(monkeypatch, 1, 4)
+    made = tree(**LONG, skip_nonfinite=2)
+    summary = loop.run(made, str(tmp_path))
+    assert [p["skipped_updates"] for p in summary["phases"].values()] == [2, 2]
+    assert all(np.isfinite(r["loss"]) for r in rows(tmp_path))
+    state = last_state(tmp_path, "student")
+    assert all(np.isfinite(leaf).all() for leaf in state.values())
+    with pytest.raises(phase.NonFiniteError, match="phase teacher, step 5: the loss is not finite .*skipped 1 before"):
+        loop.run({**made, "skip_nonfinite": 1}, str(tmp_path / "less"))
+
+
+def test_allowing_skips_changes_nothing_where_none_is_needed(unbroken, tmp_path):
+    loop.run(tree(**LONG, skip_nonfinite=3), str(tmp_path))
+    one, two = (last_state(home, "student") for home in (unbroken[0], tmp_path))
+    for key in one:  # another program, so not the same bits
+        np.testing.assert_allclose(one[key], two[key], rtol=1e-3, atol=1e-5, err_msg=key)
 
 
 def test_a_term_that_is_not_finite_is_named(tmp_path, monkeypatch):

@@ -50,24 +50,29 @@ def add(a: Metrics, b: Metrics) -> Metrics:
 
 
 class Health(NamedTuple):
-    """The first step whose loss was not finite (-1: none), and which terms were not then."""
+    """What went wrong so far.
+
+    step: () int32, the step whose loss was not finite and may not be skipped; -1: none.
+    terms: which terms were not finite then. skipped: () int32, updates skipped so far.
+    """
 
     step: Array
     terms: dict[str, Array]
-
-
-def check(health: Health, step: Array, metrics: Metrics) -> Health:
-    """Note `step` if it is the first with a loss that is not finite."""
-    first = (health.step < 0) & ~jnp.isfinite(metrics["loss"].total)
-    bad = {name: ~jnp.isfinite(metrics[name].total) for name in health.terms}
-    terms = {name: jnp.where(first, bad[name], was) for name, was in health.terms.items()}
-    return Health(jnp.where(first, step, health.step), terms)
+    skipped: Array
 
 
 def healthy(metrics: Metrics) -> Health:
     """Nothing wrong yet."""
     terms = {name: jnp.zeros((), bool) for name in metrics if name.startswith("terms/")}
-    return Health(jnp.full((), -1, jnp.int32), terms)
+    return Health(jnp.full((), -1, jnp.int32), terms, jnp.zeros((), jnp.int32))
+
+
+def check(health: Health, step: Array, metrics: Metrics, fine: Array, allowed: int = 0) -> Health:
+    """Note a step that is not `fine`: as skipped while that is allowed, else as where training ended."""
+    skipped = health.skipped + ~fine
+    first = (health.step < 0) & (skipped > allowed)
+    terms = {name: jnp.where(first, ~jnp.isfinite(metrics[name].total), was) for name, was in health.terms.items()}
+    return Health(jnp.where(first, step, health.step), terms, skipped)
 
 
 def zeros_like(metrics: Metrics) -> Metrics:

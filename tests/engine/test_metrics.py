@@ -32,15 +32,18 @@ def test_agreement():
     np.testing.assert_array_equal(m.agreement(a, b), [1, 0])
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_health_notes_the_first_bad_step_and_its_terms(bad):
-    def at(ce, kd):
-        return m.named({"ce": jnp.float32(ce), "kd": jnp.float32(kd)}, {}, jnp.ones(2)) | {
-            "loss": m.mean_of(jnp.float32(ce + kd), jnp.ones(2))
-        }
+def at(ce, kd):
+    """Metrics of a step with these two terms."""
+    both = m.named({"ce": jnp.float32(ce), "kd": jnp.float32(kd)}, {}, jnp.ones(2))
+    return both | {"loss": m.mean_of(jnp.float32(ce + kd), jnp.ones(2))}
 
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(("allowed", "ends"), [(0, 2), (1, 3), (2, -1)])
+def test_health_notes_the_step_that_ends_it_and_its_terms(bad, allowed, ends):
     health = m.healthy(at(0, 0))
-    for step, values in enumerate([(1, 1), (1, bad), (bad, bad), (1, 1)], 1):
-        health = m.check(health, jnp.int32(step), at(*values))
-    assert int(health.step) == 2
-    assert {k: bool(v) for k, v in health.terms.items()} == {"terms/ce": False, "terms/kd": True}
+    for step, values in enumerate([(1, 1), (1, bad), (bad, 1), (1, 1)], 1):
+        measured = at(*values)
+        health = m.check(health, jnp.int32(step), measured, jnp.isfinite(measured["loss"].total), allowed)
+    assert int(health.step) == ends and int(health.skipped) == 2
+    assert {k: bool(v) for k, v in health.terms.items()} == {"terms/ce": ends == 3, "terms/kd": ends == 2}
