@@ -97,29 +97,38 @@ class Phase:
 
 @dataclass(frozen=True)
 class Data:
-    """seed None is the run's seed. augment "auto" is the data set's usual one."""
+    """seed None is the run's seed. augment "auto" is the data set's usual one. size: pixels a side, 0 as
+    they are. test_fraction: held out where a folder has no test part. subset: training examples, 0 for
+    all, below 1 a fraction, otherwise a count."""
 
     name: str
     dir: str
     seed: int | None
     augment: str
+    size: int
+    test_fraction: float
+    subset: float
     synthetic: dict = field(default_factory=dict)
 
     def check(self, at: str) -> None:
         accepted = ("auto", "crop_flip", "crop", "none")
         _require(self.augment in accepted, f"{at}.augment", self.augment, "auto, crop_flip, crop or none")
         _require(self.seed is None or self.seed >= 0, f"{at}.seed", self.seed, "at least 0, or None")
+        _require(self.size >= 0, f"{at}.size", self.size, "pixels a side, or 0 for the images as they are")
+        _require(0 < self.test_fraction < 1, f"{at}.test_fraction", self.test_fraction, "above 0 and below 1")
+        part = 0 <= self.subset < 1 or self.subset.is_integer() and self.subset > 0
+        _require(part, f"{at}.subset", self.subset, "0 for all, a fraction below 1, or a whole number")
 
 
 @dataclass(frozen=True)
 class Parallel:
-    """mesh: () for all devices, or (n,) for the first n."""
+    """scope: see kd_jax.parallel. mesh: () for all devices, or (n,) for the first n."""
 
     scope: str
     mesh: tuple[int, ...]
 
     def check(self, at: str) -> None:
-        _require(self.scope == "global", f"{at}.scope", self.scope, "global")
+        _require(self.scope in ("global", "device"), f"{at}.scope", self.scope, "global or device")
         ok = len(self.mesh) <= 1 and all(n > 0 for n in self.mesh)
         _require(ok, f"{at}.mesh", self.mesh, "() for all devices or (N,) for N of them")
 
@@ -138,9 +147,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Log:
-    """every: steps between training rows."""
+    """every: steps between training rows. tensorboard: also write its event files."""
 
     every: int
+    tensorboard: bool
 
     def check(self, at: str) -> None:
         _require(self.every > 0, f"{at}.every", self.every, "a number of steps above 0")
@@ -158,11 +168,13 @@ class Eval:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. skip_nonfinite: updates a phase may leave out because they are not finite."""
+    """A whole run. skip_nonfinite: updates a phase may leave out because they are not finite.
+    teacher_check: whether a teacher near chance stops the run."""
 
     name: str
     seed: int
     skip_nonfinite: int
+    teacher_check: bool
     phases: tuple[Phase, ...]
     data: Data
     parallel: Parallel

@@ -1,5 +1,8 @@
 """A run: the phases of a recipe one after the other, each resumed from where it was."""
 
+from dataclasses import asdict
+from typing import NamedTuple
+
 from kd_jax import config, data, report, signals, writers
 from kd_jax.build import Job, plan
 from kd_jax.parallel import Layout
@@ -7,6 +10,37 @@ from kd_jax.phase import PhaseRun
 from kd_jax.programs import Resident
 from kd_jax.workdir import Workdir
 from kd_jax.writers import say
+
+
+class Prepared(NamedTuple):
+    """A run before its first effect: everything built and checked."""
+
+    recipe: config.Recipe
+    home: Workdir
+    layout: Layout
+    dataset: data.Dataset
+    jobs: tuple[Job, ...]
+
+    @property
+    def heading(self) -> str:
+        """One line on what runs, on which data, where."""
+        train, test = self.dataset.train, self.dataset.test
+        sizes = f"{len(train)} training and {len(test)} test images of {train.shape}"
+        return f"{self.recipe.name}: {self.dataset.origin}, {sizes}; devices: {self.layout.count}"
+
+
+def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
+    """Validate, load the data and build every phase; writes nothing. Arguments and errors as for `run`."""
+    recipe = config.parse(tree)
+    if recipe.log.tensorboard:
+        writers.tensorboard()  # missing: say so now
+    home = Workdir(workdir, tree)
+    home.check(overwrite=overwrite)
+    layout = Layout(recipe.parallel.mesh, recipe.parallel.scope)
+    wanted = asdict(recipe.data)
+    del wanted["augment"]
+    dataset = data.load(**{**wanted, "seed": recipe.data_seed})
+    return Prepared(recipe, home, layout, dataset, plan(recipe, dataset, home.path, layout.count))
 
 
 def run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict:
@@ -26,19 +60,14 @@ def run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict:
       Stopped: SIGTERM or SIGINT came; everything is saved.
       OSError: a file of the run could not be written; what was saved before is intact.
     """
-    recipe = config.parse(tree)
-    home = Workdir(workdir, tree)
-    home.check(overwrite=overwrite)
-    layout = Layout(recipe.parallel.mesh)
-    dataset = data.load(recipe.data.name, dir=recipe.data.dir, synthetic=recipe.data.synthetic)
-    jobs = plan(recipe, dataset, home.path, layout.count)
-    with home.opened(overwrite=overwrite), signals.caught() as stop:
-        return _run(recipe, home, layout, dataset, jobs, stop)
+    made = prepare(tree, workdir, overwrite=overwrite)
+    with made.home.opened(overwrite=overwrite), signals.caught() as stop:
+        return _run(made, tree, stop)
 
 
-def _run(recipe: config.Recipe, home: Workdir, layout: Layout, dataset: data.Dataset, jobs: tuple[Job, ...], stop):
-    sizes = f"{len(dataset.train)} training and {len(dataset.test)} test images of {dataset.train.shape}"
-    say(f"{recipe.name}: {dataset.origin}, {sizes}; devices: {layout.count}")
+def _run(made: Prepared, tree: dict, stop) -> dict:
+    recipe, home, layout, dataset, jobs = made
+    say(made.heading)
     for job in jobs:
         _warn_of_milestones(job)
     log = writers.MetricsLog(home.path / "metrics.jsonl")
@@ -47,7 +76,7 @@ def _run(recipe: config.Recipe, home: Workdir, layout: Layout, dataset: data.Dat
     phases = {job.phase.name: phase.result() for job, phase in zip(jobs, runs, strict=True)}
     written = home.path / "summary.json"
     if any(phase.trained for phase in runs) or not written.exists():
-        summary = report.summarize(recipe, phases)
+        summary = report.summarize(recipe, phases, tree)
         watched = dict.fromkeys(watch.log for job in jobs for watch in job.distiller.watch)
         report.write(home.path, summary, log.rows, dataset, tuple(watched))
         writers.write_json(written, summary)  # last: where it stands, all is done

@@ -2,6 +2,9 @@
 
 scope "global": one program over all devices. The batch is split along the axis "data", everything
 else is replicated, and XLA makes statistics over the batch (BatchNorm, SKD's attention) global.
+scope "device": every device runs the step on its part of the batch (shard_map), with statistics and
+attention of its own, as the papers' one-GPU batches; gradients and running statistics are averaged.
+On one device the two are the same.
 """
 
 import jax
@@ -13,15 +16,15 @@ from kd_jax.typing import InputError, PyTree
 class Layout:
     """Where things live on the devices, and programs compiled for that."""
 
-    def __init__(self, mesh: tuple[int, ...] = ()):
-        """mesh: () for all devices, or (n,) for the first n."""
+    def __init__(self, mesh: tuple[int, ...] = (), scope: str = "global"):
+        """mesh: () for all devices, or (n,) for the first n. scope: "global" or "device"."""
         devices = jax.devices()
         count = mesh[0] if mesh else len(devices)
         if count > len(devices):
             raise InputError(f"config.parallel.mesh: {mesh} asks for {count} devices, there are {len(devices)}")
         # Auto: make_mesh's default, Explicit, refuses some gradients
         self.mesh: Mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices[:count])
-        self.count = count
+        self.count, self.scope = count, scope
         self._shardings = {
             "r": NamedSharding(self.mesh, PartitionSpec()),
             "b": NamedSharding(self.mesh, PartitionSpec("data")),
@@ -35,6 +38,11 @@ class Layout:
         """Shapes with the replicated sharding, for a restore."""
         return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=self._shardings["r"]), shapes)
 
+    @property
+    def axis_name(self) -> str | None:
+        """The axis over which a step has to average by itself: only in scope "device"."""
+        return "data" if self.scope == "device" else None
+
     def jit(self, function, *, ins: str, outs: str, donate: tuple[int, ...] = ()):
         """Compile. ins and outs: one letter an argument and a result, "r" or "b"."""
         outs = tuple(self._shardings[letter] for letter in outs)
@@ -44,3 +52,12 @@ class Layout:
             out_shardings=outs if len(outs) > 1 else outs[0],
             donate_argnums=donate,
         )
+
+    def jit_step(self, function, *, ins: str, outs: str, donate: tuple[int, ...] = ()):
+        """Compile a training step, in which examples may mix: as `jit`, or a program a device."""
+        if self.scope == "device":
+            specs = [tuple(self._shardings[letter].spec for letter in letters) for letters in (ins, outs)]
+            # check_vma=True would sum the gradients of replicated parameters before our own mean
+            mapped = {"in_specs": specs[0], "out_specs": specs[1] if len(outs) > 1 else specs[1][0], "check_vma": False}
+            function = jax.shard_map(function, mesh=self.mesh, **mapped)
+        return self.jit(function, ins=ins, outs=outs, donate=donate)

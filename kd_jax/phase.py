@@ -96,9 +96,11 @@ class PhaseRun:
         if self.teacher:
             self.teacher["top1"] = exam.teacher_top1
             say(f"{self.name}: teacher {self.teacher['origin']}, top-1 {exam.teacher_top1:.2%}")
+            self._check_teacher(exam.teacher_top1)
         carry, key = self._start(programs, teachers), self.layout.put(jax.random.key(self.recipe.seed))
         step, wall, mark = int(carry.state.step), self.clock.wall, None
         self.log.rewind(self.name, step)
+        self.log.mirror(self.folder.parent / "tensorboard" if self.recipe.log.tensorboard else None, self.name, step)
         progress = writers.Progress(self.name, step, job.steps)
         while step < job.steps:
             batch = self.source.train(step, job.phase.batch_size)
@@ -149,6 +151,18 @@ class PhaseRun:
         if loaded:
             self.teacher = {"origin": ",".join(self.job.phase.teacher), "digest": ",".join(digests), "top1": None}
         return tuple(loaded)
+
+    def _check_teacher(self, top1: float) -> None:
+        """Refuse a teacher that guesses: within three standard errors, or half a chance, of guessing."""
+        chance = 1 / self.job.network.num_classes
+        spread = chance * (1 - chance)
+        near = chance + max(3 * (spread / self.source.sizes["test"]) ** 0.5, spread / 2)
+        if self.recipe.teacher_check and top1 <= near:
+            raise InputError(
+                f"config.{self.name}.teacher: {self.teacher['origin']} has top-1 {top1:.2%} on the test set, "
+                f"near chance ({chance:.2%}): other weights, classes or normalisation? "
+                "--config.teacher_check=False insists"
+            )
 
     def _start(self, programs: Programs, teachers: tuple[Variables, ...]) -> Carry:
         """The newest good checkpoint, or the beginning."""

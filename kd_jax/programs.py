@@ -71,7 +71,7 @@ class Programs:
 
         def train(carry: Carry, teachers: tuple[Outputs, ...], batch: Batch, key: Array) -> Carry:
             batch = {**batch, "image": _normalized(job.network, batch["image"])}
-            state, measured = engine.train_step(carry.state, teachers, batch, key, **parts)
+            state, measured = engine.train_step(carry.state, teachers, batch, key, axis_name=layout.axis_name, **parts)
             summed, fine = metrics_lib.add(carry.metrics, measured), jnp.isfinite(measured["loss"].total)
             if skip:  # keep what was before a bad step, but for the count of steps
                 fine &= jnp.isfinite(optax.tree.norm(state.params))
@@ -93,7 +93,7 @@ class Programs:
             partial(engine.eval_step, model=job.network.model), job.abstract.student, logits, batch
         )
         self.init = layout.jit(init, ins="rr", outs="r")
-        self.train = layout.jit(train, ins="rbbr", outs="r", donate=(0,))
+        self.train = layout.jit_step(train, ins="rbbr", outs="r", donate=(0,))
         self.evaluate = layout.jit(evaluate, ins="rbbr", outs="r")
         # made on the device each time: a donated copy of a host array would take the original along
         self.no_metrics = layout.jit(lambda: metrics_lib.zeros_like(counted), ins="", outs="r")

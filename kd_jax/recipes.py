@@ -136,23 +136,27 @@ def recipe(name: str, *, smoke: bool = False, data: str = "cifar100", **phases: 
         "name": name,
         "seed": 0,
         "skip_nonfinite": 0,
+        "teacher_check": True,
         "phases": tuple(phases),
         "data": {
             "name": data,
             "dir": "",
             "seed": config_dict.placeholder(int),
             "augment": "auto",
+            "size": 0,
+            "test_fraction": 0.2,
+            "subset": 0.0,
             "synthetic": {"classes": 100, "size": 32, "channels": 3, "train": 64, "test": 32},
         },
         "parallel": {"scope": "global", "mesh": ()},
         "checkpoint": {"every": 0, "keep": 2},
-        "log": {"every": 50},
+        "log": {"every": 50, "tensorboard": False},
         "eval": {"every": 1},
         **phases,
     })  # fmt: skip
     if smoke:
         made.data.name = "synthetic"
-        made.log.every = 1
+        made.log.every, made.teacher_check = 1, False  # two steps teach no teacher anything
         for part in phases.values():
             part.steps, part.batch_size, part.schedule.warmup_epochs = 2, 8, 0.0
             for term in part.terms.values():

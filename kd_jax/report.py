@@ -3,7 +3,9 @@
 import io
 import math
 import platform
+import subprocess
 from importlib import metadata
+from pathlib import Path
 
 import jax
 from etils import epath
@@ -15,8 +17,25 @@ from kd_jax.data import Dataset
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def summarize(recipe: config.Recipe, phases: dict[str, dict]) -> dict:
-    """The content of summary.json."""
+def revision() -> dict | None:
+    """The git revision of this code and whether it is modified; None where git does not track it."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(Path(kd_jax.__file__).parent), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return {
+            "revision": git("rev-parse", "HEAD"),
+            "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def summarize(recipe: config.Recipe, phases: dict[str, dict], tree: dict) -> dict:
+    """The content of summary.json. tree: the resolved configuration."""
     versions = {"kd_jax": kd_jax.__version__, "python": platform.python_version()}
     device = jax.devices()[0]
     return {
@@ -25,6 +44,8 @@ def summarize(recipe: config.Recipe, phases: dict[str, dict]) -> dict:
         "data": recipe.data.name,
         "versions": versions | {name: metadata.version(name) for name in VERSIONS},
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "code": revision(),
+        "config": tree,
         "phases": phases,
     }
 
@@ -85,7 +106,9 @@ def write(home: epath.Path, summary: dict, rows: list[dict], dataset: Dataset, w
     parts = [heading, text(summary, len(dataset.test)), "![curves](curves.png)"]
     if logs:
         parts += ["## Diagnostics, last interval of training", "\n".join(logs)]
-    parts += [f"Device: {device}. Versions: {versions}."]
+    code = summary["code"]
+    told = f"{code['revision']}{' with changes' if code['modified'] else ''}" if code else "not under git"
+    parts += [f"Device: {device}. Versions: {versions}. Code: {told}."]
     writers.write_text(home / "report.md", "\n\n".join(parts) + "\n")
     (home / "curves.png").write_bytes(curves(rows, watched))
 

@@ -41,6 +41,7 @@ class MetricsLog:
         self._path = path
         self._append = "://" not in str(path)
         self.rows = _whole_rows(path) if path.exists() else []
+        self._board = None
 
     def rewind(self, phase: str, step: int) -> None:
         """Drop a phase's rows after a step: they will be written again."""
@@ -63,9 +64,37 @@ class MetricsLog:
         else:
             self._path.write_text("".join(map(_line, self.rows)))
 
+        for row in rows if self._board else ():
+            for name, value in _scalars(row):
+                self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def mirror(self, folder: epath.Path | None, phase: str, step: int) -> None:
+        """From `step` of a phase on, also write TensorBoard events under folder/phase; None: no longer."""
+        if self._board:
+            self._board.close()
+        self._board = folder and tensorboard().SummaryWriter(str(folder / phase), purge_step=step + 1)
+
     def of(self, phase: str, split: str) -> list[dict]:
         """The rows of one phase and split, in order."""
         return [r for r in self.rows if r["phase"] == phase and r["split"] == split]
+
+
+def tensorboard():
+    """The module tensorboardX; InputError where it is not installed."""
+    try:
+        import tensorboardX
+    except ImportError as e:
+        raise InputError("config.log.tensorboard: needs tensorboardX; pip install 'kd_jax[tensorboard]'") from e
+    return tensorboardX
+
+
+def _scalars(row: dict):
+    """(name, value) of a row's numbers, those of its groups too."""
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}/{inner}", v) for inner, v in value.items())
+        elif isinstance(value, float):
+            yield name, value
 
 
 def _line(row: dict) -> str:

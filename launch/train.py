@@ -7,12 +7,14 @@ from kd_jax import cli
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; an unfinished run there is resumed")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "delete an earlier run in the folder first")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "build everything, take two steps, write nothing")
 
 
 def run() -> None:
-    from kd_jax import loop
+    from kd_jax.dry_run import dry_run
+    from kd_jax.loop import run as train
 
-    loop.run(CONFIG.value.to_dict(), WORKDIR.value, overwrite=OVERWRITE.value)
+    (dry_run if DRY_RUN.value else train)(CONFIG.value.to_dict(), WORKDIR.value, overwrite=OVERWRITE.value)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ def saved(tmp_path):
     checkpoints = Checkpoints(epath.Path(tmp_path / "phase"), keep=2, say=said.append)
     for step in (1, 2, 3):
         checkpoints.save(state(step), {"sum": jnp.float32(step)}, {"phase": "p"})
+    checkpoints.wait()
     return checkpoints, said, tmp_path / "phase"
 
 
@@ -116,4 +117,5 @@ def test_after_a_damaged_step_training_can_save_it_again(saved, quiet_orbax):
     again = Checkpoints(epath.Path(folder), keep=2, say=said.append)
     assert restore(again)[2]["step"] == 2
     again.save(state(3), {"sum": jnp.float32(3)}, {"phase": "p"})
+    again.wait()
     same(restore(again)[0], state(3))

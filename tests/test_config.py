@@ -103,7 +103,7 @@ WRONG = [
     ({"phases": ()}, "config.phases: must be different names"),
     ({"phases": ("teacher", "teacher")}, "config.phases: must be different names"),
     ({"phases": ("teacher", "pupil")}, "there is no config.pupil"),
-    ({"phases": ("data",)}, "config.phases: must be names of .*other than name, seed, phases"),
+    ({"phases": ("data",)}, "config.phases: must be names of .*other than name, seed, "),
     ({"phases": ("student",)}, "must be phase:NAME of an earlier phase .there is none., got 'phase:teacher'"),
     ({"student__teacher": "teacher"}, "config.student.teacher: must be phase:NAME or checkpoint:DIR"),
     ({"student__teacher": "phase:student"}, "of an earlier phase .teacher."),
@@ -126,13 +126,13 @@ WRONG = [
     ({"student__terms": config_dict.ConfigDict()}, "config.student.terms: must be at least one term"),
     ({"student__speed": 1}, "config.student.speed: unknown key; known: model, "),
     ({"data__augment": "mixup"}, "config.data.augment: must be auto, crop_flip, crop or none"),
-    ({"parallel__scope": "local"}, "config.parallel.scope: must be global"),
+    ({"parallel__scope": "local"}, "config.parallel.scope: must be global or device"),
     ({"parallel__mesh": (2, 2)}, "config.parallel.mesh: must be .. for all devices"),
     ({"checkpoint__every": -1}, "config.checkpoint.every"),
     ({"checkpoint__keep": 0}, "config.checkpoint.keep"),
     ({"log__every": 0}, "config.log.every"),
     ({"eval__every": 0}, "config.eval.every"),
-    ({"extra": 3}, "config.extra: unknown key; known: name, seed, phases"),
+    ({"extra": 3}, "config.extra: unknown key; known: name, seed, "),
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Whole runs: what they leave behind, that they resume bit for bit, and what they refuse."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -329,6 +330,7 @@ def test_nothing_is_compiled_twice(tmp_path):
     """Every program of a run is compiled once, on its first use."""
     from kd_jax import parallel
 
+    jax.clear_caches()  # programs of one function share a cache, also those of other tests' runs
     made = []
     original = parallel.Layout.jit
 
@@ -354,18 +356,23 @@ def test_evaluation_leaves_training_alone(unbroken, tmp_path):
     assert all(np.array_equal(one[key], two[key]) for key in one)
 
 
-def test_four_devices_are_one(unbroken, tmp_path):
-    """The same run on 4 forced CPU devices in global scope."""
+@pytest.mark.parametrize("scope", ["global", "device"])
+def test_four_devices(unbroken, tmp_path, scope):
+    """The same run on 4 forced CPU devices; in global scope it is the run on one."""
+    made = long_tree()
+    made["parallel"]["scope"] = scope
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(long_tree()))
+    config.write_text(json.dumps(made))
     code = (
         f"import json; from kd_jax import loop; loop.run(json.load(open({str(config)!r})), {str(tmp_path / 'four')!r})"
     )
-    env = {**__import__("os").environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "devices: 4" in done.stdout
+    same = []
     for a, b in zip(rows(unbroken[0]), rows(tmp_path / "four"), strict=True):
         assert (a["phase"], a["step"], a["split"]) == (b["phase"], b["step"], b["split"])
-        if a["step"] <= 6:
-            assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+        if a["phase"] == "teacher":  # later the rounding of another order of sums has grown
+            same.append(a["loss"] == pytest.approx(b["loss"], rel=1e-3))
+    assert all(same) == (scope == "global")

@@ -5,7 +5,10 @@ from functools import partial
 
 from kd_jax.data import sources
 from kd_jax.data.cifar import cifar
+from kd_jax.data.folder import folder
 from kd_jax.data.sources import Arrays, Dataset
+from kd_jax.data.subset import subset as subset_of
+from kd_jax.data.tfds import tfds
 from kd_jax.typing import InputError
 
 __all__ = ["SOURCES", "Arrays", "Dataset", "load"]
@@ -20,21 +23,52 @@ SOURCES = {
 _IN_FILES = ("cifar10", "cifar100", "fashion_mnist")
 
 
-def load(name: str, *, dir: str = "", synthetic: dict | None = None) -> Dataset:
-    """The data set called `name`.
+def load(
+    name: str,
+    *,
+    dir: str = "",
+    synthetic: dict | None = None,
+    size: int = 0,
+    test_fraction: float = 0.2,
+    subset: float = 0.0,
+    seed: int = 0,
+) -> Dataset:
+    """The data set called `name`, decoded into memory.
 
     Args:
-      name: a key of SOURCES.
+      name: a key of SOURCES, "folder:DIR" or "tfds:NAME".
       dir: folder of its files, where it has files; "" is the data set's usual place.
       synthetic: sizes of the synthetic set.
+      size: of folder: and tfds: only; images are resized to size x size, 0 leaves them as they are.
+      test_fraction: of folder: only, where it has no test part of its own.
+      subset: training examples to keep, see `subset.subset`; the test set stays whole, and so do mean
+        and std, which are those of the whole training set.
+      seed: of the subset.
 
     Raises:
-      InputError: an unknown name, missing or unreadable files.
+      InputError: an unknown name, missing or unreadable files, a subset that cannot be drawn.
     """
+    whole = _whole(name, dir=dir, synthetic=synthetic, size=size, test_fraction=test_fraction)
+    train = subset_of(whole.train, subset, seed=seed)
+    if len(train) == len(whole.train):
+        return whole
+    return whole._replace(train=train, origin=f"{len(train)} of the {len(whole.train)} of {whole.origin}")
+
+
+def _whole(name: str, *, dir: str, synthetic: dict | None, size: int, test_fraction: float) -> Dataset:
+    kind, _, rest = name.partition(":")
+    if kind == "folder" and rest:
+        return folder(rest, dir=dir, size=size, test_fraction=test_fraction)
+    if kind == "tfds" and rest:
+        return tfds(rest, dir=dir, size=size)
     if name not in SOURCES:
         close = get_close_matches(name, SOURCES, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"data.name: unknown data set {name!r}; {hint}known: {', '.join(SOURCES)}")
+        raise InputError(
+            f"data.name: unknown data set {name!r}; {hint}known: {', '.join(SOURCES)}, folder:DIR, tfds:NAME"
+        )
+    if size:
+        raise InputError(f"data.size: {size}, but {name} is not resized; only folder:DIR and tfds:NAME are")
     if name == "synthetic":
         return sources.synthetic(**(synthetic or {}))
     return SOURCES[name](dir=dir) if name in _IN_FILES else SOURCES[name]()

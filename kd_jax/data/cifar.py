@@ -8,6 +8,7 @@ import codecs
 import io
 import pickle
 import tarfile
+import zlib
 from functools import lru_cache
 
 import numpy as np
@@ -69,7 +70,7 @@ def _members(folder: epath.Path, archive: str, inside: str, names: list[str]) ->
     try:
         with packed.open("rb") as file, tarfile.open(fileobj=file, mode="r:gz") as tar:
             return [tar.extractfile(f"{inside}/{name}").read() for name in names]
-    except (OSError, EOFError, KeyError, tarfile.TarError) as e:
+    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as e:
         raise InputError(f"{packed}: not a whole archive of {inside} ({e})") from e
 
 
@@ -92,7 +93,7 @@ def _split(folder: epath.Path, classes: int, part: int) -> tuple[Arrays, str]:
         try:
             parsed = [_parse(raw, form, layout) for raw in files]
             pixels = np.concatenate([p for p, _ in parsed]).reshape(-1, 3, 32, 32)
-        except (ValueError, KeyError, EOFError, pickle.UnpicklingError) as e:
+        except Exception as e:  # a damaged pickle raises anything
             raise InputError(f"{folder}: {names[part]} are not CIFAR-{classes} {form} files ({e})") from e
         images = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
         return Arrays(images, np.concatenate([y for _, y in parsed]), classes), inside

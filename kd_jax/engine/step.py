@@ -50,6 +50,7 @@ def train_step(
     student: nn.Module,
     distiller: Distiller,
     tx: optax.GradientTransformation,
+    axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One step of the student and of the method's own parameters. Pure, jittable by anyone.
 
@@ -61,6 +62,8 @@ def train_step(
       student: the network in training.
       distiller: what it is trained by.
       tx: optimiser over {"student": ..., "method": ...}.
+      axis_name: under shard_map, the axis over whose devices gradients and statistics are averaged
+        and metrics summed; the batch is then this device's part.
 
     Returns:
       (state, metrics): metrics hold loss, top1 and every term and log, as sum and count.
@@ -79,6 +82,8 @@ def train_step(
         return loss, (outputs.logits, terms, logs, {"student": stats, "method": method_stats})
 
     (loss, (logits, terms, logs, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    if axis_name:
+        grads, stats = jax.lax.pmean((grads, stats), axis_name)
     updates, opt = tx.update(grads, state.opt, state.params)
     params = optax.apply_updates(state.params, updates)
     measured = {
@@ -86,6 +91,8 @@ def train_step(
         "top1": metrics_lib.mean_of(metrics_lib.top_k(logits, batch["label"], 1), mask),
         **metrics_lib.named(terms, logs, mask),
     }
+    if axis_name:
+        measured = jax.lax.psum(measured, axis_name)
     return state._replace(step=state.step + 1, params=params, stats=stats, opt=opt), measured
 
 

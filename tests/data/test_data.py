@@ -154,6 +154,28 @@ def test_cifar_files_that_are_wrong(tmp_path, rng, capsys):
     assert "not CIFAR-100 binary files" in message()
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_cifar_with_a_flipped_byte_is_read_or_refused(tmp_path, rng, packed):
+    files, _ = cifar_files("python", 100, rng)
+    broken, whole = tmp_path / "cifar-100-python" / "train", files["cifar-100-python/train"]
+    if packed:
+        broken = tmp_path / "cifar-100-python.tar.gz"
+        pack(broken, files)
+        whole = broken.read_bytes()
+    else:
+        broken.parent.mkdir()
+        (broken.parent / "test").write_bytes(files["cifar-100-python/test"])
+    refused = 0
+    ends = [*range(150), *range(len(whole) - 150, len(whole))]
+    for i in [*ends, *range(150, len(whole) - 150, len(whole) // 60)]:
+        broken.write_bytes(whole[:i] + bytes([whole[i] ^ 8]) + whole[i + 1 :])
+        try:
+            cifar.__wrapped__(100, str(tmp_path))
+        except InputError:
+            refused += 1
+    assert refused > 60
+
+
 def test_unknown_names():
     with pytest.raises(InputError, match="data.name: unknown data set 'fashion_mnits'; did you mean fashion_mnist"):
         data.load("fashion_mnits")

@@ -1,0 +1,68 @@
+"""A part of a training set in which every class keeps its share."""
+
+from zlib import crc32
+
+import numpy as np
+
+from kd_jax.data.sources import Arrays
+from kd_jax.typing import InputError
+
+
+def subset(source: Arrays, amount: float, *, seed: int) -> Arrays:
+    """A stratified random part of a source, in the source's order.
+
+    Args:
+      source: of N examples.
+      amount: 0 for all; below 1 a fraction of N; otherwise a count, a whole number of at most N.
+      seed: which examples; another seed draws others.
+
+    Returns:
+      The part, of the size asked for exactly; every class of the source has at least one example in it.
+
+    Raises:
+      InputError: not such a number, more than there are, or fewer than there are classes.
+    """
+    if amount == 0:
+        return source
+    n = _count(amount, len(source))
+    quotas = shares(np.bincount(source.labels, minlength=source.num_classes), n)
+    order = np.random.default_rng((seed, crc32(b"subset"))).permutation(len(source))
+    labels = source.labels[order]
+    kept = np.concatenate([order[labels == k][:quota] for k, quota in enumerate(quotas)])
+    kept.sort()
+    return Arrays(source.images[kept], source.labels[kept], source.num_classes)
+
+
+def shares(counts: np.ndarray, n: int) -> np.ndarray:
+    """How many of n examples each class gets: in proportion, by largest remainders, at least one.
+
+    Args:
+      counts: (K,) examples of each class.
+      n: at most their sum.
+
+    Returns:
+      (K,) int64 of sum n; 0 only where counts is 0.
+
+    Raises:
+      InputError: n is below the number of classes that have examples.
+    """
+    present = counts > 0
+    if n < present.sum():
+        raise InputError(f"data.subset: {n} examples for {present.sum()} classes; each must keep at least one")
+    exact = n * counts / counts.sum()
+    made = np.maximum(np.floor(exact).astype(np.int64), present)
+    while made.sum() < n:
+        made[np.argmax(exact - made)] += 1
+    while made.sum() > n:  # the ones for rare classes are taken from the most favoured
+        made[np.argmin(np.where(made > 1, exact - made, np.inf))] -= 1
+    return made
+
+
+def _count(amount: float, n: int) -> int:
+    if 0 < amount < 1:
+        return round(amount * n)
+    if amount < 0 or amount != int(amount):
+        raise InputError(f"data.subset: must be a fraction below 1 or a whole number, got {amount}")
+    if amount > n:
+        raise InputError(f"data.subset: {amount:g} examples asked for, but the training set has {n}")
+    return int(amount)

@@ -1,0 +1,186 @@
+"""Image-classification sets that TFDS has prepared as array_record: `tfds:NAME`. Read without TensorFlow."""
+
+import io
+import json
+import os
+from functools import partial
+
+import numpy as np
+from etils import epath
+
+from kd_jax.data import images
+from kd_jax.data.cifar import MEAN, STD
+from kd_jax.data.sources import Arrays, Dataset, statistics
+from kd_jax.typing import InputError
+
+FORMAT = "array_record"
+INFO = "dataset_info.json"
+_HAS_SIDES = ("mnist", "emnist", "kmnist", "svhn_cropped")  # characters: a mirrored one is another one
+
+
+def tfds(name: str, *, dir: str = "", size: int = 0) -> Dataset:
+    """A prepared set, decoded into memory: its splits train and test (validation where there is no test).
+
+    Args:
+      name: NAME or NAME/CONFIG, or either with /VERSION; without one, the newest version there.
+      dir: TFDS's data_dir; "" is TFDS's own default, ~/tensorflow_datasets.
+      size: see `images.stack`.
+
+    Raises:
+      InputError: not prepared there (the message is the command that does it), prepared in another
+        format, without images or labels, damaged. Nothing is looked for in the network.
+    """
+    folder = prepared(name, dir)
+    import tensorflow_datasets
+
+    try:
+        builder = tensorflow_datasets.builder_from_directory(folder)
+        builder.info.set_file_format(FORMAT, override=True, override_if_initialized=True)  # a set may have several
+    except Exception as e:  # whatever a damaged description makes TFDS raise
+        raise InputError(f"{folder}: TFDS cannot read its description ({first_line(e)})") from e
+    splits = _splits(builder.info, folder)
+    channels = _check_features(builder.info.features, folder)
+    examples = [_read(builder, split, folder) for split in splits]
+    pixels = images.stack([e for encoded, _ in examples for e in encoded], size=size, channels=channels)
+    classes, cut = builder.info.features["label"].num_classes, len(examples[0][1])
+    train, test = (
+        _arrays(x, y, classes, f"{folder}: {split}")
+        for x, (_, y), split in zip((pixels[:cut], pixels[cut:]), examples, splits, strict=True)
+    )
+    plain = builder.info.name
+    norm = (MEAN, STD) if plain in ("cifar10", "cifar100") and channels == 3 else statistics(train.images)
+    augment = "crop" if plain in _HAS_SIDES else "crop_flip"
+    return Dataset(train, test, *norm, augment, f"TFDS's {builder.info.full_name} in {folder}")
+
+
+def root(dir: str) -> epath.Path:
+    """The data_dir that is meant, as TFDS itself has it."""
+    return epath.Path(dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def command(name: str, dir: str) -> str:
+    """What prepares or converts the set."""
+    return f"python launch/prepare_data.py --dataset={name} --data_dir={root(dir)}"
+
+
+def prepared(name: str, dir: str) -> epath.Path:
+    """The folder of a set that is there as array_record.
+
+    Raises:
+      InputError: not there, or in another format; it ends with the command.
+    """
+    folder = find(name, root(dir))
+    if folder is None:
+        raise InputError(f"data.name: no prepared TFDS set {name} in {root(dir)}; get it by: {command(name, dir)}")
+    if FORMAT not in formats(folder):
+        raise InputError(
+            f"data.name: {folder} is {' and '.join(formats(folder))}, accepted is {FORMAT}; "
+            f"convert it by: {command(name, dir)}"
+        )
+    return folder
+
+
+def find(name: str, data_dir: epath.Path) -> epath.Path | None:
+    """The folder that holds the description of a set, of its newest version; None where there is none.
+
+    Raises:
+      InputError: the set has several configs and the name says none.
+    """
+    folder = data_dir / name
+    if not name or name.startswith(("/", ".")) or not folder.is_dir():
+        return None
+    if (folder / INFO).exists():
+        return folder
+    versions = [path for path in folder.iterdir() if _version(path.name) and (path / INFO).exists()]
+    if versions:
+        return max(versions, key=lambda path: _version(path.name))
+    configs = sorted(path.name for path in folder.iterdir() if path.is_dir() and find(f"{name}/{path.name}", data_dir))
+    if len(configs) > 1:
+        raise InputError(f"data.name: {name} has configs in {data_dir}; name one: {name}/{f', {name}/'.join(configs)}")
+    return find(f"{name}/{configs[0]}", data_dir) if configs else None
+
+
+def describe(folder: epath.Path) -> dict:
+    """What dataset_info.json says of a prepared set."""
+    try:
+        info = json.loads((folder / INFO).read_text())
+        if not info["name"] or not info["version"]:
+            raise ValueError("no name or version")
+        return info
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise InputError(f"{folder / INFO}: not a description of a TFDS set ({first_line(e)})") from e
+
+
+def formats(folder: epath.Path) -> list[str]:
+    """The formats a prepared set is there in; the first is the one it was made in."""
+    info = describe(folder)
+    return [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
+
+
+def _version(text: str) -> tuple[int, ...]:
+    parts = text.split(".")
+    return tuple(int(part) for part in parts) if len(parts) == 3 and all(p.isdigit() for p in parts) else ()
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _splits(info, folder: epath.Path) -> tuple[str, str]:
+    test = "test" if "test" in info.splits else "validation"
+    for name in ("train", test):
+        if name not in info.splits:
+            wanted = name if name == "train" else "test or validation"
+            raise InputError(f"{folder}: no split {wanted}; it has {', '.join(info.splits) or 'none'}")
+        for path in info.splits[name].filepaths:
+            if not epath.Path(path).exists():
+                raise InputError(f"{path}: missing, though {folder / INFO} names it")
+    return "train", test
+
+
+def _check_features(features, folder: epath.Path) -> int:
+    """Refuse what is not image classification; the number of channels to decode to, 0 for any."""
+    from tensorflow_datasets import features as kinds
+
+    for name, kind in (("image", kinds.Image), ("label", kinds.ClassLabel)):
+        if name not in features:
+            hint = f": an {FORMAT} without {name}s" if name == "label" else ""
+            raise InputError(f"{folder}: no feature {name}{hint}; it has {', '.join(sorted(features))}")
+        if not isinstance(features[name], kind):
+            found = features[name]
+            raise InputError(
+                f"{folder}: feature {name} is a {type(found).__name__} of shape {found.shape}; "
+                f"accepted: {kind.__name__}{' of shape (H, W, C)' if name == 'image' else ''}"
+            )
+    if features["image"].np_dtype != np.uint8:
+        raise InputError(f"{folder}: feature image is {features['image'].np_dtype}; accepted: uint8")
+    channels = features["image"].shape[-1]
+    return 0 if channels is None else 1 if channels == 1 else 3
+
+
+def _read(builder, split: str, folder: epath.Path) -> tuple[list[images.Encoded], np.ndarray]:
+    """The images of a split, still encoded, and its labels (N,).
+
+    TFDS would decode them by OpenCV where that is installed and by pillow elsewhere, which differ in
+    the pixels of a JPEG; so they are decoded here."""
+    from tensorflow_datasets import decode
+
+    try:
+        source = builder.as_data_source(split, decoders={"image": decode.SkipDecoding()})
+        examples = [source[i] for i in range(len(source))]
+        if any(not e["image"] or e["label"] is None for e in examples):
+            raise ValueError("empty records")  # what array_record makes of a file cut between two blocks
+    except Exception as e:  # array_record and protobuf have no errors of their own in common
+        raise InputError(f"{folder}: {split} is truncated or damaged ({first_line(e)})") from e
+    encoded = [
+        images.Encoded(f"{folder}: {split}[{i}]", partial(io.BytesIO, e["image"])) for i, e in enumerate(examples)
+    ]
+    return encoded, np.array([e["label"] for e in examples], np.int32)
+
+
+def _arrays(pixels: np.ndarray, labels: np.ndarray, classes: int, what: str) -> Arrays:
+    try:
+        return Arrays(pixels, labels, classes)
+    except InputError as e:
+        raise InputError(f"{what}: {e}") from e

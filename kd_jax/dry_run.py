@@ -1,0 +1,105 @@
+"""What a run would do: everything is built and compiled, two steps are taken, nothing is written."""
+
+import jax
+import numpy as np
+
+from kd_jax import models
+from kd_jax.build import Job
+from kd_jax.checkpoints import Checkpoints
+from kd_jax.loop import Prepared, prepare
+from kd_jax.programs import Carry, Programs, Resident
+from kd_jax.typing import Variables
+from kd_jax.writers import say
+
+STEPS = 2
+
+
+def dry_run(tree: dict, workdir: str, *, overwrite: bool = False) -> None:
+    """Print sizes, steps, learning rates, memory and disk of every phase; take two steps of each.
+
+    A teacher that an earlier phase would train stands in with its initial weights.
+
+    Args:
+      tree: the nested dict of a ConfigDict.
+      workdir: where the run would live; checked like a run's, not created.
+      overwrite: as for a run.
+    """
+    made = prepare(tree, workdir, overwrite=overwrite)
+    say(made.heading)
+    for job in made.jobs:
+        for line in _describe(job, made):
+            say(line)
+    say("dry run: nothing was written")
+
+
+def _describe(job: Job, made: Prepared):
+    """Lines about one phase; the last ones compile and run it."""
+    state, phase = job.abstract, job.phase
+    own = models.count_parameters(state.params["method"])
+    yield f"\n{phase.name}: {phase.model}, {models.count_parameters(state.params['student']):,} parameters" + (
+        f" and {own:,} of its method" if own else ""
+    )
+    for teacher in job.teachers:
+        params = models.shapes(teacher.network.model, teacher.network.image_shape)[0].params
+        yield f"  teacher: {teacher.origin}, {teacher.network.name}, {models.count_parameters(params):,} parameters"
+    view = job.facts.view_shapes
+    stages = ", ".join("x".join(map(str, s.shape[1:])) for s in view.student.stages)
+    ends = f"pooled {view.student.pooled.shape[-1]}; logits {view.student.logits.shape}"
+    yield f"  images {view.image.shape}; stages {stages}; {ends}"
+    yield (
+        f"  {job.steps:,} steps ({job.steps_per_epoch:,} an epoch); evaluated every {job.eval_every:,}, "
+        f"saved every {job.save_every:,}"
+    )
+    yield "  learning rate: " + ", ".join(
+        f"{float(job.schedule(np.int32(s))):.3g} at step {s:,}" for s in _moments(job)
+    )
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    yield f"  disk for checkpoints: {_megabytes((made.recipe.checkpoint.keep + 1) * size)} at most"
+    yield from _two_steps(job, made)
+
+
+def _moments(job: Job) -> list[int]:
+    """Steps at which the learning rate is worth a look."""
+    schedule = job.phase.schedule
+    if schedule.name == "cosine":
+        steps = [job.steps * i // 4 for i in range(4)] + [job.steps - 1]
+    else:
+        steps = [0, *(round(m * job.steps_per_epoch) for m in schedule.milestones)]
+    warm = round(schedule.warmup_epochs * job.steps_per_epoch)
+    return sorted({s for s in (0, warm, *steps) if s < job.steps})
+
+
+def _two_steps(job: Job, made: Prepared):
+    programs = Programs(job, made.layout, skip=made.recipe.skip_nonfinite)
+    source = Resident(made.layout, made.dataset, seed=made.recipe.data_seed, augment=made.recipe.data.augment)
+    key = made.layout.put(jax.random.key(made.recipe.seed))
+    teachers = tuple(made.layout.put(_stand_in(t)) for t in job.teachers)
+    carry = Carry(programs.init(key, teachers), programs.no_metrics(), programs.no_faults())
+    batch = source.train(0, job.phase.batch_size)
+    taught = programs.teach(teachers, batch["image"]) if job.needs_teachers else ()
+    compiled = programs.train.lower(carry, taught, batch, key).compile()
+    memory = compiled.memory_analysis()
+    if memory is not None:  # some backends do not say
+        yield (
+            f"  memory of the compiled step: {_megabytes(memory.temp_size_in_bytes)} of temporaries, "
+            f"{_megabytes(memory.argument_size_in_bytes)} of arguments"
+        )
+    losses = []
+    for step in range(STEPS):
+        batch = source.train(step, job.phase.batch_size)
+        taught = programs.teach(teachers, batch["image"]) if job.needs_teachers else ()
+        carry = compiled(carry._replace(metrics=programs.no_metrics()), taught, batch, key)
+        losses.append(float(carry.metrics["loss"].total / carry.metrics["loss"].count))
+    yield f"  {STEPS} steps taken: loss " + ", ".join(f"{loss:.4f}" for loss in losses)
+
+
+def _stand_in(teacher) -> Variables:
+    """The teacher's weights where another run has them, else its initial ones."""
+    if not teacher.origin.startswith("phase:"):
+        return Checkpoints(teacher.folder, read_only=True, say=say).network()[0]
+    image = jax.numpy.zeros((1, *teacher.network.image_shape))
+    return models.init(teacher.network.model, jax.random.key(0), image)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

@@ -1,0 +1,29 @@
+"""Measure a saved network: python launch/evaluate.py --workdir=DIR [--phase=NAME] [--expect_top1=0.70]"""
+
+import sys
+
+from absl import flags
+
+from kd_jax import cli
+
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run")
+PHASE = flags.DEFINE_string("phase", "", "phase whose network is measured; by default the last")
+EXPECT_TOP1 = flags.DEFINE_float("expect_top1", None, "exit 1 below this top-1 accuracy", lower_bound=0, upper_bound=1)
+DATA_DIR = flags.DEFINE_string("data_dir", "", "folder of the data, if elsewhere than in the run")
+
+
+def run() -> None:
+    from kd_jax.evaluate import evaluate
+
+    found = evaluate(WORKDIR.value, phase=PHASE.value, data_dir=DATA_DIR.value)
+    print(
+        f"{found['phase']} ({found['model']}, step {found['step']}): top-1 {found['top1']:.2%}  "
+        f"top-5 {found['top5']:.2%}  loss {found['loss']:.4f}"
+    )
+    if EXPECT_TOP1.value is not None and found["top1"] < EXPECT_TOP1.value:
+        print(f"error: top-1 {found['top1']:.2%} is below the expected {EXPECT_TOP1.value:.2%}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.main(run, required=("workdir",))

@@ -1,0 +1,22 @@
+"""Prepare a set for data.name=tfds:NAME: python launch/prepare_data.py --dataset=NAME --data_dir=DIR [--source=FILES]
+
+cifar10 and cifar100 need no preparation: data.name=cifar100 reads the published archives itself.
+"""
+
+from absl import flags
+
+from kd_jax import cli
+
+DATASET = flags.DEFINE_string("dataset", None, "NAME or NAME/CONFIG, as TFDS has it")
+DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS's data_dir; ~/tensorflow_datasets if not given")
+SOURCE = flags.DEFINE_string("source", "", "a tfrecord copy of the set, or archives downloaded by hand")
+
+
+def run() -> None:
+    from kd_jax.data import prepare
+
+    print(prepare.prepare(DATASET.value, data_dir=DATA_DIR.value, source=SOURCE.value))
+
+
+if __name__ == "__main__":
+    cli.main(run, required=("dataset",))
