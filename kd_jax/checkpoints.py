@@ -42,13 +42,24 @@ class Checkpoints:
     later phase needs of it), `training` (everything else) and `meta` (JSON, with the digests).
     """
 
-    def __init__(self, folder: epath.Path, *, keep: int | None = None, read_only: bool = False, say=print):
+    def __init__(
+        self, folder: epath.Path, *, keep: int | None = None, best: int = 0, read_only: bool = False, say=print
+    ):
+        """keep: how many of the last steps stay, None for all. best: how many stay besides, those
+        saved with the highest score. say: prints a line."""
+        policies = [ocp.checkpoint_managers.LatestN(n=keep)]
+        if best:
+            policies.append(
+                ocp.checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics["score"], n=best, keep_checkpoints_without_metrics=False
+                )
+            )
         self._folder = folder
         self._say = say
         self._orbax = ocp.CheckpointManager(
             folder / "checkpoints",
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
                 create=not read_only,
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
@@ -57,9 +68,10 @@ class Checkpoints:
             item_names=("network", "training", "meta"),
         )
 
-    def save(self, state: TrainState, extra: PyTree, meta: dict) -> None:
+    def save(self, state: TrainState, extra: PyTree, meta: dict, score: float | None = None) -> None:
         """Save at state.step; `extra` is what the loop carries beside the state. Returns once the
-        values are copied; they are written while training goes on, one step at a time.
+        values are copied; they are written while training goes on, one step at a time. Only a step
+        with a score can be one of the best.
 
         Raises:
           StorageError: this step, or the one before it, could not be written.
@@ -73,7 +85,7 @@ class Checkpoints:
             meta=ocp.args.JsonSave({**meta, "step": int(state.step), "digests": digests}),
         )
         with self._storage_errors():
-            self._orbax.save(int(state.step), args=args)
+            self._orbax.save(int(state.step), args=args, metrics=None if score is None else {"score": score})
 
     def wait(self) -> None:
         """Return when what was saved is on disk.

@@ -135,14 +135,17 @@ class Parallel:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """every: steps between saves, 0 for once an epoch. keep: how many of a phase's last ones stay."""
+    """every: steps between saves, 0 for once an epoch. keep: how many of a phase's last ones stay.
+    best: how many stay besides, those with the highest top-1 on the test set."""
 
     every: int
     keep: int
+    best: int
 
     def check(self, at: str) -> None:
         _require(self.every >= 0, f"{at}.every", self.every, "steps, or 0 for once an epoch")
         _require(self.keep > 0, f"{at}.keep", self.keep, "a number above 0")
+        _require(self.best >= 0, f"{at}.best", self.best, "a number, at least 0")
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ def _describe(job: Job, made: Prepared):
         f"{float(job.schedule(np.int32(s))):.3g} at step {s:,}" for s in _moments(job)
     )
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    yield f"  disk for checkpoints: {_megabytes((made.recipe.checkpoint.keep + 1) * size)} at most"
+    kept = made.recipe.checkpoint.keep + made.recipe.checkpoint.best + 1  # one more while it is written
+    yield f"  disk for checkpoints: {_megabytes(kept * size)} at most"
     yield from _two_steps(job, made)
 
 

@@ -11,13 +11,14 @@ from kd_jax.typing import InputError
 from kd_jax.workdir import place
 
 
-def evaluate(workdir: str, *, phase: str = "", data_dir: str = "") -> dict:
-    """Top-1, top-5 and cross-entropy of the newest good checkpoint on the whole test set.
+def evaluate(workdir: str, *, phase: str = "", data_dir: str = "", best: bool = False) -> dict:
+    """Top-1, top-5 and cross-entropy of a saved network on the whole test set.
 
     Args:
       workdir: folder of a run.
       phase: its name; "" is the last one.
       data_dir: where the data is on this machine, if elsewhere than in the run.
+      best: the saved step with the highest top-1 (chosen on the test set) instead of the newest one.
 
     Returns:
       phase, model, step, loss, top1, top5.
@@ -40,9 +41,18 @@ def evaluate(workdir: str, *, phase: str = "", data_dir: str = "") -> dict:
     if not (folder / "checkpoints").exists():
         raise InputError(f"--phase={job.phase.name}: nothing is saved in {folder} yet")
     reader = Checkpoints(folder, read_only=True)
-    variables, meta = reader.network()
+    variables, meta = reader.network(_best(made, job.phase.name, reader.steps()) if best else None)
     reader.close()
     source = Resident(made.layout, made.dataset, seed=0, augment="none")
     exam = Examiner(Programs(replace(job, teachers=()), made.layout), source, ())
     measured = exam.measure(made.layout.put(variables))
     return {"phase": job.phase.name, "model": job.phase.model, "step": meta["step"], **measured}
+
+
+def _best(made, phase: str, saved: list[int]) -> int:
+    """The saved step with the highest top-1 on the test set, by the run's own rows."""
+    rows = writers.MetricsLog(made.home.path / "metrics.jsonl").of(phase, "test")
+    tested = {row["step"]: row["top1"] for row in rows if row["step"] in saved}
+    if not tested:
+        raise InputError(f"--best: no saved step of {phase} was tested; --config.checkpoint.best=1 keeps the best one")
+    return max(tested, key=lambda step: (tested[step], step))

@@ -64,7 +64,8 @@ class PhaseRun:
         self.recipe, self.job, self.layout, self.source, self.log, self.stop = recipe, job, layout, source, log, stop
         self.name = job.phase.name
         self.folder = home.path / self.name
-        self.checkpoints = Checkpoints(self.folder, keep=recipe.checkpoint.keep, say=say)
+        kept = {"keep": recipe.checkpoint.keep, "best": recipe.checkpoint.best}
+        self.checkpoints = Checkpoints(self.folder, **kept, say=say)
         self.clock, self.warned, self.teacher, self.trained = Clock(), [], None, False
 
     def finished(self) -> dict | None:
@@ -228,7 +229,9 @@ class PhaseRun:
             "clock": asdict(self.clock),
             "warned": self.warned,
         }
-        self.checkpoints.save(carry.state, (carry.metrics, carry.health), meta)
+        tested = self.log.of(self.name, "test")
+        score = tested[-1]["top1"] if tested and tested[-1]["step"] == int(carry.state.step) else None
+        self.checkpoints.save(carry.state, (carry.metrics, carry.health), meta, score)
 
     def _outcome(self, carry: Carry) -> dict:
         rows, clock = self.log.of(self.name, "test"), self.clock

@@ -149,7 +149,7 @@ def recipe(name: str, *, smoke: bool = False, data: str = "cifar100", **phases: 
             "synthetic": {"classes": 100, "size": 32, "channels": 3, "train": 64, "test": 32},
         },
         "parallel": {"scope": "global", "mesh": ()},
-        "checkpoint": {"every": 0, "keep": 2},
+        "checkpoint": {"every": 0, "keep": 2, "best": 0},
         "log": {"every": 50, "tensorboard": False},
         "eval": {"every": 1},
         **phases,

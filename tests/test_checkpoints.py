@@ -55,6 +55,15 @@ def test_round_trip(saved):
     assert checkpoints.is_good(3) and not checkpoints.is_good(1)
 
 
+def test_the_last_ones_and_the_best_one_stay(tmp_path):
+    checkpoints = Checkpoints(epath.Path(tmp_path), keep=2, best=1)
+    for step, score in enumerate([0.3, 0.9, None, 0.5, 0.4, None], 1):
+        checkpoints.save(state(step), {"sum": jnp.float32(step)}, {}, score)
+    checkpoints.wait()
+    assert checkpoints.steps() == [6, 5, 2]
+    same(checkpoints.network(2)[0], state(2).student)
+
+
 def test_nothing_there(tmp_path):
     checkpoints = Checkpoints(epath.Path(tmp_path), keep=2)
     assert restore(checkpoints) is None

@@ -28,6 +28,14 @@ def test_it_measures_what_the_run_measured(home):
     assert evaluate(str(folder), phase="teacher")["top1"] > 0.5  # it has learned: the test can tell
 
 
+def test_the_best_one_can_be_kept_and_measured(tmp_path):
+    made = tree(phases=("teacher",), teacher__steps=30, checkpoint__best=1, checkpoint__keep=1)
+    top1 = loop.run(json.loads(json.dumps(made)), str(tmp_path))["phases"]["teacher"]
+    assert top1["top1_best"] > top1["top1_last"]  # else this would show nothing
+    assert evaluate(str(tmp_path), best=True)["top1"] == top1["top1_best"]
+    assert evaluate(str(tmp_path))["top1"] == top1["top1_last"]
+
+
 def test_wrong_input(home, tmp_path):
     with pytest.raises(InputError, match="no run here"):
         evaluate(str(tmp_path))
