@@ -58,10 +58,7 @@ class Workdir:
         written = self.path / "config.json"
         if overwrite or not written.exists():
             return
-        found = writers.read_json(written)
-        if not isinstance(found, dict):
-            raise InputError(f"{written}: not a configuration; start afresh with --overwrite")
-        changed = difference(found, self._tree)
+        changed = difference(writers.read_json(written), self._tree)
         if changed:
             raise InputError(
                 f"--workdir={self.path}: holds another run: config.{changed}; name another folder or add --overwrite"

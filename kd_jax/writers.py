@@ -23,12 +23,15 @@ def write_text(path: epath.Path, text: str) -> None:
     beside.replace(path)
 
 
-def read_json(path: epath.Path) -> Any:
-    """Read a JSON document; InputError if it is not one."""
+def read_json(path: epath.Path) -> dict:
+    """Read a JSON object; InputError if it is not one."""
     try:
-        return json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as e:
+        document = json.loads(path.read_text())
+        if not isinstance(document, dict):
+            raise ValueError(f"a {type(document).__name__}, not an object")
+    except ValueError as e:
         raise InputError(f"{path}: not readable JSON ({e}); restore it, or start afresh with --overwrite") from e
+    return document
 
 
 class MetricsLog:

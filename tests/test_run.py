@@ -376,3 +376,37 @@ def test_four_devices(unbroken, tmp_path, scope):
         if a["phase"] == "teacher":  # later the rounding of another order of sums has grown
             same.append(a["loss"] == pytest.approx(b["loss"], rel=1e-3))
     assert all(same) == (scope == "global")
+
+
+def test_the_data_seed_alone_orders_and_augments(tmp_path, monkeypatch):
+    """With data.seed fixed, another seed sees the same images in the same order, from other initial weights."""
+    train, seen = phase.Resident.train, []
+
+    def watch(self, step, batch_size):
+        batch = train(self, step, batch_size)
+        seen[-1].append((np.asarray(batch["index"]), np.asarray(batch["image"])))
+        return batch
+
+    monkeypatch.setattr(phase.Resident, "train", watch)
+    weights = []
+    for i, (seed, data_seed) in enumerate([(1, 9), (2, 9), (2, None)]):
+        seen.append([])
+        loop.run(tree(phases=("teacher",), seed=seed, data__seed=data_seed), str(tmp_path / str(i)))
+        weights.append(last_state(tmp_path / str(i), "teacher"))
+    same = [all(map(np.array_equal, a, b)) for a, b in zip(seen[0], seen[1], strict=True)]
+    other = [np.array_equal(a[0], b[0]) for a, b in zip(seen[0], seen[2], strict=True)]
+    assert all(same) and not any(other)
+    assert any(not np.array_equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+@pytest.mark.parametrize("name", ["summary.json", "config.json", "teacher/DONE"])
+@pytest.mark.parametrize("content", ["", '{"seed": 0, "phas', "[1]"])
+def test_damaged_documents_are_refused(unbroken, tmp_path, name, content):
+    import shutil
+
+    home = tmp_path / "run"
+    shutil.copytree(unbroken[0], home)
+    (home / name).write_text(content)
+    with pytest.raises(InputError, match=rf"{name}: not .*--overwrite") as e:
+        loop.run(long_tree(), str(home))
+    assert "\n" not in str(e.value)
