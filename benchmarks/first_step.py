@@ -1,0 +1,96 @@
+"""From the command to the first step, and where the time goes: see benchmarks/step.py --first_step.
+
+The parent starts this file as a child, which puts time stamps around functions of kd_jax and then runs
+launch/train.py as it is; the second batch asked for is the end of the first step.
+"""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPILER = {
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowering",
+    "/jax/core/compile/backend_compile_duration": "compiling, or reading from the cache",
+}
+
+
+def report(runs: int = 3) -> None:
+    """Start the quickstart `runs` times, each to its first step; print the first start, which finds the
+    compilation cache as it is and fills it, and the fastest of the others."""
+    starts = [_start() for _ in range(runs)]
+    print(f"from command to first step, quickstart, cache as found: {sum(starts[0]['stages'].values()):6.2f} s")
+    warm = min(starts[1:], key=lambda start: sum(start["stages"].values()))
+    print(f"from command to first step, quickstart, cache warm:     {sum(warm['stages'].values()):6.2f} s")
+    for stage, seconds in warm["stages"].items():
+        print(f"  {stage:<52}  {seconds:6.2f} s")
+    for what, seconds in warm["compiler"].items():
+        print(f"  in all of these, {what:<35}  {seconds:6.2f} s")
+
+
+def _start() -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "stages.json"
+        command = [sys.executable, __file__, repr(time.time()), str(out), str(Path(folder) / "run")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if not out.exists():
+            raise SystemExit(f"error: the quickstart did not start: {done.stderr.strip()[-600:]}")
+        return json.loads(out.read_text())
+
+
+def _child(began: float, out: Path, workdir: str) -> None:
+    stages, last = {}, began
+
+    def mark(stage: str) -> None:
+        nonlocal last
+        now = time.time()
+        stages[stage] = stages.get(stage, 0.0) + now - last
+        last = now
+
+    mark("interpreter")
+    import jax
+
+    from kd_jax import cli, data, loop, phase  # noqa: F401  what the command imports
+
+    mark("imports")
+    compiler = dict.fromkeys(COMPILER.values(), 0.0)
+
+    def listen(event: str, seconds: float, **_) -> None:
+        if event in COMPILER:
+            compiler[COMPILER[event]] += seconds
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+
+    def staged(function, before: str, stage: str):
+        def call(*args, **kwargs):
+            mark(before)
+            made = function(*args, **kwargs)
+            mark(stage)
+            return made
+
+        return call
+
+    batches, train = [], phase.Resident.train
+
+    def batch(self, step, batch_size):
+        mark("first step: batch, compilation, computation" if batches else "programs and initial state")
+        if batches:
+            out.write_text(json.dumps({"stages": stages, "compiler": compiler}))
+            os._exit(0)
+        batches.append(step)
+        return train(self, step, batch_size)
+
+    data.load = staged(data.load, "flags, configuration, devices", "data")
+    loop.plan = staged(loop.plan, "data", "build: networks, methods, shapes")
+    phase.Resident.train = batch
+    sys.argv = ["launch/train.py", "--config=configs/quickstart.py", f"--workdir={workdir}"]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    _child(float(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

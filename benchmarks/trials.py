@@ -1,0 +1,107 @@
+"""What benchmarks/step.py times: kd_jax's own compiled programs, called as a phase calls them."""
+
+import time
+from importlib import import_module
+
+import jax
+import numpy as np
+
+from kd_jax import loop, models, recipes
+from kd_jax.models.resnet import ResNet
+from kd_jax.programs import Carry, Programs, Resident
+
+
+def prepare(pair: str, method: str, batch: int, image: int) -> loop.Prepared:
+    """The networks and methods to be measured, as phases of a recipe that is never run."""
+    named = recipes.argument(pair)
+    kd, other = (import_module(f"configs.{m}").get_config(pair) for m in ("kd", method))
+    alone = recipes.phase(named.student, terms={"ce": recipes.member("ce")})
+    phases = {"teacher": kd.teacher, "alone": alone, "kd": kd.student, method: other.student}
+    for phase in phases.values():
+        phase.batch_size = batch
+    config = recipes.recipe("step", data="synthetic", **phases)
+    config.data.synthetic.size, config.data.synthetic.train = image, batch
+    return loop.prepare(config.to_dict(), "never-written")
+
+
+def teacher_of(made: loop.Prepared):
+    """A teacher's variables, untrained: the cost is the same."""
+    return Programs(made.jobs[0], made.layout).init(made.layout.put(jax.random.key(1)), ()).student
+
+
+class Trial:
+    """One phase's programs, and a state that they move on. Without a teacher where the phase has none."""
+
+    def __init__(self, job, made: loop.Prepared, teacher):
+        self.job, self.teachers = job, (teacher,) if job.needs_teachers else ()
+        self.programs, self.key = Programs(job, made.layout), made.layout.put(jax.random.key(0))
+        self.batch = Resident(made.layout, made.dataset, seed=0, augment="none").train(0, job.phase.batch_size)
+        begin = self.programs
+        self.carry = Carry(begin.init(self.key, self.teachers), begin.no_metrics(), begin.no_faults())
+        self.lowered = begin.train.lower(self.carry, self.taught(), self.batch, self.key)
+        self.lowered_teacher = jax.jit(begin.teach).lower(self.teachers, self.batch["image"])
+
+    @property
+    def parameters(self) -> int:
+        """How many the method has of its own."""
+        return models.count_parameters(self.job.abstract.params["method"])
+
+    def taught(self):
+        return self.programs.teach(self.teachers, self.batch["image"])
+
+    def forward(self) -> None:
+        jax.block_until_ready(self.taught())
+
+    def step(self) -> None:
+        self.carry = jax.block_until_ready(self.programs.train(self.carry, self.taught(), self.batch, self.key))
+
+    def flops(self, teacher) -> tuple[float, float]:
+        """XLA's count of the whole step, and of a teacher's forward and three of the student's, each alone."""
+
+        def forward(network, variables) -> float:
+            run = jax.jit(lambda v, x: models.apply(network.model, v, x)[0].logits)
+            return run.lower(variables, self.batch["image"]).cost_analysis()["flops"]
+
+        whole = sum(lowered.cost_analysis()["flops"] for lowered in (self.lowered, self.lowered_teacher))
+        student = forward(self.job.network, self.carry.state.student)
+        return whole, forward(self.job.teachers[0].network, teacher) + 3 * student
+
+
+def compiled(lowered) -> tuple[float, object]:
+    """Seconds to compile a program, and XLA's account of its memory (None where it gives none)."""
+    began = time.perf_counter()
+    program = lowered.compile()
+    return time.perf_counter() - began, program.memory_analysis()
+
+
+def rounds(contenders: dict, count: int) -> dict[str, list[float]]:
+    """Seconds of every call, in turns A B C A B C ...; the first two turns, which compile, do not count."""
+    spent = {name: [] for name in contenders}
+    for turn in range(-2, count):
+        for name, call in contenders.items():
+            began = time.perf_counter()
+            call()
+            if turn >= 0:
+                spent[name].append(time.perf_counter() - began)
+    return spent
+
+
+def torch_step(trial: Trial, made: loop.Prepared):
+    """A function that takes a KD step of the same networks in PyTorch, or a line on why there is none."""
+    try:
+        import torch_resnet
+    except ModuleNotFoundError as e:
+        if e.name != "torch":
+            raise
+        return "no PyTorch step: torch is not installed; pip install -e '.[torch]' adds it"
+    nets = []
+    for network in (trial.job.teachers[0].network, trial.job.network):
+        if not isinstance(network.model, ResNet):
+            return f"no PyTorch step: benchmarks/torch_resnet.py has no {network.name}, only ResNets"
+        nets.append(torch_resnet.ResNet(network.model.depth, network.model.widths, network.num_classes))
+        ours = models.count_parameters(models.shapes(network.model, network.image_shape)[0].params)
+        theirs = torch_resnet.count_parameters(nets[-1])
+        if ours != theirs:
+            raise SystemExit(f"error: {network.name} has {ours:,} parameters here and {theirs:,} in torch_resnet.py")
+    image = (np.asarray(trial.batch["image"]) - made.dataset.mean) / made.dataset.std
+    return torch_resnet.kd_step(*nets, image.astype(np.float32), np.asarray(trial.batch["label"]))
