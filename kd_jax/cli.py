@@ -1,6 +1,7 @@
 """From a command line to exit codes: 0 done, 2 wrong input in one line, 3 not finite, 143 and 130 stopped
 by a signal after saving, 1 anything else."""
 
+import ctypes
 import importlib.util
 import os
 import sys
@@ -26,11 +27,20 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def limit_arenas() -> None:
+    """Where glibc is the C library, let threads share a few malloc arenas: the threads that write
+    checkpoints come and go, and each would leave an arena behind, a slow growth of memory."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(-8, 2)  # M_ARENA_MAX
+
+
 def main(run: Callable[[], None], *, required: tuple[str, ...] = ()) -> None:
     """Parse the flags, run, and end the process with the right exit code."""
     try:
         _parse(sys.argv, required)
         use_compilation_cache()
+        limit_arenas()
         run()
     except InputError as e:
         _end(2, e)

@@ -84,14 +84,7 @@ class Programs:
             measured = engine.eval_step(variables, teacher_logits, batch, model=job.network.model)
             return metrics_lib.add(so_far, measured)
 
-        teachers, batch = self._example()
-        counted = jax.eval_shape(partial(engine.train_step, **parts), job.abstract, teachers, batch, jax.random.key(0))[
-            1
-        ]
-        logits = job.facts.view_shapes.student.logits if job.teachers else None
-        measured = jax.eval_shape(
-            partial(engine.eval_step, model=job.network.model), job.abstract.student, logits, batch
-        )
+        counted, measured = self._metrics(parts)
         self.init = layout.jit(init, ins="rr", outs="r")
         self.train = layout.jit_step(train, ins="rbbr", outs="r", donate=(0,))
         self.evaluate = layout.jit(evaluate, ins="rbbr", outs="r")
@@ -107,17 +100,19 @@ class Programs:
         """Every teacher's outputs for a batch of images, by programs of their own."""
         return tuple(program(v, image) for program, v in zip(self._teachers, teachers, strict=True))
 
-    def _example(self) -> tuple[tuple[Outputs, ...], Batch]:
-        view, job = self.job.facts.view_shapes, self.job
-        row = (job.phase.batch_size,)
-        batch = {
-            "image": view.image,
-            "label": view.labels,
-            "index": view.labels,
-            "mask": jax.ShapeDtypeStruct(row, jnp.float32),
-        }
-        needs = job.distiller.needs
-        return tuple(only(t, needs) for t in view.teachers) if job.needs_teachers else (), batch
+    def _metrics(self, parts: dict) -> tuple[metrics_lib.Metrics, metrics_lib.Metrics]:
+        """Shapes of the metrics of a training step and of an evaluation step."""
+        job, view = self.job, self.job.facts.view_shapes
+        mask = jax.ShapeDtypeStruct(view.labels.shape, jnp.float32)
+        batch = {"image": view.image, "label": view.labels, "index": view.labels, "mask": mask}
+        taught = tuple(only(t, job.distiller.needs) for t in view.teachers) if job.needs_teachers else ()
+        train = partial(engine.train_step, **parts)
+        test = partial(engine.eval_step, model=job.network.model)
+        logits = view.student.logits if job.teachers else None
+        return (
+            jax.eval_shape(train, job.abstract, taught, batch, jax.random.key(0))[1],
+            jax.eval_shape(test, job.abstract.student, logits, batch),
+        )
 
 
 def _normalized(network: Network, image: Array) -> Array:

@@ -11,7 +11,7 @@ from kd_jax.parallel import Layout
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize("n", [1, 4, pytest.param(2, marks=pytest.mark.full), pytest.param(8, marks=pytest.mark.full)])
+@pytest.mark.parametrize("n", [4, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 2, 8))])
 def test_scopes(n):
     env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={n}"}
     command = [sys.executable, str(ROOT / "tests" / "devices.py"), str(n)]
