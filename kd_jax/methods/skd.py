@@ -71,8 +71,8 @@ def skd(
       an attention-based simplifier, trained jointly with the student by the distillation loss,
       whose form stays as it is. Ours: every formula above, the form of the attention, all default
       values, and `normalize`, `bound` and `rate`, without which (bound=None, normalize=False,
-      rate=1: the literal reading) the target collapsed onto the student in all our runs. With
-      them SKD equalled KD within noise on small data.
+      rate=1: the literal reading) the target collapsed onto the student in our small experiments;
+      with them, SKD could not be told from KD there.
     """
     _check(temperature=temperature, tokens=tokens, width=width, bound=bound, rate=rate, anchor=anchor)
     if bound is not None and not residual:
