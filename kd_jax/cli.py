@@ -6,13 +6,12 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 
 from absl import flags
 from ml_collections import config_dict, config_flags
 
 from kd_jax.signals import Stopped
-from kd_jax.typing import InputError
+from kd_jax.typing import InputError, suggest
 
 CACHE = "~/.cache/kd_jax/xla"
 
@@ -112,9 +111,8 @@ def _known_key(config: config_dict.ConfigDict, dotted: str) -> None:
         if not isinstance(at, config_dict.ConfigDict) or name not in at:
             where = ".".join(["config", *names[:depth]])
             known = list(at) if isinstance(at, config_dict.ConfigDict) else []
-            close = get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise InputError(f"{where}.{name}: unknown key; {hint}known: {', '.join(known) or 'none, it is a value'}")
+            accepted = suggest(name, known) if known else "known: none, it is a value"
+            raise InputError(f"{where}.{name}: unknown key; {accepted}")
         at = at[name]
 
 

@@ -10,6 +10,7 @@ from kd_jax import config, models, writers
 from kd_jax.build import Job
 from kd_jax.checkpoints import Checkpoints
 from kd_jax.engine import metrics as metrics_lib
+from kd_jax.engine.state import mean_logits
 from kd_jax.parallel import Layout
 from kd_jax.programs import Carry, Programs, Resident
 from kd_jax.signals import Stopped
@@ -41,8 +42,7 @@ class Examiner:
         if teachers:
             self._teacher_logits = []
             for batch in source.test(self._batch_size):
-                taught = programs.teach(teachers, batch["image"])
-                self._teacher_logits.append(sum(t.logits for t in taught) / len(taught))
+                self._teacher_logits.append(mean_logits(programs.teach(teachers, batch["image"])))
                 right = np.argmax(self._teacher_logits[-1], axis=-1) == np.asarray(batch["label"])
                 hits += float(np.sum(right * np.asarray(batch["mask"])))
         self.teacher_top1 = hits / source.sizes["test"] if teachers else None

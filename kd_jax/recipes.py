@@ -7,13 +7,12 @@ method stands with its default, so that each can be changed by a flag and none i
 import inspect
 import types
 import typing
-from difflib import get_close_matches
 from typing import NamedTuple
 
 from ml_collections import config_dict
 
 from kd_jax import methods, models
-from kd_jax.typing import InputError
+from kd_jax.typing import InputError, suggest
 
 Config = config_dict.ConfigDict
 
@@ -54,9 +53,7 @@ def factory(kind: str):
     """
     known = {**methods.REFINERS, **methods.CRITERIA}
     if kind not in known:
-        close = get_close_matches(kind, known, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"unknown method {kind!r}; {hint}known: {', '.join(known)}")
+        raise InputError(f"unknown method {kind!r}; {suggest(kind, known)}")
     return known[kind]
 
 

@@ -4,7 +4,8 @@ Axes: B batch, K classes, H W C a feature map (images too: NHWC), D pooled width
 Everything here is a NamedTuple, hence a pytree: jit, grad and Orbax take it as it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -20,6 +21,14 @@ Schedule = Callable[[Array], Array]  # step -> value
 
 class InputError(ValueError):
     """What the user gave is wrong. The message is one line: what, where, what is accepted."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """What an error says after an unknown name: the nearest known one, letter case aside, and all of them."""
+    spelled = {k.lower(): k for k in known}
+    close = get_close_matches(name.lower(), spelled, n=1)
+    hint = f"did you mean {spelled[close[0]]}? " if close else ""
+    return f"{hint}known: {', '.join(spelled.values())}"
 
 
 class Mean(NamedTuple):

@@ -1,6 +1,5 @@
 """Data: sources by name, augmentation on the device, batches that are functions of the step."""
 
-from difflib import get_close_matches
 from functools import partial
 
 from kd_jax.data import sources
@@ -9,7 +8,7 @@ from kd_jax.data.folder import folder
 from kd_jax.data.sources import Arrays, Dataset
 from kd_jax.data.subset import subset as subset_of
 from kd_jax.data.tfds import tfds
-from kd_jax.typing import InputError
+from kd_jax.typing import InputError, suggest
 
 __all__ = ["SOURCES", "Arrays", "Dataset", "load"]
 
@@ -62,11 +61,7 @@ def _whole(name: str, *, dir: str, synthetic: dict | None, size: int, test_fract
     if kind == "tfds" and rest:
         return tfds(rest, dir=dir, size=size)
     if name not in SOURCES:
-        close = get_close_matches(name, SOURCES, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(
-            f"data.name: unknown data set {name!r}; {hint}known: {', '.join(SOURCES)}, folder:DIR, tfds:NAME"
-        )
+        raise InputError(f"data.name: unknown data set {name!r}; {suggest(name, SOURCES)}, folder:DIR, tfds:NAME")
     if size:
         raise InputError(f"data.size: {size}, but {name} is not resized; only folder:DIR and tfds:NAME are")
     if name == "synthetic":

@@ -40,11 +40,16 @@ def as_teachers(teacher_outputs: Outputs | tuple[Outputs, ...] | None) -> tuple[
     return (teacher_outputs,) if isinstance(teacher_outputs, Outputs) else tuple(teacher_outputs)
 
 
+def mean_logits(teachers: tuple[Outputs, ...]) -> Array:
+    """What several teachers say together: their averaged logits (B, K)."""
+    return sum(t.logits for t in teachers) / len(teachers)
+
+
 def make_view(image, student: Outputs, teachers: tuple[Outputs, ...], batch, step) -> View:
     """The view before any refiner. Several teachers are matched by their averaged logits."""
     match = None
     if teachers:
-        match = Match(student.logits, sum(t.logits for t in teachers) / len(teachers))
+        match = Match(student.logits, mean_logits(teachers))
     return View(image, student, teachers, match, batch["label"], batch.get("index"), step)
 
 

@@ -1,6 +1,5 @@
 """Networks in flax.linen, named exactly as in the papers' code; all return Outputs."""
 
-from difflib import get_close_matches
 from functools import partial
 
 from flax import linen as nn
@@ -8,7 +7,7 @@ from flax import linen as nn
 from kd_jax.models.base import apply, count_parameters, init, shapes, tail
 from kd_jax.models.resnet import ResNet
 from kd_jax.models.wrn import WideResNet
-from kd_jax.typing import InputError
+from kd_jax.typing import InputError, suggest
 
 __all__ = ["MODELS", "apply", "count_parameters", "create", "init", "shapes", "tail"]
 
@@ -44,7 +43,5 @@ def create(name: str, num_classes: int, **overrides) -> nn.Module:
     """
     known = {key.lower(): factory for key, factory in MODELS.items()}
     if name.lower() not in known:
-        close = get_close_matches(name.lower(), known, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"unknown model {name!r}; {hint}known: {', '.join(MODELS)}")
+        raise InputError(f"unknown model {name!r}; {suggest(name, MODELS)}")
     return known[name.lower()](num_classes=num_classes, **overrides)
