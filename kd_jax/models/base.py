@@ -1,41 +1,22 @@
-"""What every network shares: its layers with PyTorch's numbers, and init / apply / tail.
+"""What every network shares: init, apply and tail.
 
 A network is a flax.linen module `model(x, train=False, after=-1) -> Outputs`. With `after=i` it
 takes `stages[i]` in place of an image and runs only what follows: that is all that student
 branches on a teacher need.
+
+Modules are named so that a parameter's path, joined by dots, is its name in the published PyTorch
+code: layer1/0/conv1/kernel is `layer1.0.conv1.weight` (see weights.py).
 """
 
+import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from kd_jax.typing import Array, Outputs, PyTree, Variables
-
-kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# use_fast_variance=False: E[x^2] - E[x]^2 cancels in float32; PyTorch does not use it either
-BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
-
-
-def conv(width: int, size: int, stride: int = 1, **kwargs) -> nn.Conv:
-    """Convolution without bias, Kaiming fan-out. Padding is explicit: SAME shifts at stride 2."""
-    kwargs = {"use_bias": False, "kernel_init": kaiming, **kwargs}
-    return nn.Conv(width, (size, size), (stride, stride), padding=size // 2, **kwargs)
-
-
-def linear(num_classes: int, fan_in: int, *, bias_init=None) -> nn.Dense:
-    """A classifier with PyTorch's default initialisation U(-1, 1) / sqrt(fan_in)."""
-
-    def uniform(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -1, 1) / fan_in**0.5
-
-    return nn.Dense(num_classes, kernel_init=uniform, bias_init=bias_init or uniform)
-
-
-def pool(x: Array) -> Array:
-    """Average over the map: (B, H, W, C) -> (B, C)."""
-    return jnp.mean(x, axis=(1, 2))
 
 
 def init(model: nn.Module, key: Array, x: Array, after: int = -1) -> Variables:
@@ -74,12 +55,45 @@ def tail(model: nn.Module, variables: Variables, x: Array, i: int, train: bool =
     return apply(model, variables, x, train, after=i)[0].logits
 
 
+def trace(model: nn.Module, image_shape: tuple[int, ...], batch: int = 1) -> tuple[Variables, Outputs, Any]:
+    """Shapes of the variables and of Outputs for images (H, W, C), and the jaxpr of the evaluation-mode
+    forward pass, without computing anything or asking for a device."""
+    image = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
+    variables = jax.eval_shape(partial(init, model), jax.eval_shape(jax.random.key, 0), image)
+    jaxpr, (outputs, _) = jax.make_jaxpr(partial(apply, model), return_shape=True)(variables, image)
+    return variables, outputs, jaxpr
+
+
 def shapes(model: nn.Module, image_shape: tuple[int, ...], batch: int = 1) -> tuple[Variables, Outputs]:
     """Shapes of the variables and of Outputs for images (H, W, C), without computing anything."""
-    image = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
-    variables = jax.eval_shape(partial(init, model), jax.random.key(0), image)
-    outputs, _ = jax.eval_shape(partial(apply, model), variables, image)
-    return variables, outputs
+    return trace(model, image_shape, batch)[:2]
+
+
+def count_multiply_adds(model: nn.Module, image_shape: tuple[int, ...]) -> int:
+    """Multiply-adds that the convolutions and matrix products of one image (H, W, C) take in evaluation.
+
+    As the published tables count them: zeros of the padding included; biases, normalisation, activations
+    and pooling left out.
+    """
+    return multiply_adds(trace(model, image_shape)[2])
+
+
+def multiply_adds(jaxpr: Any) -> int:
+    """Multiply-adds of the convolutions and matrix products in a jaxpr and in those it calls; a scan
+    counts as often as it runs, a while loop once, a cond with every branch."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        made = eqn.outvars[0].aval.size
+        if eqn.primitive.name == "conv_general_dilated":
+            kernel = eqn.invars[1].aval  # holds the channels of one group only
+            total += made * kernel.size // kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+        elif eqn.primitive.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            total += made * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+        else:
+            times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+            total += times * sum(multiply_adds(p) for p in jax.tree.leaves(eqn.params) if hasattr(p, "eqns"))
+    return total
 
 
 def count_parameters(params: PyTree) -> int:

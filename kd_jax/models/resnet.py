@@ -1,12 +1,14 @@
-"""CIFAR ResNets (resnet8 ... resnet110, resnet8x4, resnet32x4), as mdistiller's and RepDistiller's.
+"""Residual networks with CIFAR stems: resnet8 ... resnet110, resnet8x4, resnet32x4, ResNet18, ResNet50.
 
 Reference: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2015,
-arXiv 1512.03385. Parameter counts equal the published code's.
+arXiv 1512.03385.
 """
+
+from typing import Any
 
 from flax import linen as nn
 
-from kd_jax.models.base import BatchNorm, conv, linear, pool
+from kd_jax.layers.basic import conv, linear, norm, pool
 from kd_jax.typing import Array, Outputs
 
 
@@ -14,64 +16,86 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut. Returns the sum before its ReLU."""
 
     width: int
-    stride: int = 1
-    project: bool = False
+    stride: int
+    project: bool
+    shortcut: str
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        def norm(name):
-            return BatchNorm(use_running_average=not train, name=name)
+        y = nn.relu(norm("bn1", train)(conv(self.width, 3, self.stride, name="conv1")(x)))
+        y = norm("bn2", train)(conv(self.width, 3, name="conv2")(y))
+        return y + _shortcut(self, x, train)
 
-        y = nn.relu(norm("bn1")(conv(self.width, 3, self.stride, name="conv1")(x)))
-        y = norm("bn2")(conv(self.width, 3, name="conv2")(y))
-        if self.project:
-            x = norm("downsample_bn")(conv(self.width, 1, self.stride, name="downsample_conv")(x))
-        return x + y
+
+class Bottleneck(nn.Module):
+    """1x1 to a quarter of the width, 3x3, 1x1 back, and a shortcut. Returns the sum before its ReLU."""
+
+    width: int
+    stride: int
+    project: bool
+    shortcut: str
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        y = nn.relu(norm("bn1", train)(conv(self.width // 4, 1, name="conv1")(x)))
+        y = nn.relu(norm("bn2", train)(conv(self.width // 4, 3, self.stride, name="conv2")(y)))
+        y = norm("bn3", train)(conv(self.width, 1, name="conv3")(y))
+        return y + _shortcut(self, x, train)
+
+
+def _shortcut(block: BasicBlock | Bottleneck, x: Array, train: bool) -> Array:
+    """The block's input, projected where its shape changes."""
+    if not block.project:
+        return x
+    y = conv(block.width, 1, block.stride, name=f"{block.shortcut}.0")(x)
+    return norm(f"{block.shortcut}.1", train)(y)
 
 
 class Layer(nn.Module):
     """A stage: n blocks, the first with the stride. Returns the map before its last ReLU."""
 
+    block: Any
     width: int
     blocks: int
     stride: int
-    project: bool
+    shortcut: str
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        for b in range(self.blocks):
-            first = {"stride": self.stride, "project": self.project} if b == 0 else {}
-            x = BasicBlock(self.width, **first, name=f"block{b}")(x if b == 0 else nn.relu(x), train)
+        project = self.stride > 1 or x.shape[-1] != self.width
+        x = self.block(self.width, self.stride, project, self.shortcut, name="0")(x, train)
+        for b in range(1, self.blocks):
+            x = self.block(self.width, 1, False, self.shortcut, name=str(b))(nn.relu(x), train)
         return x
 
 
 class ResNet(nn.Module):
-    """depth = 6 n + 2; widths of the stem and the three stages.
+    """A 3x3 stem at full size, then stages of which all but the first halve the map.
 
-    Differs: none in structure. `preacts[0]` is the stem after its ReLU, as in the published code.
+    blocks: of every stage. widths: of the stem and every stage. shortcut, head: what the published
+    code calls these parts. `preacts[0]` is the stem after its ReLU, as there.
     """
 
-    depth: int
+    blocks: tuple[int, ...]
     widths: tuple[int, ...] = (16, 16, 32, 64)
+    block: Any = BasicBlock
+    shortcut: str = "downsample"
+    head: str = "fc"
     num_classes: int = 100
 
-    def setup(self):
-        self.conv1, self.bn1 = conv(self.widths[0], 3), BatchNorm()
-        strides = (1, *[2] * (len(self.widths) - 2))
-        self.layers = [
-            Layer(width, (self.depth - 2) // 6, stride, project=stride > 1 or width != before)
-            for before, width, stride in zip(self.widths[:-1], self.widths[1:], strides, strict=True)
-        ]
-        self.fc = linear(self.num_classes, self.widths[-1])
-
+    @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
         stages, preacts = [], []
         if after < 0:
-            x = nn.relu(self.bn1(self.conv1(x), use_running_average=not train))
+            x = nn.relu(norm("bn1", train)(conv(self.widths[0], 3, name="conv1")(x)))
             stages, preacts = [x], [x]
-        for layer in self.layers[max(after, 0) :]:
+        for i in range(max(after, 0), len(self.blocks)):
+            layer = Layer(
+                self.block, self.widths[i + 1], self.blocks[i], 2 if i else 1, self.shortcut, name=f"layer{i + 1}"
+            )
             preacts.append(layer(x, train))
             x = nn.relu(preacts[-1])
             stages.append(x)
         pooled = pool(x)
-        return Outputs(tuple(stages), tuple(preacts), pooled, self.fc(pooled))
+        logits = linear(self.num_classes, pooled.shape[-1], name=self.head)(pooled)
+        return Outputs(tuple(stages), tuple(preacts), pooled, logits)

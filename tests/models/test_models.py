@@ -1,4 +1,4 @@
-"""Networks: sizes of the published code, tails, statistics, and that preactivations are what they say."""
+"""Networks: shapes, tails, statistics, and that preactivations are what they say; see also test_golden.py."""
 
 import jax
 import jax.numpy as jnp
@@ -7,51 +7,37 @@ import pytest
 
 from kd_jax import InputError, models
 
-# parameters at 100 classes, counted in mdistiller's networks
-PUBLISHED = {
-    "resnet8": 83_892, "resnet14": 181_108, "resnet20": 278_324, "resnet32": 472_756, "resnet44": 667_188,
-    "resnet56": 861_620, "resnet110": 1_736_564, "resnet8x4": 1_233_540, "resnet32x4": 7_433_860,
-    "wrn_16_1": 180_916, "wrn_16_2": 703_284, "wrn_40_1": 569_780, "wrn_40_2": 2_255_156,
-}  # fmt: skip
-
-
-def published_count(depth, widths, preact, classes=100):
-    """The same number from the structure's description, convolution by convolution."""
-    total = 27 * widths[0] + (0 if preact else 2 * widths[0])
-    blocks = (depth - 4) // 6 if preact else (depth - 2) // 6
-    for stage, (before, width) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-        for b in range(blocks):
-            incoming = before if b == 0 else width
-            total += 9 * incoming * width + 9 * width * width
-            total += 2 * incoming + 2 * width if preact else 4 * width
-            if b == 0 and (before != width or (stage > 0 and not preact)):
-                total += before * width + (0 if preact else 2 * width)
-    return total + (2 * widths[-1] if preact else 0) + (widths[-1] + 1) * classes
-
-
-@pytest.mark.parametrize("name", models.MODELS)
-def test_parameter_counts(name):
-    model = models.create(name, 100)
-    count = models.count_parameters(models.shapes(model, (32, 32, 3))[0].params)
-    assert count == PUBLISHED[name]
-    if hasattr(model, "widths"):
-        assert count == published_count(model.depth, model.widths, preact=False)
-    else:
-        assert count == published_count(model.depth, (16, *(w * model.widen for w in (16, 32, 64))), preact=True)
+HEIGHTS = {
+    **dict.fromkeys(("vgg8", "vgg11", "vgg13", "vgg16", "vgg19"), [32, 16, 8, 4, 4]),
+    **dict.fromkeys(("ShuffleV1", "ShuffleV2"), [32, 16, 8, 4]),
+    **dict.fromkeys(("ResNet18", "ResNet50"), [32, 32, 16, 8, 4]),
+    "MobileNetV2": [16, 16, 8, 4, 2],
+}
 
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_shapes(name):
     _, out = models.shapes(models.create(name, 100), (32, 32, 3), batch=2)
-    assert [s.shape[1] for s in out.stages] == [32, 32, 16, 8]
-    assert [p.shape for p in out.preacts] == [s.shape for s in out.stages]
-    assert out.pooled.shape == (2, out.stages[-1].shape[-1]) and out.logits.shape == (2, 100)
+    rows = [s.shape[1] for s in out.stages]
+    assert rows == HEIGHTS.get(name, [32, 32, 16, 8])
+    assert out.preacts is None or [p.shape for p in out.preacts] == [s.shape for s in out.stages]
+    assert out.pooled.shape[0] == 2 and out.logits.shape == (2, 100)
 
 
-@pytest.fixture(scope="module", params=["resnet8", "resnet14", "resnet8x4", "wrn_16_1", "wrn_16_2"])
+SMALL = {
+    "resnet8": {}, "resnet14": {}, "resnet8x4": {}, "wrn_16_1": {}, "wrn_16_2": {},
+    "vgg11": {"widths": ((4,), (4,), (8, 8), (8, 8), (16, 16))},
+    "MobileNetV2": {"expand": 2},
+    "ShuffleV1": {"widths": (60, 120, 240), "blocks": (1, 2, 1)},
+    "ShuffleV2": {"widths": (16, 32, 32, 64), "blocks": (1, 1, 1)},
+    "ResNet18": {"widths": (4, 4, 8, 8, 16)}, "ResNet50": {"widths": (4, 16, 32, 32, 64), "blocks": (1, 2, 1, 1)},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=SMALL)
 def net(request):
     """A network whose running statistics are not the trivial ones."""
-    model = models.create(request.param, 7)
+    model = models.create(request.param, 7, **SMALL[request.param])
     image = jax.random.normal(jax.random.key(0), (4, 12, 12, 1)) * 2 + 1
     made = jax.jit(models.init, static_argnums=0)(model, jax.random.key(1), image)
     step = jax.jit(lambda v: models.apply(model, v, image, train=True)[1])
@@ -66,8 +52,9 @@ def test_tails(net):
     for i, stage in enumerate(out.stages):
         np.testing.assert_allclose(models.tail(model, made, stage, i), out.logits, rtol=1e-6, atol=1e-6)
         rest, _ = models.apply(model, made, stage, after=i)
-        assert len(rest.stages) == len(rest.preacts) == len(out.stages) - 1 - i
-        for ours, theirs in zip(rest.stages + rest.preacts, out.stages[i + 1 :] + out.preacts[i + 1 :], strict=True):
+        assert len(rest.stages) == len(out.stages) - 1 - i
+        maps = rest.stages + (rest.preacts or ()), out.stages[i + 1 :] + (out.preacts or ())[i + 1 :]
+        for ours, theirs in zip(*maps, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -85,7 +72,14 @@ def test_a_tail_of_its_own(net):
 def test_preactivations(net):
     model, made, image = net
     out, _ = models.apply(model, made, image)
-    if model.__class__.__name__ == "ResNet":
+    kind = model.__class__.__name__
+    if kind == "MobileNetV2":
+        assert out.preacts is None
+    elif kind == "ShuffleV2":  # the same channels, shuffled
+        for stage, preact in zip(out.stages, out.preacts, strict=True):
+            ours, theirs = np.sort(stage.sum((1, 2))), np.sort(jax.nn.relu(preact).sum((1, 2)))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    elif kind != "WideResNet":
         for stage, preact in zip(out.stages, out.preacts, strict=True):
             np.testing.assert_array_equal(stage, jax.nn.relu(preact))
         assert any((np.asarray(p) < 0).any() for p in out.preacts[1:])
@@ -110,7 +104,7 @@ def test_train_and_eval(net):
 
 def test_batchnorm_is_pytorchs(rng):
     """Momentum 0.9 of the old, epsilon 1e-5, two-pass variance."""
-    from kd_jax.models.base import BatchNorm
+    from kd_jax.layers.basic import BatchNorm
 
     x = rng.normal(1000, 0.1, (64, 3)).astype("f")  # E[x^2] - E[x]^2 would cancel here
     made = BatchNorm(use_running_average=False).init(jax.random.key(0), x)
@@ -123,7 +117,7 @@ def test_batchnorm_is_pytorchs(rng):
 
 def test_stride_two_pads_like_pytorch():
     """padding=1 on both sides: the first output sees pixels -1, 0, 1, not 0, 1, 2."""
-    from kd_jax.models.base import conv
+    from kd_jax.layers.basic import conv
 
     layer = conv(1, 3, 2)
     x = jnp.zeros((1, 4, 4, 1)).at[0, 2, 2, 0].set(1.0)
@@ -134,7 +128,7 @@ def test_stride_two_pads_like_pytorch():
 def test_initialisation():
     model = models.create("resnet8x4", 100)
     made = jax.jit(models.init, static_argnums=0)(model, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    kernel = made.params["layers_2"]["block0"]["conv2"]["kernel"]
+    kernel = made.params["layer3"]["0"]["conv2"]["kernel"]
     assert float(kernel.std()) == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.02)  # Kaiming, fan-out
     fc = made.params["fc"]
     assert float(jnp.abs(fc["kernel"]).max()) == pytest.approx(1 / 16, rel=0.01)

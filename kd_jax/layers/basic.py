@@ -1,0 +1,53 @@
+"""The layers that networks and methods are built of, with PyTorch's numbers."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from kd_jax.typing import Array
+
+kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(-1, 1) / sqrt(fan_in)
+# use_fast_variance=False: E[x^2] - E[x]^2 cancels in float32; PyTorch does not use it either
+BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
+
+
+def norm(name: str, train: bool) -> nn.BatchNorm:
+    """Batch normalisation with PyTorch's momentum and epsilon.
+
+    Differs: the running variance takes the batch's biased variance, PyTorch's the unbiased one; with n
+    values a channel they differ by the factor n / (n - 1).
+    """
+    return BatchNorm(use_running_average=not train, name=name)
+
+
+def conv(width: int, size: int, stride: int = 1, **kwargs) -> nn.Conv:
+    """Convolution without bias, Kaiming fan-out. Padding is explicit: SAME shifts at stride 2."""
+    kwargs = {"use_bias": False, "kernel_init": kaiming, **kwargs}
+    return nn.Conv(width, (size, size), (stride, stride), padding=size // 2, **kwargs)
+
+
+def depthwise(width: int, stride: int = 1, **kwargs) -> nn.Conv:
+    """3x3 convolution of each channel by itself."""
+    return conv(width, 3, stride, feature_group_count=width, **kwargs)
+
+
+def linear(num_classes: int, fan_in: int, *, name: str, bias_init=None) -> nn.Dense:
+    """A classifier with PyTorch's default initialisation U(-1, 1) / sqrt(fan_in)."""
+
+    def uniform(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -1, 1) / fan_in**0.5
+
+    return nn.Dense(num_classes, kernel_init=torch_default, bias_init=bias_init or uniform, name=name)
+
+
+def small_linear(num_classes: int, *, name: str) -> nn.Dense:
+    """A classifier that starts near zero: N(0, 0.01), as VGG's and MobileNetV2's."""
+    return nn.Dense(num_classes, kernel_init=nn.initializers.normal(0.01), name=name)
+
+
+def pool(x: Array) -> Array:
+    """Average over the map: (B, H, W, C) -> (B, C)."""
+    return jnp.mean(x, axis=(1, 2))

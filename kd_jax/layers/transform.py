@@ -1,0 +1,58 @@
+"""A map of one network in the shape that a part of another expects."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from kd_jax.layers.basic import conv, kaiming, norm
+from kd_jax.typing import Array
+
+FORMS = ("conv3x3", "conv1x1")
+
+
+class Transform(nn.Module):
+    """(B, h, w, c) to (B, *shape), learned, not negative.
+
+    form "conv3x3": 3x3 convolution, BatchNorm, ReLU, then 1x1 convolution to the wanted width, BatchNorm, ReLU.
+    The 3x3 keeps the width c. It has stride 2 where the map is at least twice as high as wanted (and stands once
+    more where it still is), and is a transposed 4x4 with stride 2 where the map is at most half as high.
+    form "conv1x1": the second part alone, behind an average or a repetition to the wanted size.
+    What sizes that are not powers of two apart leave over is bridged by bilinear interpolation.
+    """
+
+    shape: tuple[int, int, int]
+    form: str = "conv3x3"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        width = x.shape[-1]
+        if self.form == "conv3x3":
+            for i, stride in enumerate(_strides(x.shape[1], self.shape[0])):
+                up = nn.ConvTranspose(width, (4, 4), (2, 2), use_bias=False, kernel_init=kaiming, name=f"up{i}")
+                x = up(x) if stride < 1 else conv(width, 3, stride, name=f"conv{i}")(x)
+                x = nn.relu(norm(f"bn{i}", train)(x))
+        x = conv(self.shape[-1], 1, name="conv")(_resized(x, self.shape[:2]))
+        return nn.relu(norm("bn", train)(x))
+
+
+def _strides(have: int, want: int) -> list[float]:
+    """Of the convolutions that take a map from one height to (nearly) another; 0.5 doubles it."""
+    strides = []
+    while have != want and (have + 1) // 2 >= want:
+        strides.append(2)
+        have = (have + 1) // 2
+    while 2 * have <= want:
+        strides.append(0.5)
+        have *= 2
+    return strides or [1]
+
+
+def _resized(x: Array, size: tuple[int, int]) -> Array:
+    """In another height and width: averaged or repeated where one divides the other, else bilinear."""
+    h, w = x.shape[1:3]
+    if h % size[0] == 0 and w % size[1] == 0:
+        window = (h // size[0], w // size[1])
+        return x if window == (1, 1) else nn.avg_pool(x, window, window)
+    if size[0] % h == 0 and size[1] % w == 0:
+        return jnp.repeat(jnp.repeat(x, size[0] // h, axis=1), size[1] // w, axis=2)
+    return jax.image.resize(x, (x.shape[0], *size, x.shape[-1]), "bilinear")

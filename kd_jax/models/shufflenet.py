@@ -1,0 +1,155 @@
+"""ShuffleV1 and ShuffleV2 for 32 x 32 images, as mdistiller's and RepDistiller's.
+
+References: Zhang, Zhou, Lin, Sun, "ShuffleNet: An Extremely Efficient Convolutional Neural Network for
+Mobile Devices", 2017, arXiv 1707.01083. Ma, Zhang, Zheng, Sun, "ShuffleNet V2: Practical Guidelines for
+Efficient CNN Architecture Design", 2018, arXiv 1807.11164.
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from kd_jax.layers import basic
+from kd_jax.layers.basic import linear, norm, pool, torch_default
+from kd_jax.typing import Array, Outputs
+
+conv = partial(basic.conv, kernel_init=torch_default)
+depthwise = partial(basic.depthwise, kernel_init=torch_default)
+STEM = 24
+
+
+def shuffle(x: Array, groups: int) -> Array:
+    """Channels (g, C / g) as (C / g, g), so that the next grouped convolution sees every group."""
+    return x.reshape(*x.shape[:-1], groups, -1).swapaxes(-1, -2).reshape(x.shape)
+
+
+class Bottleneck(nn.Module):
+    """V1: grouped 1x1, shuffle, depthwise 3x3, grouped 1x1. Returns the map before its ReLU.
+
+    With stride 2 the average-pooled input is put beside the result, otherwise it is added.
+    """
+
+    width: int
+    stride: int
+    groups: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        inner = self.width // 4
+        first = 1 if x.shape[-1] == STEM else self.groups
+        y = nn.relu(norm("bn1", train)(conv(inner, 1, feature_group_count=first, name="conv1")(x)))
+        y = depthwise(inner, self.stride, name="conv2")(shuffle(y, first))
+        y = conv(self.width, 1, feature_group_count=self.groups, name="conv3")(nn.relu(norm("bn2", train)(y)))
+        y = norm("bn3", train)(y)
+        if self.stride == 1:
+            return y + x
+        return jnp.concatenate([y, nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))], axis=-1)
+
+
+class LayerV1(nn.Module):
+    """V1: n blocks, the first with stride 2. Returns the map before its last ReLU."""
+
+    width: int
+    blocks: int
+    groups: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        x = Bottleneck(self.width - x.shape[-1], 2, self.groups, name="0")(x, train)
+        for b in range(1, self.blocks):
+            x = Bottleneck(self.width, 1, self.groups, name=str(b))(nn.relu(x), train)
+        return x
+
+
+class ShuffleV1(nn.Module):
+    """Stem of 24 and three stages at half the map each. `preacts[0]` is after its ReLU, as in the published code."""
+
+    widths: tuple[int, ...] = (240, 480, 960)
+    blocks: tuple[int, ...] = (4, 8, 4)
+    groups: int = 3
+    num_classes: int = 100
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
+        stages, preacts = [], []
+        if after < 0:
+            x = nn.relu(norm("bn1", train)(conv(STEM, 1, name="conv1")(x)))
+            stages, preacts = [x], [x]
+        for i in range(max(after, 0), len(self.widths)):
+            preacts.append(LayerV1(self.widths[i], self.blocks[i], self.groups, name=f"layer{i + 1}")(x, train))
+            x = nn.relu(preacts[-1])
+            stages.append(x)
+        pooled = pool(x)
+        logits = linear(self.num_classes, pooled.shape[-1], name="linear")(pooled)
+        return Outputs(tuple(stages), tuple(preacts), pooled, logits)
+
+
+class BasicBlock(nn.Module):
+    """V2: half of the channels pass, the others are convolved. Returns (map, unshuffled map before its ReLU)."""
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
+        kept, y = jnp.split(x, 2, axis=-1)
+        width = y.shape[-1]
+        y = nn.relu(norm("bn1", train)(conv(width, 1, name="conv1")(y)))
+        y = norm("bn2", train)(depthwise(width, name="conv2")(y))
+        y = norm("bn3", train)(conv(width, 1, name="conv3")(y))
+        out = shuffle(jnp.concatenate([kept, nn.relu(y)], axis=-1), 2)
+        return out, jnp.concatenate([kept, y], axis=-1)
+
+
+class DownBlock(nn.Module):
+    """V2: two branches with stride 2 side by side."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        half = self.width // 2
+        left = norm("bn1", train)(depthwise(x.shape[-1], 2, name="conv1")(x))
+        left = nn.relu(norm("bn2", train)(conv(half, 1, name="conv2")(left)))
+        right = nn.relu(norm("bn3", train)(conv(half, 1, name="conv3")(x)))
+        right = norm("bn4", train)(depthwise(half, 2, name="conv4")(right))
+        right = nn.relu(norm("bn5", train)(conv(half, 1, name="conv5")(right)))
+        return shuffle(jnp.concatenate([left, right], axis=-1), 2)
+
+
+class LayerV2(nn.Module):
+    """V2: a DownBlock and n BasicBlocks. Returns what the last one does."""
+
+    width: int
+    blocks: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
+        x = preact = DownBlock(self.width, name="0")(x, train)
+        for b in range(self.blocks):
+            x, preact = BasicBlock(name=str(b + 1))(x, train)
+        return x, preact
+
+
+class ShuffleV2(nn.Module):
+    """Stem of 24, three stages at half the map each, a 1x1 convolution to the last width.
+
+    `preacts` as in the published code: [0] after its ReLU, the others before theirs and unshuffled, so that
+    relu(preacts[i]) has the channels of stages[i] in another order.
+    """
+
+    widths: tuple[int, ...] = (116, 232, 464, 1024)
+    blocks: tuple[int, ...] = (3, 7, 3)
+    num_classes: int = 100
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
+        stages, preacts = [], []
+        if after < 0:
+            x = nn.relu(norm("bn1", train)(conv(STEM, 1, name="conv1")(x)))
+            stages, preacts = [x], [x]
+        for i in range(max(after, 0), len(self.blocks)):
+            x, preact = LayerV2(self.widths[i], self.blocks[i], name=f"layer{i + 1}")(x, train)
+            stages.append(x)
+            preacts.append(preact)
+        pooled = pool(nn.relu(norm("bn2", train)(conv(self.widths[-1], 1, name="conv2")(x))))
+        logits = linear(self.num_classes, pooled.shape[-1], name="linear")(pooled)
+        return Outputs(tuple(stages), tuple(preacts), pooled, logits)

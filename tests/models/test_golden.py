@@ -1,0 +1,75 @@
+"""Every network against the published PyTorch code: names, sizes, and all outputs in both modes.
+
+The golden file was written by make_golden.py. `make test-all` compares it afresh where torch and
+MDISTILLER (a checkout) are there.
+"""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from kd_jax import models
+from kd_jax.models import weights
+from tests.models import make_golden
+
+GOLDEN = np.load(make_golden.FILE)
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def net(request):
+    """A network with weights carried over from a state dict, its outputs in both modes, and its tails."""
+    model = models.create(request.param, 100)
+    tensors = {k: make_golden.weight(k, shape) for k, shape in weights.published(model).items()}
+    variables = weights.from_torch(weights.Found("made", tensors, {}, ""), model)
+
+    def everything(variables, image):
+        evaluated, trained = (models.apply(model, variables, image, train=train)[0] for train in (False, True))
+        tails = [models.tail(model, variables, s, i) for i, s in enumerate(evaluated.stages)]
+        return {"eval": evaluated, "train": trained}, tails
+
+    outputs, tails = jax.jit(everything)(variables, make_golden.images())
+    return request.param, outputs, tails
+
+
+@pytest.mark.parametrize("net", models.MODELS, indirect=True)
+def test_outputs_are_the_published_codes(net):
+    name, outputs, tails = net
+    for mode, found in outputs.items():
+        assert (found.preacts is None) == (f"{name}/eval/preacts/0" not in GOLDEN)
+        named = make_golden.flat_outputs(*found)
+        known = [k.removeprefix(f"{name}/{mode}/") for k in GOLDEN if k.startswith(f"{name}/{mode}/")]
+        assert set(named) == set(known)
+        for key in known:
+            ours, theirs = make_golden.sample(named[key]), GOLDEN[f"{name}/{mode}/{key}"]
+            worst = np.abs(ours - theirs).max() / theirs[0]
+            assert worst < TOLERANCE, f"{name} {mode} {key}: {worst:.1e} of the largest value"
+    logits = outputs["eval"].logits
+    for i, tail in enumerate(tails):
+        assert np.abs(tail - logits).max() < 1e-5 * np.abs(logits).max(), f"tail behind stage {i}"
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_names_and_sizes_are_the_published_codes(name):
+    model = models.create(name, 100)
+    variables = models.shapes(model, (32, 32, 3))[0]
+    assert models.count_parameters(variables.params) == GOLDEN[f"{name}/parameters"]
+    exported = weights.to_torch(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), variables))
+    assert [f"{k} {v.shape}" for k, v in sorted(exported.items())] == list(GOLDEN[f"{name}/names"])
+
+
+def test_every_published_network_is_here():
+    assert {key.split("/")[0] for key in GOLDEN} == set(models.MODELS)
+
+
+@pytest.mark.full
+def test_the_golden_file_is_what_torch_says():
+    pytest.importorskip("torch", reason="torch is not installed: the golden file is not compared afresh")
+    if "MDISTILLER" not in os.environ:
+        pytest.skip("MDISTILLER does not name a checkout of mdistiller: the golden file is not compared afresh")
+    for name, net, _ in make_golden.published(os.environ["MDISTILLER"]):
+        for mode in ("eval", "train"):
+            for key, theirs in make_golden.run(net, mode).items():
+                np.testing.assert_allclose(theirs, GOLDEN[f"{name}/{mode}/{key}"], rtol=1e-6)
