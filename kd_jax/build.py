@@ -4,55 +4,25 @@ Everything is built and checked before the first phase trains: a mistake in the 
 found at once, not after the teacher's hours.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import optax
 from etils import epath
-from flax import linen as nn
 
-from kd_jax import config, data, methods, models, recipes
-from kd_jax.checkpoints import Checkpoints
+from kd_jax import config, data, methods, models, recipes, teachers
 from kd_jax.engine import optim
 from kd_jax.engine.state import TrainState, abstract_state, make_facts
+from kd_jax.models import weights
+from kd_jax.teachers import Loaded, Network, Teacher
 from kd_jax.typing import Distiller, Facts, InputError, Schedule
-from kd_jax.workdir import place
-
-
-class Network(NamedTuple):
-    """A model with what must travel with its weights."""
-
-    name: str
-    model: nn.Module
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def describe(self) -> dict:
-        """As JSON, for a checkpoint's meta; the inverse of `network_of`."""
-        return {k: v for k, v in self._asdict().items() if k != "model"}
-
-
-def network_of(described: dict) -> Network:
-    """The network that `describe` described."""
-    model = models.create(described["name"], described["num_classes"])
-    sequences = {k: tuple(described[k]) for k in ("image_shape", "mean", "std")}
-    return Network(described["name"], model, described["num_classes"], **sequences)
-
-
-class Teacher(NamedTuple):
-    """A teacher before its weights are loaded. folder: of the phase that trained it."""
-
-    origin: str
-    network: Network
-    folder: epath.Path
 
 
 @dataclass(frozen=True)
 class Job:
-    """A phase, ready to run. Times in steps."""
+    """A phase, ready to run. Times in steps. weights: what to load in place of training."""
 
     phase: config.Phase
     network: Network
@@ -66,6 +36,7 @@ class Job:
     eval_every: int
     save_every: int
     abstract: TrainState
+    weights: Callable[[], Loaded] | None = None
 
     @property
     def needs_teachers(self) -> bool:
@@ -87,9 +58,10 @@ def plan(recipe: config.Recipe, dataset: data.Dataset, workdir: epath.Path, devi
     """
     networks, jobs = {}, []
     for phase in recipe.phases:
-        networks[phase.name] = _network(phase, dataset)
-        teachers = tuple(_teacher(phase, origin, networks, workdir) for origin in phase.teacher)
-        jobs.append(_job(recipe, phase, dataset, networks[phase.name], teachers, devices))
+        networks[phase.name], load = _weights(phase, _network(phase, dataset), workdir)
+        taught_by = tuple(_teacher(phase, origin, networks, workdir) for origin in phase.teacher)
+        job = _job(recipe, phase, dataset, networks[phase.name], taught_by, devices)
+        jobs.append(replace(job, weights=load, steps=0) if load else job)
     return tuple(jobs)
 
 
@@ -107,23 +79,36 @@ def _network(phase: config.Phase, dataset: data.Dataset) -> Network:
     return Network(phase.model, model, classes, dataset.train.shape, dataset.mean, dataset.std)
 
 
+def _weights(phase: config.Phase, network: Network, workdir: epath.Path) -> tuple[Network, Callable[[], Loaded] | None]:
+    """What a phase with `weights` loads in place of training, and the network with the normalisation that
+    its weights go with. The file is read and checked at once, unless the run has its content already."""
+    if not phase.weights:
+        return network, None
+    load, key = teachers.loader(phase.weights, network), f"{phase.name}.weights"
+    if (workdir / phase.name / "DONE").exists():
+        return _at(key, teachers.from_checkpoint, str(workdir / phase.name)).network, load
+    network = teachers.own_normalisation(_at(key, weights.read, phase.weights), network)
+    _at(key, load)
+    return network, load
+
+
 def _teacher(phase: config.Phase, origin: str, networks: dict[str, Network], workdir: epath.Path) -> Teacher:
     kind, _, where = origin.partition(":")
+    own = networks[phase.name]
     if kind == "phase":
-        return Teacher(origin, networks[where], workdir / where)
-    folder, key = place(where), f"config.{phase.name}.teacher: {origin}"
-    if not (folder / "checkpoints").exists():
-        raise InputError(f"{key}: no checkpoints in {folder}; give the folder of a phase, WORKDIR/PHASE")
-    reader = Checkpoints(folder, read_only=True)
-    described = _at(f"{phase.name}.teacher", reader.network)[1]["network"]
-    network, own = network_of(described), networks[phase.name]
+        return teachers.of_phase(where, networks[where], workdir / where)
+    key = f"{phase.name}.teacher"
+    if kind == "checkpoint":
+        teacher = _at(key, teachers.from_checkpoint, where)
+    else:
+        teacher = _at(key, teachers.from_file, where, own)
     for what, theirs, ours in (
-        ("classes", network.num_classes, own.num_classes),
-        ("image shape", network.image_shape, own.image_shape),
+        ("classes", teacher.network.num_classes, own.num_classes),
+        ("image shape", teacher.network.image_shape, own.image_shape),
     ):
         if theirs != ours:
-            raise InputError(f"{key}: its {what} is {theirs}, the data's is {ours}")
-    return Teacher(origin, network, folder)
+            raise InputError(f"config.{key}: {origin}: its {what} is {theirs}, the data's is {ours}")
+    return teacher
 
 
 def _member(phase: config.Phase, part: str, member: config.Member, steps_per_epoch: int) -> Distiller:
@@ -171,7 +156,7 @@ def _check_needs(phase: config.Phase, needs: frozenset, facts: Facts) -> None:
             raise InputError(f"config.{phase.name}: a term needs pre-activation features, which the {seat} has not")
 
 
-def _job(recipe, phase, dataset, network, teachers, devices) -> Job:
+def _job(recipe, phase, dataset, network, taught_by, devices) -> Job:
     n, batch = len(dataset.train), phase.batch_size
     if batch > n:
         raise InputError(f"config.{phase.name}.batch_size: {batch}, but there are {n} training examples")
@@ -183,17 +168,17 @@ def _job(recipe, phase, dataset, network, teachers, devices) -> Job:
     members |= {m.label: _member(phase, "terms", m, per_epoch) for m in phase.terms}
     distiller = _at(phase.name, methods.chain, **members)
     known = {"num_examples": n, "labels": dataset.train.labels, "steps_per_epoch": per_epoch}
-    models_of = tuple(t.network.model for t in teachers)
+    models_of = tuple(t.network.model for t in taught_by)
     facts = make_facts(network.model, models_of, image_shape=network.image_shape, batch_size=batch, **known)
     _check_needs(phase, distiller.needs, facts)
     schedule = _schedule(phase, steps, per_epoch)
     tx = optim.grouped(_optimiser(phase), schedule, distiller.rates)
-    variables = (models.shapes(t.network.model, t.network.image_shape)[0] for t in teachers)
+    variables = (models.shapes(t.network.model, t.network.image_shape)[0] for t in taught_by)
     checked = facts._replace(teachers=tuple(zip(models_of, variables, strict=True)))
     parts = {"student": network.model, "distiller": distiller, "tx": tx, "facts": checked}
     abstract = _at(phase.name, abstract_state, **parts)
     return Job(
-        phase, network, teachers, distiller, schedule, tx, facts, steps, per_epoch,
+        phase, network, taught_by, distiller, schedule, tx, facts, steps, per_epoch,
         eval_every=recipe.eval.every * per_epoch,
         save_every=recipe.checkpoint.every or per_epoch,
         abstract=abstract,

@@ -35,6 +35,11 @@ def digest(tree: PyTree) -> str:
     return whole.hexdigest()
 
 
+def network_digest(variables: Variables) -> str:
+    """The digest that a network's weights have in a checkpoint."""
+    return digest(_network(variables))
+
+
 class Checkpoints:
     """The saved steps of one phase, under `folder`/checkpoints/<step>/.
 
@@ -76,16 +81,21 @@ class Checkpoints:
         Raises:
           StorageError: this step, or the one before it, could not be written.
         """
+        network, training = _split(state, extra)
+        self._write(int(state.step), {"network": network, "training": training}, meta, score)
+
+    def save_network(self, variables: Variables, meta: dict) -> None:
+        """Save a network that others trained, as step 0; errors as for `save`."""
+        self._write(0, {"network": _network(variables)}, meta)
+
+    def _write(self, step: int, items: dict, meta: dict, score: float | None = None) -> None:
         # copies: the state's buffers are donated to the next step while these are written
-        network, training = jax.tree.map(np.array, jax.device_get(_split(state, extra)))
-        digests = {"network": digest(network), "training": digest(training)}
-        args = ocp.args.Composite(
-            network=ocp.args.StandardSave(network),
-            training=ocp.args.StandardSave(training),
-            meta=ocp.args.JsonSave({**meta, "step": int(state.step), "digests": digests}),
-        )
+        items = jax.tree.map(np.array, jax.device_get(items))
+        meta = {**meta, "step": step, "digests": {name: digest(item) for name, item in items.items()}}
+        saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         with self._storage_errors():
-            self._orbax.save(int(state.step), args=args, metrics=None if score is None else {"score": score})
+            args = ocp.args.Composite(**saved, meta=ocp.args.JsonSave(meta))
+            self._orbax.save(step, args=args, metrics=None if score is None else {"score": score})
 
     def wait(self) -> None:
         """Return when what was saved is on disk.
@@ -188,7 +198,12 @@ def _flat(tree: PyTree) -> dict:
 
 def _split(state: TrainState, extra: PyTree) -> tuple[dict, dict]:
     """The items `network` and `training`."""
-    return {"params": state.params["student"], "stats": state.stats["student"]}, _flat(_rest(state, extra))
+    return _network(state.student), _flat(_rest(state, extra))
+
+
+def _network(variables: Variables) -> dict:
+    """The item `network`."""
+    return {"params": variables.params, "stats": variables.stats}
 
 
 def _join(like: TrainState, extra: PyTree, found: dict) -> tuple[TrainState, PyTree]:

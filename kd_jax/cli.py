@@ -61,6 +61,14 @@ def define_config() -> flags.FlagHolder:
     return config_flags.DEFINE_config_file("config", None, "FILE.py[:ARGUMENT]", lock_config=True)
 
 
+def numbers(flag: str, values: list[str]) -> tuple[float, ...]:
+    """The value of a flag like --mean=0.5,0.5,0.5."""
+    try:
+        return tuple(float(value) for value in values)
+    except ValueError as e:
+        raise InputError(f"--{flag}={','.join(values)}: numbers separated by commas are needed") from e
+
+
 def _parse(argv: list[str], required: tuple[str, ...]) -> None:
     """absl's parsing with our errors, and with None as a value of --config.KEY."""
     if any(arg in ("--help", "-help", "--helpshort", "--helpfull", "-h") for arg in argv[1:]):

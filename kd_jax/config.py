@@ -69,10 +69,12 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Phase:
-    """One network trained from start to end. teacher: where it comes from, () for none."""
+    """One network trained from start to end. teacher: where it comes from, () for none. weights: a file to
+    load in place of training, or ""."""
 
     name: str
     model: str
+    weights: str
     teacher: tuple[str, ...]
     refine: tuple[Member, ...]
     terms: tuple[Member, ...]
@@ -85,8 +87,9 @@ class Phase:
     def check(self, at: str) -> None:
         for origin in self.teacher:
             kind, _, rest = origin.partition(":")
-            known = kind in ("phase", "checkpoint") and rest
-            _require(known, f"{at}.teacher", origin, "phase:NAME or checkpoint:DIR (or several, joined by commas)")
+            known = kind in ("phase", "checkpoint", "weights") and rest
+            accepted = "phase:NAME, checkpoint:DIR or weights:FILE (or several, joined by commas)"
+            _require(known, f"{at}.teacher", origin, accepted)
         _require(self.steps is None or self.steps > 0, f"{at}.steps", self.steps, "a number above 0, or None")
         _require(self.steps is not None or self.epochs > 0, f"{at}.epochs", self.epochs, "a number above 0")
         _require(self.batch_size > 0, f"{at}.batch_size", self.batch_size, "a number above 0")

@@ -5,9 +5,9 @@ import numpy as np
 
 from kd_jax import models
 from kd_jax.build import Job
-from kd_jax.checkpoints import Checkpoints
 from kd_jax.loop import Prepared, prepare
 from kd_jax.programs import Carry, Programs, Resident
+from kd_jax.teachers import Teacher
 from kd_jax.typing import Variables
 from kd_jax.writers import say
 
@@ -42,6 +42,10 @@ def _describe(job: Job, made: Prepared):
     for teacher in job.teachers:
         params = models.shapes(teacher.network.model, teacher.network.image_shape)[0].params
         yield f"  teacher: {teacher.origin}, {teacher.network.name}, {models.count_parameters(params):,} parameters"
+    if job.weights:
+        source = job.weights().source
+        yield f"  not trained: weights of {source['file']} (sha256 {source['sha256'][:12]}...)"
+        return
     view = job.facts.view_shapes
     stages = ", ".join("x".join(map(str, s.shape[1:])) for s in view.student.stages)
     ends = f"pooled {view.student.pooled.shape[-1]}; logits {view.student.logits.shape}"
@@ -74,7 +78,7 @@ def _two_steps(job: Job, made: Prepared):
     programs = Programs(job, made.layout, skip=made.recipe.skip_nonfinite)
     source = Resident(made.layout, made.dataset, seed=made.recipe.data_seed, augment=made.recipe.data.augment)
     key = made.layout.put(jax.random.key(made.recipe.seed))
-    teachers = tuple(made.layout.put(_stand_in(t)) for t in job.teachers)
+    teachers = tuple(made.layout.put(_stand_in(t, made.jobs)) for t in job.teachers)
     carry = Carry(programs.init(key, teachers), programs.no_metrics(), programs.no_faults())
     batch = source.train(0, job.phase.batch_size)
     taught = programs.teach(teachers, batch["image"]) if job.needs_teachers else ()
@@ -94,10 +98,13 @@ def _two_steps(job: Job, made: Prepared):
     yield f"  {STEPS} steps taken: loss " + ", ".join(f"{loss:.4f}" for loss in losses)
 
 
-def _stand_in(teacher) -> Variables:
-    """The teacher's weights where another run has them, else its initial ones."""
-    if not teacher.origin.startswith("phase:"):
-        return Checkpoints(teacher.folder, read_only=True, say=say).network()[0]
+def _stand_in(teacher: Teacher, jobs: tuple[Job, ...]) -> Variables:
+    """The teacher's weights where they exist already, else its initial ones."""
+    trained_here = {f"phase:{job.phase.name}": job for job in jobs}
+    if teacher.origin not in trained_here:
+        return teacher.load().variables
+    if trained_here[teacher.origin].weights:
+        return trained_here[teacher.origin].weights().variables
     image = jax.numpy.zeros((1, *teacher.network.image_shape))
     return models.init(teacher.network.model, jax.random.key(0), image)
 

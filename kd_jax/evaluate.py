@@ -1,14 +1,66 @@
-"""Measure the network that a phase of a run has saved."""
+"""The network that a phase of a run has saved: find it, measure it."""
 
 from dataclasses import replace
 
-from kd_jax import writers
+from etils import epath
+
+from kd_jax import build, config, writers
 from kd_jax.checkpoints import Checkpoints
-from kd_jax.loop import prepare
+from kd_jax.loop import load_data
+from kd_jax.parallel import Layout
 from kd_jax.phase import Examiner
 from kd_jax.programs import Programs, Resident
-from kd_jax.typing import InputError
+from kd_jax.teachers import Network, network_of
+from kd_jax.typing import InputError, Variables
 from kd_jax.workdir import place
+
+
+def _config(workdir: str) -> dict:
+    written = place(workdir) / "config.json"
+    if not written.exists():
+        raise InputError(f"--workdir={workdir}: no run here (no config.json)")
+    return writers.read_json(written)
+
+
+def _phase(workdir: str, tree: dict, phase: str) -> str:
+    names = tree["phases"]
+    if phase and phase not in names:
+        raise InputError(f"--phase={phase}: not a phase of {workdir}; there are {', '.join(names)}")
+    return phase or names[-1]
+
+
+def saved(workdir: str, *, phase: str = "", best: bool = False) -> tuple[Network, Variables, int]:
+    """A saved network, its weights and its step; no data and no teacher is needed.
+
+    Args:
+      workdir: folder of a run, or one that import_weights wrote.
+      phase: its name; "" is the last one.
+      best: the saved step with the highest top-1 (chosen on the test set) instead of the newest one.
+
+    Raises:
+      InputError: no run there, no such phase, nothing saved.
+    """
+    home = place(workdir)
+    if not (home / "checkpoints").exists():
+        phase = _phase(workdir, _config(workdir), phase)
+        home = home / phase
+        if not (home / "checkpoints").exists():
+            raise InputError(f"--phase={phase}: nothing is saved in {home} yet")
+    reader = Checkpoints(home, read_only=True)
+    variables, meta = reader.network(_best(home, reader.steps()) if best else None)
+    reader.close()
+    return network_of(meta["network"]), variables, meta["step"]
+
+
+def _best(folder: epath.Path, steps: list[int]) -> int:
+    """The saved step with the highest top-1 on the test set, by the run's own rows."""
+    rows = writers.MetricsLog(folder.parent / "metrics.jsonl").of(folder.name, "test")
+    tested = {row["step"]: row["top1"] for row in rows if row["step"] in steps}
+    if not tested:
+        raise InputError(
+            f"--best: no saved step of {folder.name} was tested; --config.checkpoint.best=1 keeps the best one"
+        )
+    return max(tested, key=lambda step: (tested[step], step))
 
 
 def evaluate(workdir: str, *, phase: str = "", data_dir: str = "", best: bool = False) -> dict:
@@ -18,7 +70,7 @@ def evaluate(workdir: str, *, phase: str = "", data_dir: str = "", best: bool = 
       workdir: folder of a run.
       phase: its name; "" is the last one.
       data_dir: where the data is on this machine, if elsewhere than in the run.
-      best: the saved step with the highest top-1 (chosen on the test set) instead of the newest one.
+      best: as for `saved`.
 
     Returns:
       phase, model, step, loss, top1, top5.
@@ -26,33 +78,16 @@ def evaluate(workdir: str, *, phase: str = "", data_dir: str = "", best: bool = 
     Raises:
       InputError: no run there, no such phase, nothing saved.
     """
-    written = place(workdir) / "config.json"
-    if not written.exists():
-        raise InputError(f"--workdir={workdir}: no run here (no config.json)")
-    tree = writers.read_json(written)
+    tree = _config(workdir)
+    phase = _phase(workdir, tree, phase)
+    network, variables, step = saved(workdir, phase=phase, best=best)
     if data_dir:
         tree["data"]["dir"] = data_dir
-    made = prepare(tree, workdir)
-    names = [job.phase.name for job in made.jobs]
-    if phase and phase not in names:
-        raise InputError(f"--phase={phase}: not a phase of {workdir}; there are {', '.join(names)}")
-    job = made.jobs[names.index(phase) if phase else -1]
-    folder = made.home.path / job.phase.name
-    if not (folder / "checkpoints").exists():
-        raise InputError(f"--phase={job.phase.name}: nothing is saved in {folder} yet")
-    reader = Checkpoints(folder, read_only=True)
-    variables, meta = reader.network(_best(made, job.phase.name, reader.steps()) if best else None)
-    reader.close()
-    source = Resident(made.layout, made.dataset, seed=0, augment="none")
-    exam = Examiner(Programs(replace(job, teachers=()), made.layout), source, ())
-    measured = exam.measure(made.layout.put(variables))
-    return {"phase": job.phase.name, "model": job.phase.model, "step": meta["step"], **measured}
-
-
-def _best(made, phase: str, saved: list[int]) -> int:
-    """The saved step with the highest top-1 on the test set, by the run's own rows."""
-    rows = writers.MetricsLog(made.home.path / "metrics.jsonl").of(phase, "test")
-    tested = {row["step"]: row["top1"] for row in rows if row["step"] in saved}
-    if not tested:
-        raise InputError(f"--best: no saved step of {phase} was tested; --config.checkpoint.best=1 keeps the best one")
-    return max(tested, key=lambda step: (tested[step], step))
+    # the network by itself: neither its teacher nor its terms are needed to measure it
+    alone = {**tree[phase], "weights": "", "teacher": "", "refine": {}, "refine_order": (), "terms": {"ce": {}}}
+    recipe = config.parse({**tree, "phases": (phase,), phase: alone})
+    layout, dataset = Layout(recipe.parallel.mesh, recipe.parallel.scope), load_data(recipe)
+    (job,) = build.plan(recipe, dataset, place(workdir), layout.count)
+    source = Resident(layout, dataset, seed=0, augment="none")
+    exam = Examiner(Programs(replace(job, network=network), layout), source, ())
+    return {"phase": phase, "model": network.name, "step": step, **exam.measure(layout.put(variables))}

@@ -29,6 +29,13 @@ class Prepared(NamedTuple):
         return f"{self.recipe.name}: {self.dataset.origin}, {sizes}; devices: {self.layout.count}"
 
 
+def load_data(recipe: config.Recipe) -> data.Dataset:
+    """The recipe's data set, in memory."""
+    wanted = asdict(recipe.data)
+    del wanted["augment"]
+    return data.load(**{**wanted, "seed": recipe.data_seed})
+
+
 def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
     """Validate, load the data and build every phase; writes nothing. Arguments and errors as for `run`."""
     recipe = config.parse(tree)
@@ -37,9 +44,7 @@ def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
     home = Workdir(workdir, tree)
     home.check(overwrite=overwrite)
     layout = Layout(recipe.parallel.mesh, recipe.parallel.scope)
-    wanted = asdict(recipe.data)
-    del wanted["augment"]
-    dataset = data.load(**{**wanted, "seed": recipe.data_seed})
+    dataset = load_data(recipe)
     return Prepared(recipe, home, layout, dataset, plan(recipe, dataset, home.path, layout.count))
 
 
@@ -77,8 +82,8 @@ def _run(made: Prepared, tree: dict, stop) -> dict:
     written = home.path / "summary.json"
     if any(phase.trained for phase in runs) or not written.exists():
         summary = report.summarize(recipe, phases, tree)
-        watched = dict.fromkeys(watch.log for job in jobs for watch in job.distiller.watch)
-        report.write(home.path, summary, log.rows, dataset, tuple(watched))
+        watched = {watch.log: watch.unit for job in jobs for watch in job.distiller.watch}
+        report.write(home.path, summary, log.rows, dataset, watched)
         writers.write_json(written, summary)  # last: where it stands, all is done
     summary = writers.read_json(written)
     say("\n" + report.text(summary, len(dataset.test)))
@@ -89,7 +94,8 @@ def _warn_of_milestones(job: Job) -> None:
     """A shortened run under the papers' schedule never lowers its rate: say so."""
     phase = job.phase
     late = (
-        phase.schedule.name == "step"
+        job.weights is None
+        and phase.schedule.name == "step"
         and phase.steps is None
         and phase.epochs <= min(phase.schedule.milestones, default=0)
     )

@@ -8,6 +8,7 @@ On one device the two are the same.
 """
 
 import jax
+from jax import export as jax_export
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kd_jax.typing import InputError, PyTree
@@ -61,3 +62,10 @@ class Layout:
             mapped = {"in_specs": specs[0], "out_specs": specs[1] if len(outs) > 1 else specs[1][0], "check_vma": False}
             function = jax.shard_map(function, mesh=self.mesh, **mapped)
         return self.jit(function, ins=ins, outs=outs, donate=donate)
+
+
+def portable(function, shape: tuple[int, ...]) -> bytes:
+    """`function` of float32 batches (any size, *shape) as serialised StableHLO for CPU, GPU and TPU; read
+    back by jax.export.deserialize(...).call."""
+    batch = jax.ShapeDtypeStruct((*jax_export.symbolic_shape("batch"), *shape), jax.numpy.float32)
+    return jax_export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(batch).serialize()

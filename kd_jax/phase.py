@@ -67,6 +67,7 @@ class PhaseRun:
         kept = {"keep": recipe.checkpoint.keep, "best": recipe.checkpoint.best}
         self.checkpoints = Checkpoints(self.folder, **kept, say=say)
         self.clock, self.warned, self.teacher, self.trained = Clock(), [], None, False
+        self.source_file = None  # of weights that were loaded, not trained
 
     def finished(self) -> dict | None:
         """The phase's result if it is done and its final state is whole."""
@@ -84,20 +85,49 @@ class PhaseRun:
         """The phase's entry in summary.json; trains whatever is not trained yet."""
         outcome = self.finished()
         if outcome is None:
-            outcome, self.trained = self._train(), True
+            outcome = self._train() if self.job.weights is None else self._take_over()
+            self.trained = True
             writers.write_json(self.folder / "DONE", outcome)
         self.checkpoints.close()
         return outcome
 
-    def _train(self) -> dict:
-        job, began = self.job, time.monotonic()
-        programs = Programs(job, self.layout, skip=self.recipe.skip_nonfinite)
+    def _begin(self) -> tuple[Programs, tuple[Variables, ...], Examiner]:
+        """The programs, the teachers, and the teachers' own exam."""
+        programs = Programs(self.job, self.layout, skip=self.recipe.skip_nonfinite)
         teachers = self._load_teachers()
         exam = Examiner(programs, self.source, teachers)
         if self.teacher:
             self.teacher["top1"] = exam.teacher_top1
             say(f"{self.name}: teacher {self.teacher['origin']}, top-1 {exam.teacher_top1:.2%}")
             self._check_teacher(exam.teacher_top1)
+        return programs, teachers, exam
+
+    def _take_over(self) -> dict:
+        """Weights from a file in place of training: measured and saved as if they were trained, at step 0."""
+        began = time.monotonic()
+        programs, teachers, exam = self._begin()
+        carry = self._start(programs, teachers)
+        if self.checkpoints.steps():
+            self.source_file = self.checkpoints.network(0)[1]["source"]
+        else:
+            loaded = self.job.weights()
+            network, self.source_file = self.layout.put(loaded.variables), loaded.source
+            state = carry.state
+            params, stats = {**state.params, "student": network.params}, {**state.stats, "student": network.stats}
+            carry = carry._replace(state=state._replace(params=params, stats=stats))
+        self.log.rewind(self.name, -1)
+        row = self._row("test", 0, exam.measure(carry.state.student))
+        self.log.add(row)
+        say(f"{self.name}: weights of {self.source_file['file']}, top-1 {row['top1']:.2%}")
+        self.clock.wall += time.monotonic() - began
+        if not self.checkpoints.steps():
+            self._save(carry)
+        self.checkpoints.wait()
+        return self._outcome(carry)
+
+    def _train(self) -> dict:
+        job, began = self.job, time.monotonic()
+        programs, teachers, exam = self._begin()
         carry, key = self._start(programs, teachers), self.layout.put(jax.random.key(self.recipe.seed))
         step, wall, mark = int(carry.state.step), self.clock.wall, None
         self.log.rewind(self.name, step)
@@ -144,11 +174,9 @@ class PhaseRun:
         """The teachers' variables on the devices; notes where they came from."""
         loaded, digests = [], []
         for teacher in self.job.teachers:
-            reader = Checkpoints(teacher.folder, read_only=True, say=say)
-            variables, meta = reader.network()
-            reader.close()
-            loaded.append(self.layout.put(variables))
-            digests.append(meta["digests"]["network"])
+            read = teacher.load()
+            loaded.append(self.layout.put(read.variables))
+            digests.append(read.digest)
         if loaded:
             self.teacher = {"origin": ",".join(self.job.phase.teacher), "digest": ",".join(digests), "top1": None}
         return tuple(loaded)
@@ -206,6 +234,8 @@ class PhaseRun:
         self.log.add(self._row("train", step, {**values, **groups}))
         progress.advance(step, loss=values["loss"], top1=values["top1"])
         for watch in self.job.distiller.watch:
+            if watch.minimum is None:
+                continue
             value = groups["logs"][watch.log]
             if watch.log not in self.warned and not value >= watch.minimum:
                 self.warned.append(watch.log)
@@ -228,6 +258,7 @@ class PhaseRun:
             "teacher": self.teacher and self.teacher["digest"],
             "clock": asdict(self.clock),
             "warned": self.warned,
+            "source": self.source_file,
         }
         tested = self.log.of(self.name, "test")
         score = tested[-1]["top1"] if tested and tested[-1]["step"] == int(carry.state.step) else None
@@ -247,6 +278,7 @@ class PhaseRun:
             "top5_last": rows[-1]["top5"],
             "agreement_last": rows[-1].get("agreement"),
             "teacher": self.teacher,
+            "weights": self.source_file,
             "ms_per_step": seconds and seconds * 1000,
             "images_per_second": seconds and self.job.phase.batch_size / seconds,
             "wall_seconds": clock.wall,

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax import engine
-from kd_jax.build import Job, Network
+from kd_jax.build import Job
 from kd_jax.data import Dataset, resident
 from kd_jax.data.augment import normalize
 from kd_jax.engine import metrics as metrics_lib
 from kd_jax.engine.state import TrainState
 from kd_jax.engine.step import only
 from kd_jax.parallel import Layout
+from kd_jax.teachers import Network
 from kd_jax.typing import Array, Batch, Outputs, Variables
 
 

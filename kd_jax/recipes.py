@@ -15,6 +15,8 @@ from kd_jax import methods, models
 from kd_jax.typing import InputError, suggest
 
 Config = config_dict.ConfigDict
+# of the papers' CIFAR-100 recipe, by network in lower case; 0.05 for all others
+LEARNING_RATES = {"mobilenetv2": 0.01, "shufflev1": 0.01, "shufflev2": 0.01}
 
 
 class Argument(NamedTuple):
@@ -93,7 +95,7 @@ def member(kind: str, **changed) -> Config:
 
 
 def phase(
-    model: str, *, terms: dict[str, Config], refine: dict[str, Config] | None = None, teacher: str = "", lr=0.05
+    model: str, *, terms: dict[str, Config], refine: dict[str, Config] | None = None, teacher: str = "", lr=None
 ) -> Config:
     """One phase under the papers' CIFAR-100 recipe (240 epochs of SGD, x 0.1 at 150, 180, 210).
 
@@ -101,12 +103,14 @@ def phase(
       model: name of the network in training.
       terms: label -> member.
       refine: label -> member, in the order they apply.
-      teacher: "phase:NAME", "checkpoint:DIR", several joined by commas, or "".
-      lr: learning rate per global batch.
+      teacher: "phase:NAME", "checkpoint:DIR", "weights:FILE", several joined by commas, or "".
+      lr: learning rate per global batch; None is what the papers take for this network.
     """
     refine = refine or {}
+    lr = LEARNING_RATES.get(model.lower(), 0.05) if lr is None else lr
     return Config({
         "model": model,
+        "weights": "",
         "teacher": teacher,
         "refine": Config(refine),
         "refine_order": tuple(refine),
@@ -162,12 +166,18 @@ def recipe(name: str, *, smoke: bool = False, data: str = "cifar100", **phases: 
 
 
 def distillation(
-    name: str, arg: Argument, *, terms: dict[str, Config], refine: dict[str, Config] | None = None
+    name: str,
+    arg: Argument,
+    *,
+    terms: dict[str, Config],
+    refine: dict[str, Config] | None = None,
+    teacher_terms: dict[str, Config] | None = None,
 ) -> Config:
-    """The two phases of every distillation recipe: a plain teacher, then a student that learns from it."""
+    """The two phases of every distillation recipe: a teacher (plain, unless terms are given), then a
+    student that learns from it."""
     return recipe(
         name,
         smoke=arg.smoke,
-        teacher=phase(arg.teacher, terms={"ce": member("ce")}),
+        teacher=phase(arg.teacher, terms=teacher_terms or {"ce": member("ce")}),
         student=phase(arg.student, terms=terms, refine=refine, teacher="phase:teacher"),
     )

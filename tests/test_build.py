@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 
-from kd_jax import InputError, build, config, data
+from kd_jax import InputError, build, config, data, teachers
 from tests.conftest import tree
 
 
@@ -21,7 +21,7 @@ def test_a_plan():
     assert (teacher.steps, teacher.steps_per_epoch, teacher.save_every) == (2, 5, 4)
     assert (student.steps, student.eval_every) == (15, 5)
     assert not teacher.needs_teachers and student.needs_teachers
-    assert student.teachers[0].folder == epath.Path("/nowhere/teacher")
+    assert student.teachers[0].origin == "phase:teacher" and student.teachers[0].network == teacher.network
     assert set(student.abstract.params["method"]) == {"skd"} and student.distiller.rates == {"skd": 0.1}
 
 
@@ -41,7 +41,7 @@ def test_terms_of_weight_zero_are_gone():
 
 def test_a_network_describes_itself():
     network = plan()[0].network
-    assert build.network_of(network.describe()) == network
+    assert teachers.network_of(network.describe()) == network
 
 
 WRONG = [

@@ -1,0 +1,122 @@
+"""Networks that are trained already, and where they come from: a phase, a checkpoint, a file of weights."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+from etils import epath
+from flax import linen as nn
+
+from kd_jax import models
+from kd_jax.checkpoints import Checkpoints, network_digest
+from kd_jax.models import weights
+from kd_jax.typing import InputError, Variables
+from kd_jax.workdir import place
+from kd_jax.writers import say
+
+
+class Network(NamedTuple):
+    """A model with what must travel with its weights."""
+
+    name: str
+    model: nn.Module
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def describe(self) -> dict:
+        """As JSON, for a checkpoint's meta; the inverse of `network_of`."""
+        return {k: v for k, v in self._asdict().items() if k != "model"}
+
+
+def network_of(described: dict) -> Network:
+    """The network that `describe` described."""
+    model = models.create(described["name"], described["num_classes"])
+    sequences = {k: tuple(described[k]) for k in ("image_shape", "mean", "std")}
+    return Network(described["name"], model, described["num_classes"], **sequences)
+
+
+class Loaded(NamedTuple):
+    """Weights in memory. digest: of their content. source: the file they came from (file, sha256,
+    prefix, dtype), or None."""
+
+    variables: Variables
+    digest: str
+    source: dict | None = None
+
+
+class Teacher(NamedTuple):
+    """A teacher; its weights are read when they are needed."""
+
+    origin: str
+    network: Network
+    load: Callable[[], Loaded]
+
+
+def of_phase(name: str, network: Network, folder: epath.Path) -> Teacher:
+    """The network that another phase of this run has trained by then."""
+    return Teacher(f"phase:{name}", network, lambda: _saved(folder)[1])
+
+
+def from_checkpoint(where: str) -> Teacher:
+    """The newest good checkpoint in a phase's folder of another run, or of import_weights.
+
+    Raises:
+      InputError: nothing good is saved there.
+    """
+    folder = place(where)
+    if not (folder / "checkpoints").exists():
+        raise InputError(f"checkpoint:{where}: no checkpoints in {folder}; give the folder of a phase, WORKDIR/PHASE")
+    return Teacher(f"checkpoint:{where}", _saved(folder)[0], lambda: _saved(folder)[1])
+
+
+def from_file(path: str, like: Network) -> Teacher:
+    """The network in a PyTorch or safetensors file, recognised by its names and shapes.
+
+    Args:
+      path: of the file.
+      like: whose mean, std and image size it gets, unless the file names its own.
+
+    Raises:
+      InputError: not such a file, or of no network that is known.
+    """
+    found = weights.read(path)
+    known = weights.recognise(found)
+    if known is None:
+        raise InputError(f"{path}: the names in it fit none of: {', '.join(models.MODELS)}")
+    name, classes = known
+    model = models.create(name, classes)
+    shape = (*like.image_shape[:2], weights.image_channels(found, model))
+    network = own_normalisation(found, like._replace(name=name, model=model, num_classes=classes, image_shape=shape))
+    return Teacher(f"weights:{path}", network, loader(path, network))
+
+
+def loader(path: str, network: Network, **how) -> Callable[[], Loaded]:
+    """A function that reads the file when it is first called. how: keywords of `weights.from_torch`."""
+
+    @cache
+    def load() -> Loaded:
+        found = weights.read(path)
+        shape, what = network.image_shape, f"{network.name} with {network.num_classes} classes"
+        variables = weights.from_torch(found, network.model, shape, what=what, **how)
+        fitted = weights.fit(found, network.model, shape, how.get("prefix"))
+        stored = sorted({str(tensor.dtype) for tensor in fitted.tensors.values()})
+        source = {"file": path, "sha256": found.digest, "prefix": fitted.prefix, "dtype": ", ".join(stored)}
+        return Loaded(variables, network_digest(variables), source)
+
+    return load
+
+
+def own_normalisation(found: weights.Found, network: Network) -> Network:
+    """The network with the mean and deviation that the file names, if it names any."""
+    named = found.about.get("network", {})
+    return network._replace(**{k: tuple(named[k]) for k in ("mean", "std") if k in named})
+
+
+def _saved(folder: epath.Path) -> tuple[Network, Loaded]:
+    """The newest good step of a phase's folder."""
+    reader = Checkpoints(folder, read_only=True, say=say)
+    variables, meta = reader.network()
+    reader.close()
+    return network_of(meta["network"]), Loaded(variables, meta["digests"]["network"], meta.get("source"))
