@@ -1,5 +1,6 @@
 """What came out of a run: summary.json, a table with a true sentence about it, and curves."""
 
+import fnmatch
 import io
 import math
 import platform
@@ -96,8 +97,8 @@ def text(summary: dict, tests: int) -> str:
     return f"{table(summary)}\n\n{reading(summary, tests)}"
 
 
-def write(home: epath.Path, summary: dict, rows: list[dict], dataset: Dataset, watched: tuple[str, ...] = ()) -> None:
-    """report.md and curves.png; `watched` names the logs that are drawn."""
+def write(home: epath.Path, summary: dict, rows: list[dict], dataset: Dataset, watched: dict[str, str]) -> None:
+    """report.md and curves.png; watched: name or pattern of the logs that are drawn -> their unit."""
     heading = f"# {summary['recipe']} on {dataset.origin}"
     device = f"{summary['device']['count']} x {summary['device']['kind']}"
     versions = ", ".join(f"{k} {v}" for k, v in summary["versions"].items())
@@ -113,31 +114,43 @@ def write(home: epath.Path, summary: dict, rows: list[dict], dataset: Dataset, w
     (home / "curves.png").write_bytes(curves(rows, watched))
 
 
-def curves(rows: list[dict], watched: tuple[str, ...] = ()) -> bytes:
-    """A PNG of test accuracy, training loss and, where there are any, the watched logs."""
+def curves(rows: list[dict], watched: dict[str, str]) -> bytes:
+    """A PNG of test accuracy, training loss and, for every unit of the watched logs, a panel of those."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shares = [r for r in rows if r["split"] == "train" and r["logs"]]
-    names = [n for n in watched if any(n in r["logs"] for r in shares)]
-    figure = Figure(figsize=(5 * (2 + bool(names)), 4), layout="constrained")
+    panels = _panels(rows, watched)
+    figure = Figure(figsize=(5 * (2 + len(panels)), 4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2 + bool(names))
+    axes = figure.subplots(1, 2 + len(panels))
     for phase in dict.fromkeys(row["phase"] for row in rows):
         for axis, split, key in ((axes[0], "test", "top1"), (axes[1], "train", "loss")):
             points = [(r["epoch"], r[key]) for r in rows if r["phase"] == phase and r["split"] == split]
-            axis.plot(*zip(*points, strict=True), marker="o" if len(points) < 40 else None, markersize=3, label=phase)
+            if points:  # a network that was loaded has no training rows
+                marker = "o" if len(points) < 40 else None
+                axis.plot(*zip(*points, strict=True), marker=marker, markersize=3, label=phase)
     axes[0].set(xlabel="epoch", ylabel="top-1 on test", title="Accuracy")
     axes[1].set(xlabel="epoch", ylabel="loss (sum of weighted terms)", title="Training loss", yscale="log")
-    for name in names:
-        for phase in dict.fromkeys(row["phase"] for row in shares):
-            points = [(r["epoch"], r["logs"][name]) for r in shares if r["phase"] == phase and name in r["logs"]]
-            axes[2].plot(*zip(*points, strict=True), label=f"{phase}: {name}")
-    if names:
-        axes[2].set(xlabel="epoch", title="Watched: a fall deserves a look")
+    for axis, (unit, lines) in zip(axes[2:], panels.items(), strict=True):
+        for label, points in lines.items():
+            axis.plot(*zip(*points, strict=True), label=label)
+        axis.set(xlabel="epoch", ylabel=unit, title="Watched in training")
     for axis in axes:
         axis.grid(alpha=0.3)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
+
+
+def _panels(rows: list[dict], watched: dict[str, str]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """unit -> label of a line -> its points."""
+    panels = {}
+    for pattern, unit in watched.items():
+        for row in rows:
+            logs = row["logs"] if row["split"] == "train" else {}
+            for name in fnmatch.filter(logs, pattern):
+                line = panels.setdefault(unit, {}).setdefault(f"{row['phase']}: {name}", [])
+                line.append((row["epoch"], logs[name]))
+    return panels

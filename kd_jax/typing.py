@@ -114,11 +114,16 @@ class Vars(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """A log and the value below which the run warns, once."""
+    """A log that the run's picture shows, and the value below which the run warns, once.
+
+    log: its name, or a pattern ("branch*/top1"). minimum: None never warns. unit: logs of one unit
+    share a panel.
+    """
 
     log: str
-    minimum: float
-    message: str
+    minimum: float | None = None
+    message: str = ""
+    unit: str = "share"
 
 
 class Distiller(NamedTuple):
@@ -128,7 +133,7 @@ class Distiller(NamedTuple):
     apply: (vars, view, key, train) -> (view, terms, logs, stats).
     needs: what the view must hold: "match", "teacher.stages", "teacher.preacts", "index", ...
     rates: learning rate of the method's parameters as a multiple of the phase's.
-    watch: logs that deserve a warning.
+    watch: logs that deserve a look.
 
     In terms, logs and rates the name "" is the member itself; `chain` puts its label there.
     """
