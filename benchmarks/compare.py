@@ -44,8 +44,9 @@ def spread(values: list[float], signed: bool = False) -> str:
 
 def table(runs: list[dict]) -> str:
     """Markdown, one row a phase."""
+    top = f"top-1, % (mean ± std of {len(runs)})"
     lines = [
-        f"| phase | model | teacher | top-1, % (mean ± std of {len(runs)}) | to the first of its model | agreement, % |",
+        f"| phase | model | teacher | {top} | to the first of its model | agreement, % |",
         "| --- | --- | --- | ---: | ---: | ---: |",
     ]
     first = {}

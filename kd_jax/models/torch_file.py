@@ -390,7 +390,10 @@ def _fill(storage: np.ndarray, file: _Bounded) -> None:
     (count,) = struct.unpack("<q", file.read(8))
     if count != storage.size:
         raise InputError("a storage has another length than the pickle says")
-    storage.view(np.uint8)[:] = np.frombuffer(file.read(storage.nbytes), np.uint8)
+    raw = file.read(storage.nbytes)
+    if len(raw) != storage.nbytes:  # a single byte would be broadcast
+        raise InputError("truncated: its last storages are missing")
+    storage.view(np.uint8)[:] = np.frombuffer(raw, np.uint8)
 
 
 def _read_safetensors(file: BinaryIO, size: int) -> dict:
