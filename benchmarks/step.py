@@ -7,6 +7,8 @@ python benchmarks/step.py [--pair=resnet32x4,resnet8x4] [--batch=64] [--steps=10
     networks in PyTorch. Of each compiled program: seconds to compile, bytes of temporaries and of arguments.
     XLA's flops of the whole step against the teacher's forward plus three times the student's, each lowered
     alone. The method's own parameters. The load of the machine before and after.
+python benchmarks/step.py --teacher_phase [--pair=...] [--batch=64] [--steps=10] [--image=32]
+    The teacher phase of SFTN against plain training of the same teacher: ms, ratio, parameters of the branches.
 python benchmarks/step.py --first_step
     Seconds from the quickstart's command to its first step with a warm compilation cache, and where they go.
 python benchmarks/step.py --memory[=5000]
@@ -83,14 +85,15 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=default, help=what)
     parser.add_argument("--method", default="skd", choices=METHODS)
     parser.add_argument("--first_step", action="store_true", help="time from command to first step instead")
+    parser.add_argument("--teacher_phase", action="store_true", help="cost of SFTN's teacher phase instead")
     parser.add_argument("--memory", type=int, nargs="?", const=5000, metavar="STEPS", help="memory instead")
     flags = parser.parse_args()
     for name, low in (("batch", 1), ("steps", 1), ("image", 8), ("memory", 100)):
         value = getattr(flags, name)
         if value is not None and value < low:
             parser.error(f"--{name}={value}: must be at least {low}")
-    if flags.first_step and flags.memory:
-        parser.error("--first_step and --memory: give one of them")
+    if bool(flags.first_step) + bool(flags.memory) + flags.teacher_phase > 1:
+        parser.error("--first_step, --memory, --teacher_phase: give one of them")
     if flags.first_step:
         import first_step
 
@@ -106,7 +109,12 @@ def main() -> int:
             recipes.argument(flags.pair)
         except InputError as e:
             parser.error(f"--pair={flags.pair}: {e}")
-        table(flags)
+        if flags.teacher_phase:
+            import teacher_phase
+
+            teacher_phase.report(flags.pair, flags.batch, flags.steps, flags.image)
+        else:
+            table(flags)
     return 0
 
 

@@ -96,9 +96,9 @@ def torch_step(trial: Trial, made: loop.Prepared):
         return "no PyTorch step: torch is not installed; pip install -e '.[torch]' adds it"
     nets = []
     for network in (trial.job.teachers[0].network, trial.job.network):
-        if not isinstance(network.model, ResNet):
-            return f"no PyTorch step: benchmarks/torch_resnet.py has no {network.name}, only ResNets"
-        nets.append(torch_resnet.ResNet(network.model.depth, network.model.widths, network.num_classes))
+        if not isinstance(network.model, ResNet) or network.model.head != "fc":
+            return f"no PyTorch step: benchmarks/torch_resnet.py has no {network.name}, only resnet8 and its like"
+        nets.append(torch_resnet.ResNet(6 * network.model.blocks[0] + 2, network.model.widths, network.num_classes))
         ours = models.count_parameters(models.shapes(network.model, network.image_shape)[0].params)
         theirs = torch_resnet.count_parameters(nets[-1])
         if ours != theirs:

@@ -22,7 +22,8 @@ from kd_jax.typing import Distiller, Facts, InputError, Schedule
 
 @dataclass(frozen=True)
 class Job:
-    """A phase, ready to run. Times in steps. weights: what to load in place of training."""
+    """A phase, ready to run. Times in steps. weights: what to load in place of training. start: what to
+    begin with, the network or a part of it."""
 
     phase: config.Phase
     network: Network
@@ -37,6 +38,7 @@ class Job:
     save_every: int
     abstract: TrainState
     weights: Callable[[], Loaded] | None = None
+    start: Callable[[], Loaded] | None = None
 
     @property
     def needs_teachers(self) -> bool:
@@ -61,7 +63,8 @@ def plan(recipe: config.Recipe, dataset: data.Dataset, workdir: epath.Path, devi
         networks[phase.name], load = _weights(phase, _network(phase, dataset), workdir)
         taught_by = tuple(_teacher(phase, origin, networks, workdir) for origin in phase.teacher)
         job = _job(recipe, phase, dataset, networks[phase.name], taught_by, devices)
-        jobs.append(replace(job, weights=load, steps=0) if load else job)
+        start = _start(recipe, phase, networks, workdir)
+        jobs.append(replace(job, weights=load, steps=0) if load else replace(job, start=start))
     return tuple(jobs)
 
 
@@ -109,6 +112,33 @@ def _teacher(phase: config.Phase, origin: str, networks: dict[str, Network], wor
         if theirs != ours:
             raise InputError(f"config.{key}: {origin}: its {what} is {theirs}, the data's is {ours}")
     return teacher
+
+
+def _start(recipe, phase: config.Phase, networks: dict[str, Network], workdir: epath.Path):
+    """What reads the weights that a phase begins with; None where they are random."""
+    origin, key, own = phase.init.student, f"{phase.name}.init.student", networks[phase.name]
+    if not origin:
+        return None
+    kind, _, where = origin.partition(":")
+    name, _, label = where.partition("/")
+    if kind == "weights":
+        load = teachers.loader(where, own)
+        _at(key, load)
+        return load
+    if kind == "phase" and label:
+        terms = {m.label: m for m in next(p for p in recipe.phases if p.name == name).terms}
+        if label not in terms or terms[label].kind != "sftn_branches":
+            raise InputError(f"config.{key}: {origin}: {name} has no term {label!r} of kind sftn_branches")
+        model, load = terms[label].kwargs["student"], teachers.from_branch(workdir / name, label)
+    else:
+        other = teachers.of_phase(name, networks[name], workdir / name) if kind == "phase" else None
+        other = other or _at(key, teachers.from_checkpoint, where)
+        model, load = other.network.name, other.load
+        if other.network.num_classes != own.num_classes:
+            raise InputError(f"config.{key}: {origin}: has {other.network.num_classes} classes, not {own.num_classes}")
+    if model.lower() != own.name.lower():
+        raise InputError(f"config.{key}: {origin}: is a {model}, but config.{phase.name}.model is {own.name}")
+    return load
 
 
 def _member(phase: config.Phase, part: str, member: config.Member, steps_per_epoch: int) -> Distiller:

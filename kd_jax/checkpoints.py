@@ -6,6 +6,7 @@ digest of what was saved, and only a step whose content has that digest is a che
 
 import hashlib
 import logging
+import re
 from contextlib import contextmanager
 
 import jax
@@ -14,7 +15,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from kd_jax.engine.state import TrainState
-from kd_jax.typing import InputError, PyTree, Variables
+from kd_jax.typing import InputError, PyTree, Variables, Vars
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every save at INFO
 # and leaves failed reads as unretrieved tasks, whose tracebacks would bury the one line that we print
@@ -156,6 +157,20 @@ class Checkpoints:
                 self._say(f"{self._where(candidate)}: not usable, {_why(e)}")
         raise InputError(f"{self._folder}: holds no checkpoint with a good digest")
 
+    def method(self) -> Vars:
+        """The method's own variables in the newest good step; their policy is left out.
+
+        Raises:
+          InputError: no step is good.
+        """
+        for candidate in self.steps():
+            try:
+                found = self._read(candidate, training=None)["training"]
+                return Vars(_nested(found, "['method']['params']"), _nested(found, "['method']['stats']"), {})
+            except Exception as e:
+                self._say(f"{self._where(candidate)}: not usable, {_why(e)}")
+        raise InputError(f"{self._folder}: holds no checkpoint with a good digest")
+
     def close(self) -> None:
         self._orbax.close()
 
@@ -194,6 +209,19 @@ def _rest(state: TrainState, extra: PyTree) -> dict:
 def _flat(tree: PyTree) -> dict:
     """path -> leaf: optax's tuples need no description on disk."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _nested(flat: dict, at: str) -> dict:
+    """What `_flat` made of the dicts below a path."""
+    tree = {}
+    for path, leaf in flat.items():
+        if path.startswith(at):
+            *names, last = re.findall(r"\['(.*?)'\]", path.removeprefix(at))
+            node = tree
+            for name in names:
+                node = node.setdefault(name, {})
+            node[last] = leaf
+    return tree
 
 
 def _split(state: TrainState, extra: PyTree) -> tuple[dict, dict]:

@@ -68,6 +68,20 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Init:
+    """Where a phase starts. student: "" at random, or weights that are there already."""
+
+    student: str
+
+    def check(self, at: str) -> None:
+        kind, _, rest = self.student.partition(":")
+        known = not self.student or kind in ("phase", "checkpoint", "weights") and rest
+        _require(
+            known, f"{at}.student", self.student, "empty, phase:NAME, phase:NAME/LABEL, checkpoint:DIR or weights:FILE"
+        )
+
+
+@dataclass(frozen=True)
 class Phase:
     """One network trained from start to end. teacher: where it comes from, () for none. weights: a file to
     load in place of training, or ""."""
@@ -78,6 +92,7 @@ class Phase:
     teacher: tuple[str, ...]
     refine: tuple[Member, ...]
     terms: tuple[Member, ...]
+    init: Init
     epochs: int
     steps: int | None
     batch_size: int
@@ -92,6 +107,8 @@ class Phase:
             _require(known, f"{at}.teacher", origin, accepted)
         _require(self.steps is None or self.steps > 0, f"{at}.steps", self.steps, "a number above 0, or None")
         _require(self.steps is not None or self.epochs > 0, f"{at}.epochs", self.epochs, "a number above 0")
+        once = not (self.weights and self.init.student)
+        _require(once, f"{at}.init.student", self.init.student, f"empty where {at}.weights is given")
         _require(self.batch_size > 0, f"{at}.batch_size", self.batch_size, "a number above 0")
         _require(bool(self.terms), f"{at}.terms", {}, "at least one term")
         clash = sorted({m.label for m in self.refine} & {m.label for m in self.terms})
@@ -193,10 +210,12 @@ class Recipe:
         _require(self.skip_nonfinite >= 0, "skip_nonfinite", self.skip_nonfinite, "a number of updates, at least 0")
         seen = []
         for phase in self.phases:
-            for origin in phase.teacher:
+            named = [(f"{phase.name}.teacher", origin, origin[6:]) for origin in phase.teacher]
+            named.append((f"{phase.name}.init.student", phase.init.student, phase.init.student[6:].partition("/")[0]))
+            for key, origin, name in named:
                 if origin.startswith("phase:"):
                     earlier = f"an earlier phase ({', '.join(seen) or 'there is none'})"
-                    _require(origin[6:] in seen, f"{phase.name}.teacher", origin, f"phase:NAME of {earlier}")
+                    _require(name in seen, key, origin, f"phase:NAME of {earlier}")
             seen.append(phase.name)
 
     @property

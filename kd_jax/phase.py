@@ -111,10 +111,7 @@ class PhaseRun:
             self.source_file = self.checkpoints.network(0)[1]["source"]
         else:
             loaded = self.job.weights()
-            network, self.source_file = self.layout.put(loaded.variables), loaded.source
-            state = carry.state
-            params, stats = {**state.params, "student": network.params}, {**state.stats, "student": network.stats}
-            carry = carry._replace(state=state._replace(params=params, stats=stats))
+            carry, self.source_file = self._given(carry, loaded.variables), loaded.source
         self.log.rewind(self.name, -1)
         row = self._row("test", 0, exam.measure(carry.state.student))
         self.log.add(row)
@@ -198,7 +195,8 @@ class PhaseRun:
         beside = programs.no_metrics(), programs.no_faults()
         found = self.checkpoints.restore(self.layout.like(self.job.abstract), beside)
         if found is None:
-            return Carry(programs.init(jax.random.key(self.recipe.seed), teachers), *beside)
+            carry = Carry(programs.init(jax.random.key(self.recipe.seed), teachers), *beside)
+            return self._given(carry, self.job.start().variables) if self.job.start else carry
         state, beside, meta = found
         if meta["teacher"] != (self.teacher and self.teacher["digest"]):
             origin = ", ".join(self.job.phase.teacher)
@@ -206,6 +204,14 @@ class PhaseRun:
         self.clock, self.warned = Clock(**meta["clock"]), meta["warned"]
         say(f"{self.name}: resumed at step {meta['step']} of {self.job.steps}")
         return Carry(state, *beside)
+
+    def _given(self, carry: Carry, network: Variables) -> Carry:
+        """The carry with a network, or with the parts of it that there are."""
+        state = carry.state
+        network = self.layout.put(jax.tree.map(np.array, network))  # a copy: the carry is donated
+        params = {**state.params, "student": {**state.params["student"], **network.params}}
+        stats = {**state.stats, "student": {**state.stats["student"], **network.stats}}
+        return carry._replace(state=state._replace(params=params, stats=stats))
 
     def _stop_if_ill(self, carry: Carry) -> None:
         health = jax.device_get(carry.health)

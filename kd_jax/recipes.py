@@ -115,6 +115,7 @@ def phase(
         "refine": Config(refine),
         "refine_order": tuple(refine),
         "terms": Config(terms),
+        "init": {"student": ""},
         "epochs": 240,
         "steps": config_dict.placeholder(int),
         "batch_size": 64,

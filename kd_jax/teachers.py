@@ -9,8 +9,9 @@ from flax import linen as nn
 
 from kd_jax import models
 from kd_jax.checkpoints import Checkpoints, network_digest
+from kd_jax.methods.sftn import student_in
 from kd_jax.models import weights
-from kd_jax.typing import InputError, Variables
+from kd_jax.typing import InputError, Variables, Vars
 from kd_jax.workdir import place
 from kd_jax.writers import say
 
@@ -90,6 +91,19 @@ def from_file(path: str, like: Network) -> Teacher:
     shape = (*like.image_shape[:2], weights.image_channels(found, model))
     network = own_normalisation(found, like._replace(name=name, model=model, num_classes=classes, image_shape=shape))
     return Teacher(f"weights:{path}", network, loader(path, network))
+
+
+def from_branch(folder: epath.Path, label: str) -> Callable[[], Loaded]:
+    """A function that reads the student's part of an SFTN teacher's branches, when it is called."""
+
+    def load() -> Loaded:
+        reader = Checkpoints(folder, read_only=True, say=say)
+        found = reader.method()
+        reader.close()
+        part = student_in(Vars(found.params[label], found.stats[label], {}))
+        return Loaded(part, network_digest(part))
+
+    return load
 
 
 def loader(path: str, network: Network, **how) -> Callable[[], Loaded]:

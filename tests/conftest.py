@@ -68,13 +68,12 @@ def make_facts(num_classes=10, batch=8):
     return Facts(make_view(z, z), num_classes)
 
 
-def tree(**changes) -> dict:
-    """A recipe that trains in a second: two phases of resnet8 on 8 x 8 synthetic images."""
-    from configs import skd
-
-    config = skd.get_config("resnet8,resnet8,smoke")
+def shrunk(config, **changes) -> dict:
+    """A smoke configuration on 8 x 8 images and five classes; `a__b=1` changes config.a.b."""
     config.data.synthetic.size, config.data.synthetic.classes = 8, 5
     config.data.synthetic.train, config.data.synthetic.test = 40, 13
+    if "init" in changes:
+        changes["student__init__student"] = changes.pop("init")
     for dotted, value in changes.items():
         *path, last = dotted.split("__")
         at = config
@@ -85,4 +84,11 @@ def tree(**changes) -> dict:
     return config.to_dict()
 
 
-__all__ = ["ROOT", "TINY", "make_facts", "make_view", "recipes", "tree"]
+def tree(**changes) -> dict:
+    """A recipe that trains in a second: two phases of resnet8 on 8 x 8 synthetic images."""
+    from configs import skd
+
+    return shrunk(skd.get_config("resnet8,resnet8,smoke"), **changes)
+
+
+__all__ = ["ROOT", "TINY", "make_facts", "make_view", "recipes", "shrunk", "tree"]

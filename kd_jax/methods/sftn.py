@@ -126,6 +126,13 @@ def sftn_branches(
     return weigh(Distiller(init, apply, watch=WATCH), weight)
 
 
+def student_in(vars: Vars) -> Variables:
+    """The largest part of the student that the branches of this criterion hold: of the earliest entry."""
+    held = {name: part["student"] for name, part in vars.params.items() if "student" in part}
+    name = max(held, key=lambda name: len(held[name]))
+    return Variables(held[name], vars.stats[name]["student"])
+
+
 def _run(model, branch: Branch, params, stats, view: View, train: bool, place: str):
     """Logits of a branch, and the statistics moved."""
     own = {"params": params[branch.name]["transform"], "batch_stats": stats[branch.name]["transform"]}
