@@ -51,7 +51,7 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("flags", OVERRIDES)
 def test_overrides(flags):
-    made = read("configs/skd.py")
+    made = read("configs/sftn.py" if "sftn" in flags else "configs/skd.py")
     for flag in flags.split(" --"):
         apply(made, "--" + flag.removeprefix("--"))
     config.parse(made.to_dict())
