@@ -3,6 +3,7 @@
 import statistics
 
 import trials
+
 from kd_jax import loop, models, recipes
 
 

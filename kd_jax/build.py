@@ -17,7 +17,7 @@ from kd_jax.engine import optim
 from kd_jax.engine.state import TrainState, abstract_state, make_facts
 from kd_jax.models import weights
 from kd_jax.teachers import Loaded, Network, Teacher
-from kd_jax.typing import Distiller, Facts, InputError, Schedule
+from kd_jax.typing import Distiller, Facts, InputError, Schedule, Search
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Job:
     steps_per_epoch: int
     eval_every: int
     save_every: int
+    search_steps: int
     abstract: TrainState
     weights: Callable[[], Loaded] | None = None
     start: Callable[[], Loaded] | None = None
@@ -186,6 +187,16 @@ def _check_needs(phase: config.Phase, needs: frozenset, facts: Facts) -> None:
             raise InputError(f"config.{phase.name}: a term needs pre-activation features, which the {seat} has not")
 
 
+def _check_search(phase: config.Phase, search: Search | None, examples: int) -> None:
+    """The held-out part must make a batch, and so must the rest."""
+    held_out = round(search.holdout * examples) if search else 0
+    if held_out and not phase.batch_size <= held_out <= examples - phase.batch_size:
+        raise InputError(
+            f"config.{phase.name}: holdout {search.holdout:g} of {examples} training examples is {held_out}; "
+            f"that and the rest must each make a batch of {phase.batch_size}"
+        )
+
+
 def _job(recipe, phase, dataset, network, taught_by, devices) -> Job:
     n, batch = len(dataset.train), phase.batch_size
     if batch > n:
@@ -201,6 +212,7 @@ def _job(recipe, phase, dataset, network, taught_by, devices) -> Job:
     models_of = tuple(t.network.model for t in taught_by)
     facts = make_facts(network.model, models_of, image_shape=network.image_shape, batch_size=batch, **known)
     _check_needs(phase, distiller.needs, facts)
+    _check_search(phase, distiller.search, n)
     schedule = _schedule(phase, steps, per_epoch)
     tx = optim.grouped(_optimiser(phase), schedule, distiller.rates)
     variables = (models.shapes(t.network.model, t.network.image_shape)[0] for t in taught_by)
@@ -211,5 +223,6 @@ def _job(recipe, phase, dataset, network, taught_by, devices) -> Job:
         phase, network, taught_by, distiller, schedule, tx, facts, steps, per_epoch,
         eval_every=recipe.eval.every * per_epoch,
         save_every=recipe.checkpoint.every or per_epoch,
+        search_steps=min(steps, distiller.search.epochs * per_epoch) if distiller.search else 0,
         abstract=abstract,
     )  # fmt: skip

@@ -9,12 +9,13 @@ import numpy as np
 from kd_jax import config, models, writers
 from kd_jax.build import Job
 from kd_jax.checkpoints import Checkpoints
+from kd_jax.data.resident import Split
 from kd_jax.engine import metrics as metrics_lib
 from kd_jax.engine.state import mean_logits
 from kd_jax.parallel import Layout
 from kd_jax.programs import Carry, Programs, Resident
 from kd_jax.signals import Stopped
-from kd_jax.typing import InputError, Variables
+from kd_jax.typing import Batch, InputError, Outputs, Variables
 from kd_jax.workdir import Workdir
 from kd_jax.writers import say
 
@@ -54,6 +55,33 @@ class Examiner:
             logits = self._teacher_logits[i] if self._teacher_logits else None
             so_far = self._programs.evaluate(variables, logits, batch, so_far)
         return metrics_lib.read(so_far)
+
+
+class Feed:
+    """What the steps of a phase read: the teachers' outputs and the batch."""
+
+    def __init__(self, programs: Programs, source: Resident, teachers: tuple[Variables, ...]):
+        self._programs, self._source, self._teachers = programs, source, teachers
+        job, n = programs.job, source.sizes["train"]
+        held_out = round(job.distiller.search.holdout * n) if job.search_steps else 0
+        self._split = Split(job.search_steps, held_out)
+        self._next = {}  # a batch that the policy has read already
+
+    def train(self, step: int) -> tuple[tuple[Outputs, ...], Batch]:
+        """Of the training step."""
+        return self._next.pop(step, None) or self._with_teachers(step)
+
+    def judge(self, step: int) -> tuple[tuple[Outputs, ...], Batch]:
+        """Of the policy step: held-out examples, or those of the next training step."""
+        if self._split.held_out:
+            return self._with_teachers(step, judge=True)
+        self._next = {step + 1: self._with_teachers(step + 1)}
+        return self._next[step + 1]
+
+    def _with_teachers(self, step: int, judge: bool = False) -> tuple[tuple[Outputs, ...], Batch]:
+        job = self._programs.job
+        batch = self._source.train(step, job.phase.batch_size, self._split, judge=judge)
+        return self._programs.teach(self._teachers, batch["image"]) if job.needs_teachers else (), batch
 
 
 class PhaseRun:
@@ -130,9 +158,11 @@ class PhaseRun:
         self.log.rewind(self.name, step)
         self.log.mirror(self.folder.parent / "tensorboard" if self.recipe.log.tensorboard else None, self.name, step)
         progress = writers.Progress(self.name, step, job.steps)
+        feed = Feed(programs, self.source, teachers)
         while step < job.steps:
-            batch = self.source.train(step, job.phase.batch_size)
-            taught = programs.teach(teachers, batch["image"]) if job.needs_teachers else ()
+            taught, batch = feed.train(step)
+            if step < job.search_steps and step % job.distiller.search.every == 0:
+                carry = programs.search(carry, (taught, batch), feed.judge(step), key)
             carry = programs.train(carry, taught, batch, key)
             step += 1
             if mark is None:  # the first step compiles: wait for it, then start to count

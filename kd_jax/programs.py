@@ -14,6 +14,7 @@ from kd_jax import engine
 from kd_jax.build import Job
 from kd_jax.data import Dataset, resident
 from kd_jax.data.augment import normalize
+from kd_jax.data.resident import Split
 from kd_jax.engine import metrics as metrics_lib
 from kd_jax.engine.state import TrainState
 from kd_jax.engine.step import only
@@ -43,9 +44,10 @@ class Resident:
         self._train = layout.jit(make, ins="rrbrr", outs="b")
         self._test = layout.jit(resident.test_batch, ins="rrbb", outs="b")
 
-    def train(self, step: int, batch_size: int) -> Batch:
-        """The batch of a training step: a function of (seed, step)."""
-        epoch, index = resident.train_index(self.seed, step, n=self.sizes["train"], batch_size=batch_size)
+    def train(self, step: int, batch_size: int, split: Split | None = None, judge: bool = False) -> Batch:
+        """The batch of a training step: a function of (seed, step) and, while a search holds out, of that."""
+        known = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "judge": judge}
+        epoch, index = resident.train_index(self.seed, step, **known)
         return self._train(*self.arrays["train"], index, jnp.int32(epoch), self.key)
 
     def test(self, batch_size: int):
@@ -80,6 +82,14 @@ class Programs:
                 state, summed = jax.tree.map(partial(jnp.where, fine), (state, summed), old)
             return Carry(state, summed, metrics_lib.check(carry.health, state.step, measured, fine, skip))
 
+        def search(carry: Carry, inner, outer, key: Array) -> Carry:
+            inner, outer = (
+                (taught, {**batch, "image": _normalized(job.network, batch["image"])})
+                for taught, batch in (inner, outer)
+            )
+            state, _ = engine.policy_step(carry.state, inner, outer, key, axis_name=layout.axis_name, **parts)
+            return carry._replace(state=state)
+
         def evaluate(variables: Variables, teacher_logits: Array | None, batch: Batch, so_far):
             batch = {**batch, "image": _normalized(job.network, batch["image"])}
             measured = engine.eval_step(variables, teacher_logits, batch, model=job.network.model)
@@ -88,6 +98,7 @@ class Programs:
         counted, measured = self._metrics(parts)
         self.init = layout.jit(init, ins="rr", outs="r")
         self.train = layout.jit_step(train, ins="rbbr", outs="r", donate=(0,))
+        self.search = layout.jit_step(search, ins="rbbr", outs="r", donate=(0,))
         self.evaluate = layout.jit(evaluate, ins="rbbr", outs="r")
         # made on the device each time: a donated copy of a host array would take the original along
         self.no_metrics = layout.jit(lambda: metrics_lib.zeros_like(counted), ins="", outs="r")

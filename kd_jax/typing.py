@@ -126,6 +126,28 @@ class Watch(NamedTuple):
     unit: str = "share"
 
 
+class Search(NamedTuple):
+    """How the policy of a method is searched, step by step beside training (kd_jax.engine.bilevel).
+
+    epochs: how long; the policy stays as it is then. every: steps between policy steps. holdout: share of the
+    training set that only the outer loss sees while the search lasts; 0 takes the next batch in order.
+    outer: whether the outer loss is "plain" (no policy in it) or "refined" (the same policy). hypergradient:
+    "exact", or "finite" differences. rate, betas, decay: of Adam over the policy.
+    score: (policy, key, value) -> the part of the policy's gradient that no differentiation gives, from the value
+    of the outer loss at the sample that `apply` draws with that key; None where there is no such part.
+    """
+
+    epochs: int
+    every: int = 1
+    holdout: float = 0.0
+    outer: str = "plain"
+    hypergradient: str = "exact"
+    rate: float = 3e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    decay: float = 1e-3
+    score: Callable | None = None
+
+
 class Distiller(NamedTuple):
     """A distillation method as a value, as an optax transformation is an optimiser.
 
@@ -134,6 +156,7 @@ class Distiller(NamedTuple):
     needs: what the view must hold: "match", "teacher.stages", "teacher.preacts", "index", ...
     rates: learning rate of the method's parameters as a multiple of the phase's.
     watch: logs that deserve a look.
+    search: how its policy is found, if it has one that is.
 
     In terms, logs and rates the name "" is the member itself; `chain` puts its label there.
     """
@@ -143,3 +166,4 @@ class Distiller(NamedTuple):
     needs: frozenset = frozenset()
     rates: Mapping[str, float] = MappingProxyType({})
     watch: tuple[Watch, ...] = ()
+    search: Search | None = None

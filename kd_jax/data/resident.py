@@ -2,6 +2,7 @@
 a function of (data seed, step), so a run resumes at the exact example."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,18 +11,39 @@ from kd_jax.data import augment as aug
 from kd_jax.typing import Array, Batch
 
 
-@lru_cache(maxsize=2)
+class Split(NamedTuple):
+    """What of the training set a search holds out, for its first `steps` training steps."""
+
+    steps: int = 0
+    held_out: int = 0
+
+
+@lru_cache(maxsize=4)
+def part(seed: int, n: int, held_out: int, judge: bool) -> np.ndarray:
+    """Positions of the held-out examples (`judge`), or of the others; a function of the seed."""
+    shuffled = np.random.default_rng((seed, 1, n)).permutation(n).astype(np.int32)
+    return np.sort(shuffled[:held_out] if judge else shuffled[held_out:])
+
+
+@lru_cache(maxsize=4)
 def order(seed: int, epoch: int, n: int) -> np.ndarray:
     """(n,) int32: the order of the n training examples in an epoch."""
     return np.random.default_rng((seed, epoch)).permutation(n).astype(np.int32)
 
 
-def train_index(seed: int, step: int, *, n: int, batch_size: int) -> tuple[int, np.ndarray]:
+def train_index(
+    seed: int, step: int, *, n: int, batch_size: int, split: Split | None = None, judge: bool = False
+) -> tuple[int, np.ndarray]:
     """Epoch and example indices (B,) of a training step. Batches are full: the ragged last one of
-    an epoch is dropped.
+    an epoch is dropped. While a split lasts, training goes round what it leaves, and `judge` names the
+    held-out examples that belong to the step.
 
-    Differs: the published loaders keep it (782 steps an epoch on CIFAR at 64; here 781).
+    Differs: the published loaders keep the last batch (782 steps an epoch on CIFAR at 64; here 781).
     """
+    if split and split.held_out and step < split.steps:
+        own = part(seed, n, split.held_out, judge)
+        epoch, index = train_index(seed, step, n=len(own), batch_size=batch_size)
+        return epoch, own[index]
     epoch, position = divmod(step, n // batch_size)
     return epoch, order(seed, epoch, n)[position * batch_size : (position + 1) * batch_size]
 

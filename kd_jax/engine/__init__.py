@@ -1,6 +1,7 @@
 """The pure engine: state, optimisers, metrics and the train, teacher and evaluation steps."""
 
+from kd_jax.engine.bilevel import policy_step
 from kd_jax.engine.state import TrainState, init_state, make_facts
 from kd_jax.engine.step import eval_step, teacher_outputs, train_step
 
-__all__ = ["TrainState", "eval_step", "init_state", "make_facts", "teacher_outputs", "train_step"]
+__all__ = ["TrainState", "eval_step", "init_state", "make_facts", "policy_step", "teacher_outputs", "train_step"]

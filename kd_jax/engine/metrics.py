@@ -17,7 +17,8 @@ def mean_of(value: Array | Mean, mask: Array) -> Mean:
     """
     if isinstance(value, Mean):
         return Mean(*(jnp.asarray(v, jnp.float32) for v in value))
-    value = jnp.asarray(value, jnp.float32)
+    value = jnp.asarray(value)
+    value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
     count = jnp.sum(mask)
     return Mean(jnp.sum(jnp.where(mask > 0, value, 0)) if value.ndim else value * count, count)
 

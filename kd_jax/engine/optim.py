@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kd_jax.typing import Array, Schedule
+from kd_jax.typing import Array, Schedule, Search
 
 
 def step_schedule(lr: float, *, milestones: tuple[int, ...], gamma: float, warmup: int = 0) -> Schedule:
@@ -67,3 +67,8 @@ def grouped(make, schedule: Schedule, rates: Mapping[str, float]) -> optax.Gradi
         return f"{rates[max(inside, key=len)]:g}" if inside else "1"
 
     return optax.partition(groups, lambda params: jax.tree_util.tree_map_with_path(label, params))
+
+
+def policy_adam(search: Search) -> optax.GradientTransformation:
+    """Adam over a method's policy, weight decay added to its gradient as in PyTorch."""
+    return optax.chain(optax.add_decayed_weights(search.decay), optax.adam(search.rate, *search.betas))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from kd_jax.engine.optim import policy_adam
 from kd_jax.methods.base import fold
 from kd_jax.models import base as models
 from kd_jax.typing import Array, Distiller, Facts, Match, Outputs, PyTree, Variables, View
@@ -105,7 +106,7 @@ def init_state(
         stats={"student": net.stats, "method": own.stats},
         opt=tx.init(params),
         policy=own.policy,
-        policy_opt={},
+        policy_opt=policy_adam(distiller.search).init(own.policy) if distiller.search else {},
     )
 
 

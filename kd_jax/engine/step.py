@@ -1,5 +1,7 @@
 """The three pure functions of distillation: teacher outputs, train step, evaluation step."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,7 +12,7 @@ from kd_jax.engine import metrics as metrics_lib
 from kd_jax.engine.state import TrainState, as_teachers, make_view
 from kd_jax.methods.base import fold
 from kd_jax.models import base as models
-from kd_jax.typing import Array, Batch, Distiller, Mean, Outputs, Terms, Variables, Vars
+from kd_jax.typing import Array, Batch, Distiller, Mean, Outputs, PyTree, Terms, Variables, Vars
 
 
 def teacher_outputs(model: nn.Module, variables: Variables, image: Array) -> Outputs:
@@ -41,6 +43,36 @@ def total(terms: Terms, mask: Array) -> Array:
     return sum((m.total / m.count for m in means), jnp.zeros(()))
 
 
+def objective(
+    params: PyTree,
+    policy: PyTree,
+    state: TrainState,
+    teachers: tuple[Outputs, ...],
+    batch: Batch,
+    key: Array,
+    *,
+    student: nn.Module,
+    distiller: Distiller,
+):
+    """The loss that a step descends, as a function of the parameters and the policy.
+
+    Returns:
+      loss (), and (student's logits, terms, logs, statistics moved).
+    """
+    net = Variables(params["student"], state.stats["student"])
+    outputs, stats = models.apply(student, net, batch["image"], train=True)
+    view = make_view(batch["image"], outputs, teachers, batch, state.step)
+    own = Vars(params["method"], state.stats["method"], policy)
+    _, terms, logs, method_stats = distiller.apply(own, view, fold(key, "method"), True)
+    loss = total(terms, mask_of(batch))
+    return loss, (outputs.logits, terms, logs, {"student": stats, "method": method_stats})
+
+
+def mask_of(batch: Batch) -> Array:
+    """(B,): which examples count; all of them where the batch does not say."""
+    return batch.get("mask", jnp.ones(batch["label"].shape, jnp.float32))
+
+
 def train_step(
     state: TrainState,
     teacher_outputs: Outputs | tuple[Outputs, ...] | None,
@@ -68,20 +100,10 @@ def train_step(
     Returns:
       (state, metrics): metrics hold loss, top1 and every term and log, as sum and count.
     """
-    mask = batch.get("mask", jnp.ones(batch["label"].shape, jnp.float32))
-    teachers = as_teachers(teacher_outputs)
-    key = jax.random.fold_in(key, state.step)
-
-    def loss_fn(params):
-        net = Variables(params["student"], state.stats["student"])
-        outputs, stats = models.apply(student, net, batch["image"], train=True)
-        view = make_view(batch["image"], outputs, teachers, batch, state.step)
-        own = Vars(params["method"], state.stats["method"], state.policy)
-        _, terms, logs, method_stats = distiller.apply(own, view, fold(key, "method"), True)
-        loss = total(terms, mask)
-        return loss, (outputs.logits, terms, logs, {"student": stats, "method": method_stats})
-
-    (loss, (logits, terms, logs, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    mask, key = mask_of(batch), jax.random.fold_in(key, state.step)
+    given = (state.policy, state, as_teachers(teacher_outputs), batch, key)
+    descend = jax.value_and_grad(partial(objective, student=student, distiller=distiller), has_aux=True)
+    (loss, (logits, terms, logs, stats)), grads = descend(state.params, *given)
     if axis_name:
         grads, stats = jax.lax.pmean((grads, stats), axis_name)
     updates, opt = tx.update(grads, state.opt, state.params)

@@ -4,7 +4,7 @@ from zlib import crc32
 
 import jax
 
-from kd_jax.typing import Array, Distiller, Facts, Schedule, Vars, View
+from kd_jax.typing import Array, Distiller, Facts, Schedule, Search, Vars, View
 
 NO_VARS = Vars({}, {}, {})
 
@@ -45,7 +45,8 @@ def chain(**members: Distiller) -> Distiller:
       A Distiller.
 
     Raises:
-      ValueError: a member that is not a Distiller, or a label with a "/" in it.
+      ValueError: a member that is not a Distiller, a label with a "/" in it, or two members that
+        search a policy.
     """
     for label, member in members.items():
         if not isinstance(member, Distiller):
@@ -74,7 +75,25 @@ def chain(**members: Distiller) -> Distiller:
         needs=frozenset().union(*(member.needs for member in members.values())),
         rates={join(a, n): rate for a, member in each for n, rate in member.rates.items()},
         watch=tuple(w._replace(log=join(a, w.log)) for a, member in each for w in member.watch),
+        search=_search(members),
     )
+
+
+def _search(members: dict[str, Distiller]) -> Search | None:
+    """The search of the one member that has one, its score under the member's label."""
+    found = {label: member.search for label, member in members.items() if member.search}
+    if len(found) > 1:
+        raise ValueError(f"chain: {' and '.join(found)} both search a policy; one can")
+    if not found:
+        return None
+    ((label, search),) = found.items()
+    if search.score is None:
+        return search
+
+    def score(policy, key: Array, value: Array):
+        return {label: search.score(policy[label], fold(key, label), value)}
+
+    return search._replace(score=score)
 
 
 def weigh(distiller: Distiller, weight: float | Schedule) -> Distiller:

@@ -1,0 +1,168 @@
+"""The policy step: its hypergradient against differences, on problems small enough for float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+import kd_jax
+from kd_jax import methods
+from kd_jax.engine import bilevel, optim
+from kd_jax.methods.base import NO_VARS, no_vars
+from kd_jax.typing import Distiller, Outputs, Search
+
+
+class Net(nn.Module):
+    """Two layers without statistics."""
+
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, x, train=False, after=-1):
+        h = nn.tanh(nn.Dense(4, name="a", param_dtype=x.dtype)(x.reshape(x.shape[0], -1)))
+        return Outputs((x,), None, h, nn.Dense(self.num_classes, name="b", param_dtype=x.dtype)(h))
+
+
+def weighted(**search):
+    """The task loss, each class's part weighted by the policy; without a policy, plain."""
+
+    def init(key, facts):
+        return NO_VARS._replace(policy={"w": jnp.linspace(-0.5, 0.5, 3)})
+
+    def apply(vars, view, key, train):
+        scale = jnp.exp(vars.policy["w"])[view.labels] if vars.policy else 1.0
+        noise = 1 + 0.1 * jax.random.normal(key, view.labels.shape)
+        nll = -jnp.take_along_axis(jax.nn.log_softmax(view.student.logits), view.labels[:, None], 1)[:, 0]
+        return view, {"": scale * nll * noise}, {}, {}
+
+    return Distiller(init, apply, search=Search(epochs=1, **search))
+
+
+def setting(distiller, tx, dtype=jnp.float32):
+    image = jax.random.normal(jax.random.key(0), (12, 2, 2, 1), dtype)
+    facts = kd_jax.make_facts(Net(), (), image_shape=(2, 2, 1), batch_size=6)
+    parts = {"student": Net(), "distiller": distiller, "tx": tx}
+    state = kd_jax.init_state(jax.random.key(1), facts=facts, **parts)
+    state = jax.tree.map(lambda x: x.astype(dtype) if x.dtype.kind == "f" else x, state)
+    batches = [{"image": image[i : i + 6], "label": (jnp.arange(6) + i) % 3} for i in (0, 6)]
+    return state, batches, parts
+
+
+def value_of(policy, state, batches, parts):
+    """The outer loss after one update, by the train step itself."""
+    key = jax.random.key(2)
+    own = bilevel.fold(jax.random.fold_in(key, state.step), "search")
+    objective = lambda params, policy, batch, k: bilevel.objective(  # noqa: E731
+        params, policy, state, (), batch, k, student=parts["student"], distiller=parts["distiller"]
+    )[0]
+    grads = jax.grad(objective)(state.params, policy, batches[0], own)
+    ahead = optax.apply_updates(state.params, parts["tx"].update(grads, state.opt, state.params)[0])
+    refined = policy if parts["distiller"].search.outer == "refined" else {}
+    return objective(ahead, refined, batches[1], bilevel.fold(own, "outer"))
+
+
+def hypergradient(state, batches, parts):
+    """What policy_step hands to its optimiser."""
+    seen = {}
+
+    class Spy:
+        def update(self, grads, opt, params):
+            seen.update(grads)
+            return grads, opt
+
+    real, bilevel.policy_adam = bilevel.policy_adam, lambda search: Spy()
+    try:
+        _, metrics = kd_jax.engine.policy_step(state, ((), batches[0]), ((), batches[1]), jax.random.key(2), **parts)
+    finally:
+        bilevel.policy_adam = real
+    return seen, metrics["outer"]
+
+
+@pytest.mark.parametrize("outer", ["plain", "refined"])
+@pytest.mark.parametrize("how", ["exact", "finite"])
+def test_the_hypergradient_is_that_of_the_look_ahead(x64, outer, how):
+    """Against central differences of the outer loss, momentum and weight decay in the update."""
+    tx = optim.sgd(lambda _: 0.3, momentum=0.9, weight_decay=1e-2)
+    state, batches, parts = setting(weighted(outer=outer, hypergradient=how), tx, jnp.float64)
+    for _ in range(2):  # momentum that is not zero
+        state, _ = kd_jax.train_step(state, None, batches[0], jax.random.key(5), **parts)
+    found, outer_loss = hypergradient(state, batches, parts)
+    value = lambda w: float(value_of({"w": w}, state, batches, parts))  # noqa: E731
+    w, step = np.asarray(state.policy["w"]), 1e-5
+    slow = [(value(w + step * e) - value(w - step * e)) / (2 * step) for e in np.eye(3)]
+    np.testing.assert_allclose(found["w"], slow, rtol=1e-4 if how == "exact" else 2e-3)
+    assert float(outer_loss.total / outer_loss.count) == pytest.approx(value(w), rel=1e-6)
+
+
+def test_without_momentum_it_is_another_one(x64):
+    """The update that is looked through is the phase's own."""
+    found = []
+    for momentum in (0.0, 0.9):
+        tx = optim.sgd(lambda _: 0.3, momentum=momentum, weight_decay=0.0)
+        state, batches, parts = setting(weighted(), tx, jnp.float64)
+        warm, _, _ = setting(weighted(), optim.sgd(lambda _: 0.3, momentum=0.9, weight_decay=0.0), jnp.float64)
+        for _ in range(2):
+            state, _ = kd_jax.train_step(state, None, batches[0], jax.random.key(5), **parts)
+        found.append(np.asarray(hypergradient(state, batches, parts)[0]["w"]))
+    assert np.abs(found[0] - found[1]).max() > 1e-2 * np.abs(found[0]).max()
+
+
+def test_only_the_policy_moves():
+    state, batches, parts = setting(weighted(rate=0.1), optax.sgd(0.1, momentum=0.9))
+    step = jax.jit(
+        lambda s: kd_jax.engine.policy_step(s, ((), batches[0]), ((), batches[1]), jax.random.key(2), **parts)
+    )
+    after, _ = step(state)
+    for name in ("step", "params", "stats", "opt"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(state, name), getattr(after, name))
+    assert not np.array_equal(after.policy["w"], state.policy["w"])
+    assert jax.tree.structure(after.policy_opt) == jax.tree.structure(state.policy_opt)
+    assert int(jax.tree.leaves(after.policy_opt)[0]) == 1
+
+
+def test_the_policy_finds_the_class_that_is_judged():
+    """Only class 0 counts outside: its weight inside rises above the others'."""
+    state, batches, parts = setting(weighted(rate=0.1), optax.sgd(0.5))
+    judge = {"image": batches[0]["image"][::3], "label": batches[0]["label"][::3]}
+    assert (judge["label"] == 0).all()
+    step = jax.jit(lambda s: kd_jax.engine.policy_step(s, ((), batches[0]), ((), judge), jax.random.key(2), **parts)[0])
+    for _ in range(20):
+        state = step(state)
+    gained = np.asarray(state.policy["w"]) - np.linspace(-0.5, 0.5, 3)
+    assert gained[0] > 0.5 and gained[0] > gained[1:].max() + 0.5
+
+
+def test_a_score_is_added_with_the_key_of_the_sample():
+    told = {}
+
+    def score(policy, key, value):
+        told["key"], told["value"] = key, value
+        return {"w": jnp.full(3, 7.0)}
+
+    def apply(vars, view, key, train):
+        told.setdefault("seen", key)
+        return plain.apply(vars, view, key, train)
+
+    plain = weighted()
+    distiller = methods.chain(a=Distiller(plain.init, apply, search=plain.search._replace(score=score)))
+    state, batches, parts = setting(distiller, optax.sgd(0.1))
+    with_score, outer = hypergradient(state, batches, parts)
+    np.testing.assert_array_equal(jax.random.key_data(told["key"]), jax.random.key_data(told["seen"]))
+    parts["distiller"] = methods.chain(a=Distiller(plain.init, plain.apply, search=plain.search))
+    without, _ = hypergradient(state, batches, parts)
+    np.testing.assert_allclose(with_score["a"]["w"], without["a"]["w"] + 7, rtol=1e-6)
+    assert float(told["value"]) == pytest.approx(float(outer.total / outer.count))
+
+
+def test_two_searches_are_refused():
+    with pytest.raises(ValueError, match="chain: a and b both search a policy; one can"):
+        methods.chain(a=weighted(), b=weighted())
+
+
+def test_no_search_no_state():
+    distiller = methods.chain(ce=methods.ce())
+    state, _, _ = setting(distiller, optax.sgd(0.1))
+    assert state.policy == {} and state.policy_opt == {} and distiller.search is None
+    assert no_vars(None, None) == NO_VARS
