@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from flax import linen as nn
 
-from kd_jax.models import torch_file
+from kd_jax.models import torch_file, torch_write
 from kd_jax.models.base import init, shapes
 from kd_jax.typing import InputError, Variables
 
@@ -265,5 +265,5 @@ def save_torch(
     if {k for k in tensors if not k.endswith(COUNTER)} != set(published(model)):
         raise ValueError(f"{path}: these are not variables of {type(model).__name__}")
     format = format or ("safetensors" if str(path).endswith(".safetensors") else "torch")
-    write = torch_file.write_safetensors if format == "safetensors" else torch_file.write_torch
+    write = torch_write.write_safetensors if format == "safetensors" else torch_write.write_torch
     write(path, tensors, about or {})

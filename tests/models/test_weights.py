@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from kd_jax import InputError, models
-from kd_jax.models import torch_file, weights
+from kd_jax.models import torch_file, torch_write, weights
 
 MODEL = models.create("resnet8", 5)
 
@@ -26,7 +26,7 @@ def same(a, b):
 
 def write(path, content):
     """A torch file of nested dicts whose leaves are arrays."""
-    torch_file.write_torch(path, content, {})
+    torch_write.write_torch(path, content, {})
     return str(path)
 
 
