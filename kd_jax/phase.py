@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import jax
 import numpy as np
 
-from kd_jax import config, models, writers
+from kd_jax import config, models, report, writers
 from kd_jax.build import Job
 from kd_jax.checkpoints import Checkpoints
 from kd_jax.data.resident import Split
@@ -189,8 +189,17 @@ class PhaseRun:
             mark = (time.monotonic(), step)
         progress.close()
         self.checkpoints.wait()
+        self._draw(programs, teachers, carry)
         self.log.in_order([p.name for p in self.recipe.phases])
         return self._outcome(carry)
+
+    def _draw(self, programs: Programs, teachers: tuple[Variables, ...], carry: Carry) -> None:
+        """maps.png: what the method sees where in the first test images, if it says."""
+        if self.job.distiller.maps:
+            batch = next(iter(self.source.test(self.job.phase.batch_size)))
+            taught = programs.teach(teachers, batch["image"]) if self.job.needs_teachers else ()
+            found = jax.device_get(programs.maps(carry.state, taught, batch))
+            (self.folder / "maps.png").write_bytes(report.overlays(np.asarray(batch["image"]), found))
 
     def _due(self, step: int) -> tuple[bool, bool, bool]:
         """Whether a training row, a test row and a save fall on this step; all do on the last."""

@@ -95,10 +95,17 @@ class Programs:
             measured = engine.eval_step(variables, teacher_logits, batch, model=job.network.model)
             return metrics_lib.add(so_far, measured)
 
+        def maps(state: TrainState, teachers: tuple[Outputs, ...], batch: Batch) -> dict[str, Array]:
+            image = _normalized(job.network, batch["image"])
+            return engine.maps(
+                state, teachers, {**batch, "image": image}, model=job.network.model, distiller=job.distiller
+            )
+
         counted, measured = self._metrics(parts)
         self.init = layout.jit(init, ins="rr", outs="r")
         self.train = layout.jit_step(train, ins="rbbr", outs="r", donate=(0,))
         self.search = layout.jit_step(search, ins="rbbr", outs="r", donate=(0,))
+        self.maps = layout.jit(maps, ins="rbb", outs="b")
         self.evaluate = layout.jit(evaluate, ins="rbbr", outs="r")
         # made on the device each time: a donated copy of a host array would take the original along
         self.no_metrics = layout.jit(lambda: metrics_lib.zeros_like(counted), ins="", outs="r")

@@ -4,6 +4,7 @@ A config file is plain Python: `get_config(arg)` returns a ConfigDict in which e
 method stands with its default, so that each can be changed by a flag and none is written twice.
 """
 
+import copy
 import inspect
 import types
 import typing
@@ -106,7 +107,7 @@ def phase(
       teacher: "phase:NAME", "checkpoint:DIR", "weights:FILE", several joined by commas, or "".
       lr: learning rate per global batch; None is what the papers take for this network.
     """
-    refine = refine or {}
+    terms, refine = copy.deepcopy((terms, refine or {}))  # else a flag for one phase would change another
     lr = LEARNING_RATES.get(model.lower(), 0.05) if lr is None else lr
     return Config({
         "model": model,

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
+import numpy as np
 from etils import epath
 
 import kd_jax
@@ -139,6 +140,30 @@ def curves(rows: list[dict], watched: dict[str, str]) -> bytes:
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend()
+    return _png(figure)
+
+
+def overlays(images: np.ndarray, maps: dict[str, np.ndarray], count: int = 8) -> bytes:
+    """A PNG of images (B, H, W, C) in [0, 1], a row each for themselves and for every map (B, h, w) over them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    images = images[:count]
+    figure = Figure(figsize=(1.3 * len(images) + 0.6, 1.4 * (1 + len(maps))), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1 + len(maps), len(images), squeeze=False)
+    extent = (0, images.shape[2], images.shape[1], 0)
+    for row, (name, found) in enumerate({"image": None, **maps}.items()):
+        for axis, image, i in zip(axes[row], images, range(count), strict=False):
+            axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, extent=extent)
+            if found is not None:
+                axis.imshow(found[i], cmap="magma", alpha=0.6, vmin=0, vmax=max(found.max(), 1e-6), extent=extent)
+            axis.set(xticks=(), yticks=())
+        axes[row][0].set_ylabel(name, fontsize=8)
+    return _png(figure)
+
+
+def _png(figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

@@ -157,6 +157,7 @@ class Distiller(NamedTuple):
     rates: learning rate of the method's parameters as a multiple of the phase's.
     watch: logs that deserve a look.
     search: how its policy is found, if it has one that is.
+    maps: (vars, view) -> name -> (B, H, W), what it sees where in an image; drawn at the end of a phase.
 
     In terms, logs and rates the name "" is the member itself; `chain` puts its label there.
     """
@@ -167,3 +168,4 @@ class Distiller(NamedTuple):
     rates: Mapping[str, float] = MappingProxyType({})
     watch: tuple[Watch, ...] = ()
     search: Search | None = None
+    maps: Callable | None = None

@@ -1,5 +1,6 @@
 """The commands as a user types them: exit codes, one line an error, and every config for two steps."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -20,6 +21,19 @@ def train(*args, cwd=ROOT, **env):
 
 def test_every_config_is_tested():
     assert {"quickstart", "kd", "dkd", "skd", "skd_dkd"} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_phases_share_nothing(name):
+    """A flag for one phase changes that phase alone."""
+    made = importlib.import_module(f"configs.{name}").get_config("resnet8,resnet8,smoke")
+    before = made.to_json()
+    parts = [getattr(made[phase], group) for phase in made.phases for group in ("terms", "refine")]
+    members = [member for part in parts for member in part.values()]
+    assert len({id(x) for x in (*parts, *members)}) == len(parts) + len(members)
+    for member in members:
+        member.kind = member.kind + "!"
+    assert made.to_json().count('!"') == len(members) and before.count('!"') == 0
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -11,7 +11,7 @@ import pytest
 from kd_jax import InputError, exchange, loop, models
 from kd_jax.data.augment import normalize
 from kd_jax.evaluate import evaluate, saved
-from kd_jax.models import torch_file, weights
+from kd_jax.models import torch_file, torch_write, weights
 from tests.conftest import ROOT, tree
 
 SHORT = {"teacher__steps": 40, "data__augment": "none"}
@@ -30,7 +30,7 @@ def home(tmp_path_factory):
 def mdistillers(home, path, prefix="module."):
     """The teacher's file as others write it: no word on normalisation, names behind a prefix."""
     tensors = torch_file.read(home / "teacher.pth")["model"]
-    torch_file.write_torch(path, {prefix + k: v for k, v in tensors.items()}, {})
+    torch_write.write_torch(path, {prefix + k: v for k, v in tensors.items()}, {})
     return str(path)
 
 
@@ -124,7 +124,7 @@ def test_another_file_under_the_same_name_is_another_teacher(home, tmp_path):
     loop.run(json.loads(json.dumps(made)), str(tmp_path / "run"))
     (tmp_path / "run" / "student" / "DONE").unlink()
     content = torch_file.read(file)["model"]
-    torch_file.write_torch(file, content | {"module.fc.bias": content["module.fc.bias"] + 1}, {})
+    torch_write.write_torch(file, content | {"module.fc.bias": content["module.fc.bias"] + 1}, {})
     with pytest.raises(InputError, match="was trained with another teacher"):
         loop.run(json.loads(json.dumps(made)), str(tmp_path / "run"))
 

@@ -2,6 +2,15 @@
 
 from kd_jax.engine.bilevel import policy_step
 from kd_jax.engine.state import TrainState, init_state, make_facts
-from kd_jax.engine.step import eval_step, teacher_outputs, train_step
+from kd_jax.engine.step import eval_step, maps, teacher_outputs, train_step
 
-__all__ = ["TrainState", "eval_step", "init_state", "make_facts", "policy_step", "teacher_outputs", "train_step"]
+__all__ = [
+    "TrainState",
+    "eval_step",
+    "init_state",
+    "make_facts",
+    "maps",
+    "policy_step",
+    "teacher_outputs",
+    "train_step",
+]

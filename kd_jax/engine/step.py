@@ -118,6 +118,20 @@ def train_step(
     return state._replace(step=state.step + 1, params=params, stats=stats, opt=opt), measured
 
 
+def maps(
+    state: TrainState,
+    teacher_outputs: Outputs | tuple[Outputs, ...] | None,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    distiller: Distiller,
+) -> dict[str, Array]:
+    """What `distiller.maps` draws for a batch, the network in eval mode. Arguments as for `train_step`."""
+    outputs, _ = models.apply(model, state.student, batch["image"])
+    view = make_view(batch["image"], outputs, as_teachers(teacher_outputs), batch, state.step)
+    return distiller.maps(Vars(state.params["method"], state.stats["method"], state.policy), view)
+
+
 def eval_step(variables: Variables, teacher_logits: Array | None, batch: Batch, *, model: nn.Module) -> dict[str, Mean]:
     """Measure the network on one batch, in eval mode; examples with mask 0 do not count.
 

@@ -28,11 +28,16 @@ class Transform(nn.Module):
         width = x.shape[-1]
         if self.form == "conv3x3":
             for i, stride in enumerate(_strides(x.shape[1], self.shape[0])):
-                up = nn.ConvTranspose(width, (4, 4), (2, 2), use_bias=False, kernel_init=kaiming, name=f"up{i}")
+                up = doubling(width, use_bias=False, kernel_init=kaiming, name=f"up{i}")
                 x = up(x) if stride < 1 else conv(width, 3, stride, name=f"conv{i}")(x)
                 x = nn.relu(norm(f"bn{i}", train)(x))
         x = conv(self.shape[-1], 1, name="conv")(_resized(x, self.shape[:2]))
         return nn.relu(norm("bn", train)(x))
+
+
+def doubling(width: int, **kwargs) -> nn.ConvTranspose:
+    """Transposed 4x4 convolution with stride 2: a map twice as high and wide."""
+    return nn.ConvTranspose(width, (4, 4), (2, 2), **kwargs)
 
 
 def _strides(have: int, want: int) -> list[float]:

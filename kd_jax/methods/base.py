@@ -1,5 +1,6 @@
 """The combinators: identity, chain, weigh. A distiller is a value, like an optax transformation."""
 
+from collections.abc import Callable
 from zlib import crc32
 
 import jax
@@ -76,7 +77,21 @@ def chain(**members: Distiller) -> Distiller:
         rates={join(a, n): rate for a, member in each for n, rate in member.rates.items()},
         watch=tuple(w._replace(log=join(a, w.log)) for a, member in each for w in member.watch),
         search=_search(members),
+        maps=_maps(members),
     )
+
+
+def _maps(members: dict[str, Distiller]) -> Callable | None:
+    """Every member's maps under its label; each sees the view as it was before any member."""
+    drawn = {label: member.maps for label, member in members.items() if member.maps}
+    if not drawn:
+        return None
+
+    def maps(vars: Vars, view: View) -> dict[str, Array]:
+        own = {label: Vars(*(part.get(label, {}) for part in vars)) for label in drawn}
+        return {join(a, n): x for a, draw in drawn.items() for n, x in draw(own[a], view).items()}
+
+    return maps
 
 
 def _search(members: dict[str, Distiller]) -> Search | None:

@@ -1,0 +1,18 @@
+"""SoKD (Shen et al. 2024) in front of FitNet: the teacher's features refined by DAFA, compared where DAM looks.
+
+python launch/train.py --config=configs/sokd_fitnet.py:resnet32x4,resnet8x4 --workdir=runs/sokd --config.data.dir=DIR
+The weights 1000 and 1000 and the 20 epochs of search are those of a public working copy of the method's code.
+"""
+
+from kd_jax import recipes
+
+
+def refiners(weight: float = 1000.0) -> dict:
+    """DAM sees the teacher's own features, so it stands first."""
+    return {"dam": recipes.member("dam", weight=weight), "dafa": recipes.member("dafa")}
+
+
+def get_config(arg: str = ""):
+    """Teacher, then student by SoKD + FitNet."""
+    terms = {"ce": recipes.member("ce"), "fitnet": recipes.member("fitnet", weight=1000.0, depth=3)}
+    return recipes.distillation("sokd_fitnet", recipes.argument(arg), terms=terms, refine=refiners())

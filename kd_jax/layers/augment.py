@@ -1,0 +1,186 @@
+"""Augmentation of feature maps: SoKD's nine operations, and pairs of them that are drawn inside a compiled step.
+
+An operation is (x, magnitude, key, *, published) -> x': maps (B, H, W, C) of any height and width, one random draw for
+the whole batch, magnitude () in [0, 1] from "x, bit for bit" to the largest change. By what magnitude's gradient is:
+  exact: shears, translations and rotation (bilinear: smooth but for kinks where a position meets a cell's centre, where
+    it is one-sided), the cutout (its edges share cells), the noise;
+  that of the mean over the draw, straight through: ChannelDrop;
+  none (0): ChannelShuffle.
+
+Reference: Shen, Huang, Zhu, Fan, Zhang, "Student-Oriented Teacher Knowledge Refinement for Knowledge Distillation",
+  2024, arXiv 2409.18785 (DAFA); ranges as in public code of that name (dfkd in a fork of mdistiller).
+Differs: that code maps the magnitude linearly onto -max..max for the first five operations, hence 0.5 changes nothing
+  and 0 the most; ours onto 0..max, with a sign that is drawn for the batch. Its ChannelShuffle ignores the magnitude.
+  `published=True` restores both. It gives no operation a true gradient in the magnitude (it sets d x' / d magnitude
+  to 1). It shears and rotates in units of half the map, which on maps that are not square is another shear and no
+  rotation; ours in cells. Its translation takes cells for half maps and leaves the picture for nearly any magnitude;
+  ours is a share of the map. Its cutout rounds the box down to an even number of whole cells: none on 8 x 8 maps.
+"""
+
+from functools import partial
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.typing import Array
+
+
+@jax.custom_jvp
+def straight_through(hard: Array, soft: Array) -> Array:
+    """The value of `hard` with the derivatives of `soft`; two arrays of one shape and float type."""
+    del soft
+    return hard
+
+
+@straight_through.defjvp
+def _straight_through_jvp(primals, tangents):
+    return straight_through(*primals), tangents[1]
+
+
+def shear_x(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
+    """Rows slide along the width, by up to 0.3 cells for each cell from the middle row."""
+    amount = _signed(0.3, x, magnitude, key, published)
+    row, col = _centred(x)
+    return _bilinear(x, row, col + amount * row)
+
+
+def shear_y(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
+    """Columns slide along the height, by up to 0.3 cells for each cell from the middle column."""
+    amount = _signed(0.3, x, magnitude, key, published)
+    row, col = _centred(x)
+    return _bilinear(x, row + amount * col, col)
+
+
+def translate_x(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
+    """Move along the width by up to 0.45 of it; zeros come in."""
+    amount = _signed(0.45, x, magnitude, key, published)
+    row, col = _centred(x)
+    return _bilinear(x, row, col + amount * x.shape[2])
+
+
+def translate_y(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
+    """Move along the height by up to 0.45 of it; zeros come in."""
+    amount = _signed(0.45, x, magnitude, key, published)
+    row, col = _centred(x)
+    return _bilinear(x, row + amount * x.shape[1], col)
+
+
+def rotate(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
+    """Turn about the middle of the map by up to 30 degrees."""
+    angle = _signed(np.pi / 6, x, magnitude, key, published)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    row, col = _centred(x)
+    return _bilinear(x, cos * row - sin * col, cos * col + sin * row)
+
+
+def cutout(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
+    """Zero one box of up to 0.2 H x 0.2 W for all examples and channels, its centre anywhere on the map.
+
+    A cell loses the share of it that the box covers. The part of a box beyond the map is lost, as in published code.
+    """
+    del published
+
+    def covered(size: int, key: Array) -> Array:
+        cell = jnp.arange(size, dtype=x.dtype)
+        centre = size * jax.random.uniform(key, (), x.dtype)
+        half = 0.1 * size * magnitude
+        return jnp.maximum(jnp.minimum(cell + 1, centre + half) - jnp.maximum(cell, centre - half), 0)
+
+    rows, cols = (covered(size, k) for size, k in zip(x.shape[1:3], jax.random.split(key), strict=True))
+    return x * (1 - rows[:, None] * cols)[..., None]
+
+
+def noise(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
+    """Add Gaussian noise of deviation up to 0.1, whatever the scale of the map."""
+    del published
+    return x + 0.1 * magnitude * jax.random.normal(key, x.shape, x.dtype)
+
+
+def channel_shuffle(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
+    """Permute round(magnitude C) channels among themselves: which ones, and how, uniformly at random."""
+    width = x.shape[-1]
+    count = width if published else jnp.round(magnitude * width)
+    which, how = jax.random.split(key)
+    order = jax.random.permutation(which, width)  # the first `count` of it are permuted
+    chosen = jnp.arange(width) < count
+    ranks = jnp.where(jnp.zeros(width, bool).at[order].set(chosen), jax.random.uniform(how, (width,)), jnp.inf)
+    source = jnp.arange(width).at[order].set(jnp.where(chosen, jnp.argsort(ranks), order))
+    return jnp.take(x, source, axis=-1, mode="clip")
+
+
+def channel_drop(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
+    """Zero each channel with probability 0.5 magnitude, the same ones for all examples; the rest is not rescaled."""
+    del published
+    share = jnp.broadcast_to(1 - 0.5 * jnp.asarray(magnitude, x.dtype), x.shape[-1:])
+    kept = jax.random.uniform(key, share.shape, x.dtype) < share
+    return x * straight_through(kept.astype(x.dtype), share)
+
+
+FUNCTIONS = {
+    "ShearX": shear_x,
+    "ShearY": shear_y,
+    "TranslateX": translate_x,
+    "TranslateY": translate_y,
+    "Rotate": rotate,
+    "Cutout": cutout,
+    "Noise": noise,
+    "ChannelShuffle": channel_shuffle,
+    "ChannelDrop": channel_drop,
+}
+OPERATIONS = tuple(FUNCTIONS)
+PAIRS = np.array(tuple(combinations(range(len(OPERATIONS)), 2)), np.int32)  # (36, 2), each in the published order
+
+
+def apply_pair(x: Array, pair: Array, on: Array, magnitudes: Array, key: Array, *, published: bool = False) -> Array:
+    """Run the two operations of a sub-policy, one after the other, each where its `on` says so.
+
+        x  <-  on_i op_i(x) + (1 - on_i) x            i = 0, 1
+
+    One program for all pairs: of the nine operations only the drawn one runs (under vmap over `pair`, all of them do).
+
+    Args:
+      x: (B, H, W, C), float32.
+      pair: (2,) int, positions in OPERATIONS: a row of jnp.asarray(PAIRS).
+      on: (2,) of 0 or 1; d x' / d on_i = op_i(x) - x, so that a straight-through `on` passes gradient. 0 and 0 is x.
+      magnitudes: (2,) in [0, 1].
+      key: PRNG key.
+      published: read the magnitudes as the published code does; see above.
+
+    Returns:
+      (B, H, W, C). Nothing is detached: x, on and magnitudes have their gradients.
+    """
+    branches = [partial(f, published=published) for f in FUNCTIONS.values()]
+    on, magnitudes = on.astype(x.dtype), magnitudes.astype(x.dtype)
+    for i, k in enumerate(jax.random.split(key)):
+        changed = jax.lax.switch(pair[i], branches, x, magnitudes[i], k)
+        x = on[i] * changed + (1 - on[i]) * x
+    return x
+
+
+def _signed(limit: float, x: Array, magnitude: Array, key: Array, published: bool) -> Array:
+    if published:
+        return limit * (2 * magnitude - 1)
+    return limit * magnitude * jax.random.rademacher(key, (), x.dtype)
+
+
+def _centred(x: Array) -> tuple[Array, Array]:
+    """Row (H, 1) and column (1, W) of every cell, in cells from the middle of the map."""
+    row, col = (jnp.arange(size, dtype=x.dtype) - (size - 1) / 2 for size in x.shape[1:3])
+    return row[:, None], col[None, :]
+
+
+def _bilinear(x: Array, row: Array, col: Array) -> Array:
+    """x read at positions (H, W), in cells from its middle; zeros around it. Whole positions read cells as they are."""
+    b, h, w, c = x.shape
+    cells = x.reshape(b, h * w, c)
+    row, col = (jnp.broadcast_to(at + (size - 1) / 2, (h, w)) for at, size in ((row, h), (col, w)))
+    top, left = jnp.floor(row), jnp.floor(col)
+    total = 0
+    for i, high in ((top, 1 - (row - top)), (top + 1, row - top)):
+        for j, wide in ((left, 1 - (col - left)), (left + 1, col - left)):
+            inside = (i >= 0) & (i < h) & (j >= 0) & (j < w)
+            at = jnp.where(inside, i * w + j, 0).astype(jnp.int32)
+            total += jnp.take(cells, at, axis=1, mode="clip") * jnp.where(inside, high * wide, 0)[..., None]
+    return total

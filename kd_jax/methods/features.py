@@ -1,0 +1,113 @@
+"""Criteria on feature maps: FitNet and attention transfer. The view's `focus` says where both look."""
+
+import jax.numpy as jnp
+
+from kd_jax import losses
+from kd_jax.layers.regressor import Regressor
+from kd_jax.losses.features import windows
+from kd_jax.methods.base import no_vars, weigh
+from kd_jax.methods.terms import criterion
+from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
+
+NEEDS = frozenset({"teacher.stages"})
+
+
+def fitnet(*, weight: float | Schedule = 100.0, stage: int = 2, depth: int = 1) -> Distiller:
+    """FitNet: the student's map of one stage, through a regressor, is to be the teacher's.
+
+        weight mean((M r(f_S) - M f_T)^2)
+
+    r is kd_jax.layers.regressor.Regressor, trained along with the student; its parameters and BatchNorm
+    statistics are the method's. Nothing is detached here. Of several teachers the first is read. M is
+    `view.focus` where a refiner has set it, in the stage's size; the mean is over all elements, masked or not.
+
+    Args:
+      weight: a number, or a schedule of the step.
+      stage: index in `Outputs.stages` of both networks, the stem being 0.
+      depth: >= 1, convolutions of the regressor; SoKD has 3.
+
+    Raises:
+      ValueError: an argument outside its range; a stage that one of the two has not, or maps of sizes that the
+        regressor cannot match, both when variables are made.
+
+    Reference: Romero, Ballas, Kahou, Chassang, Gatta, Bengio, "FitNets: Hints for Thin Deep Nets", 2015,
+      arXiv 1412.6550.
+    Differs: the paper trains up to the hint first and distils afterwards; here, as in the published
+      re-implementations, everything is trained at once.
+    """
+    if stage < 0:
+        raise ValueError(f"fitnet: stage must be at least 0, got {stage}")
+    if depth < 1:
+        raise ValueError(f"fitnet: depth must be at least 1, got {depth}")
+
+    def init(key: Array, facts: Facts) -> Vars:
+        student, teacher = facts.view_shapes.student.stages, facts.view_shapes.teachers[0].stages
+        if stage >= min(len(student), len(teacher)):
+            raise ValueError(f"fitnet: no stage {stage}: the student has {len(student)}, the teacher {len(teacher)}")
+        layer = Regressor(teacher[stage].shape[1:], depth)
+        made = layer.init(key, jnp.zeros((1, *student[stage].shape[1:])))
+        return Vars({"regressor": made["params"]}, {"regressor": made["batch_stats"]}, {})
+
+    def apply(vars: Vars, view: View, key: Array, train: bool):
+        student, teacher = view.student.stages[stage], view.teachers[0].stages[stage]
+        own = {"params": vars.params["regressor"], "batch_stats": vars.stats["regressor"]}
+        layer = Regressor(teacher.shape[1:], depth)
+        student, moved = layer.apply(own, student, train, mutable=["batch_stats"])
+        value = losses.fitnet(student=student, teacher=teacher, mask=_focus(view, teacher))
+        return view, {"": value}, {}, {"regressor": moved["batch_stats"]}
+
+    return weigh(Distiller(init, apply, NEEDS), weight)
+
+
+def at(*, weight: float | Schedule = 1000.0, p: int = 2) -> Distiller:
+    """Attention transfer: where the student's stages are active is to be where the teacher's are.
+
+    All stages but the stem are compared. Of several teachers the first is read. Nothing is detached here. Where a
+    refiner has set `view.focus`, both maps are multiplied by it before.
+
+    Args:
+      weight: a number, or a schedule of the step.
+      p: >= 1, power that a map is raised to before the mean over its channels.
+
+    Raises:
+      ValueError: p out of range; a network without a stage behind the stem, when variables are made.
+
+    Reference: Zagoruyko, Komodakis, "Paying More Attention to Attention: Improving the Performance of
+      Convolutional Neural Networks via Attention Transfer", 2017, arXiv 1612.03928.
+    Differs: networks with different numbers of stages are aligned from the output side; the published code pairs
+      them from the input side and drops what is left over.
+    """
+    if p < 1:
+        raise ValueError(f"at: p must be at least 1, got {p}")
+
+    def init(key: Array, facts: Facts) -> Vars:
+        student, teacher = facts.view_shapes.student.stages, facts.view_shapes.teachers[0].stages
+        if min(len(student), len(teacher)) < 2:
+            raise ValueError(
+                f"at: no stage behind the stem: the student has {len(student)} stages, the teacher {len(teacher)}"
+            )
+        return no_vars(key, facts)
+
+    def terms(view: View) -> Terms:
+        both = view.student.stages[1:], view.teachers[0].stages[1:]
+        last = min(map(len, both))
+        students, teachers = ([_looked_at(view, f) for f in stages[-last:]] for stages in both)
+        return {"": losses.at(students=students, teachers=teachers, p=p)}
+
+    return weigh(criterion(terms, NEEDS, init), weight)
+
+
+def _looked_at(view: View, x: Array) -> Array:
+    return x if view.focus is None else x * _focus(view, x)
+
+
+def _focus(view: View, x: Array) -> Array | None:
+    """The view's mask in the height and width of a map: the largest of the cells it covers, or the nearest one."""
+    mask = view.focus
+    if mask is None or mask.shape[1:3] == x.shape[1:3]:
+        return mask
+    for axis in (1, 2):
+        cells = windows(mask.shape[axis], x.shape[axis])
+        spread = jnp.moveaxis(mask, axis, -1)[..., None, :]
+        mask = jnp.moveaxis(jnp.max(spread, axis=-1, where=cells, initial=0), -1, axis)
+    return mask

@@ -1,0 +1,236 @@
+"""SoKD's refiners: off is the host, the constructed task, wiring, and what a phase without a policy pays."""
+
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+import kd_jax
+from kd_jax import losses, methods, models
+from kd_jax.layers import augment, policy
+from kd_jax.methods.base import NO_VARS, no_vars
+from kd_jax.methods.sokd import _usage
+from kd_jax.typing import Distiller, Outputs
+
+SHAPE, BATCH = (8, 8, 3), 6
+TEACHER, STUDENT = (models.create("resnet8", 5, widths=(4, 4, w, 8)) for w in (8, 4))
+
+
+@pytest.fixture(scope="module")
+def setting():
+    image = jax.random.normal(jax.random.key(1), (BATCH, *SHAPE))
+    init = jax.jit(models.init, static_argnums=0)
+    teacher, student = (init(m, jax.random.key(i), image) for i, m in enumerate((TEACHER, STUDENT)))
+    facts = kd_jax.make_facts(STUDENT, (TEACHER,), image_shape=SHAPE, batch_size=BATCH)
+    outputs = [models.apply(m, v, image)[0] for m, v in ((TEACHER, teacher), (STUDENT, student))]
+    view = facts.view_shapes._replace(
+        image=image, teachers=(outputs[0],), student=outputs[1], labels=jnp.arange(BATCH) % 5, step=jnp.int32(0)
+    )
+    return view, facts
+
+
+def made(distiller, facts):
+    return jax.jit(lambda: distiller.init(jax.random.key(2), facts))()
+
+
+def fixed(**values):
+    """A policy with the same value for every pair."""
+    start = policy.init(jax.random.key(0), estimator="relaxed")
+    return {name: jnp.full_like(leaf, values.get(name, 0.5)) for name, leaf in start.items()}
+
+
+def test_probability_zero_is_the_identity(setting):
+    view, _ = setting
+    distiller = methods.dafa()
+    vars = NO_VARS._replace(policy=fixed(probability=0.0))
+    run = jax.jit(lambda key: distiller.apply(vars, view, key, True)[0])
+    for seed in range(20):
+        refined = run(jax.random.key(seed))
+        jax.tree.map(np.testing.assert_array_equal, refined, view)
+
+
+def test_only_the_named_stage_of_the_teacher_changes(setting):
+    view, _ = setting
+    vars = NO_VARS._replace(policy=fixed(probability=1.0, magnitude=1.0))
+    refined, terms, logs, stats = methods.dafa(stage=1).apply(vars, view, jax.random.key(0), True)
+    same = [np.array_equal(a, b) for a, b in zip(refined.teachers[0].stages, view.teachers[0].stages, strict=True)]
+    assert same == [True, False, True, True] and terms == {} == stats
+    jax.tree.map(np.testing.assert_array_equal, refined.student, view.student)
+    assert refined.teachers[0].logits is view.teachers[0].logits
+    assert set(logs) == {f"{a}/{b}" for a in ("use", "magnitude") for b in augment.OPERATIONS}
+
+
+@pytest.mark.parametrize("given", [{}, None])
+def test_without_policy_or_out_of_training_nothing_happens(setting, given):
+    view, facts = setting
+    distiller = methods.dafa()
+    vars = made(distiller, facts)
+    vars = vars if given is None else vars._replace(policy=given)
+    assert distiller.apply(vars, view, jax.random.key(0), given is not None)[0] is view
+
+
+def test_the_host_reads_the_refined_map_and_the_focus(setting):
+    """FitNet's value by hand, from the view that DAFA and DAM leave."""
+    view, facts = setting
+    chain = methods.chain(dam=methods.dam(areas=2), dafa=methods.dafa(), fit=methods.fitnet(weight=1.0))
+    vars, key = made(chain, facts), jax.random.key(4)
+    refined, terms, _, _ = chain.apply(vars, view, key, True)
+    assert refined.focus is not None and float(refined.focus.mean()) < 1
+    alone = methods.chain(fit=methods.fitnet(weight=1.0))
+    own = vars._replace(params={"fit": vars.params["fit"]}, stats={"fit": vars.stats["fit"]}, policy={})
+    host = alone.apply(own, refined, key, True)[1]["fit"]
+    np.testing.assert_array_equal(terms["fit"], host)
+    plain = alone.apply(own, view, key, True)[1]["fit"]
+    assert not np.allclose(plain, host)
+
+
+def test_all_off_is_the_host_alone(setting):
+    """Weight 0 and probability 0 in a whole step: the same student, bit for bit."""
+    view, facts = setting
+    tx, batch = optax.sgd(0.1, momentum=0.9), {"image": view.image, "label": view.labels}
+
+    def train(chain, policy=None):
+        parts = {"student": STUDENT, "distiller": chain, "tx": tx}
+        state = kd_jax.init_state(jax.random.key(0), facts=facts, **parts)
+        state = state._replace(policy=policy) if policy else state
+        step = jax.jit(lambda s: kd_jax.train_step(s, view.teachers, batch, jax.random.key(1), **parts)[0])
+        for _ in range(3):
+            state = step(state)
+        return state
+
+    host = {"ce": methods.ce(), "fit": methods.fitnet()}
+    alone = train(methods.chain(**host))
+    off = methods.chain(dam=methods.dam(weight=0.0), dafa=methods.dafa(search_epochs=0), **host)
+    refined = train(off, policy={"dafa": fixed(probability=0.0)})
+    jax.tree.map(np.testing.assert_array_equal, alone.params, refined.params)
+    on = train(off, policy={"dafa": fixed(probability=1.0, magnitude=1.0)})
+    assert not np.array_equal(on.params["student"]["conv1"]["kernel"], alone.params["student"]["conv1"]["kernel"])
+
+
+def test_dams_term_teaches_student_regressor_and_heads(setting):
+    view, facts = setting
+    distiller = methods.dam(weight=1.0)
+    vars = made(distiller, facts)
+
+    def loss(params, stage):
+        student = view.student._replace(stages=(*view.student.stages[:2], stage, view.student.stages[3]))
+        refined, terms, _, _ = distiller.apply(vars._replace(params=params), view._replace(student=student), None, True)
+        return jnp.mean(terms[""]) + 0 * jnp.sum(refined.focus)
+
+    grads, stage = jax.grad(loss, argnums=(0, 1))(vars.params, view.student.stages[2])
+    assert float(jnp.abs(stage).max()) > 0
+    for part in ("regressor", "heads"):
+        assert float(optax.tree.norm(grads[part])) > 0
+    refined, terms, logs, stats = distiller.apply(vars, view, None, True)
+    assert (
+        set(logs) == {"share", "heat_std"} and terms[""].shape == (BATCH,) and refined.focus.shape == (BATCH, 4, 4, 1)
+    )
+    assert not np.array_equal(stats["regressor"]["bn0"]["mean"], vars.stats["regressor"]["bn0"]["mean"])
+
+
+def test_dams_maps_are_its_boxes(setting):
+    view, facts = setting
+    chain = methods.chain(dam=methods.dam(areas=2), fit=methods.fitnet())
+    found = chain.maps(made(chain, facts), view)
+    assert set(found) == {"dam/student", "dam/teacher"}
+    assert all(m.shape == (BATCH, 4, 4) and 1 <= float(m.max()) <= 2 for m in found.values())
+    assert methods.chain(fit=methods.fitnet()).maps is None
+
+
+def test_usage():
+    own = fixed(probability=0.5, magnitude=0.25)
+    logs = _usage({**own, "weight": jnp.where(jnp.arange(36) == 0, 50.0, 0.0)})  # the pair ShearX, ShearY
+    assert float(logs["use/ShearX"]) == pytest.approx(0.5) and float(logs["use/Rotate"]) == pytest.approx(0, abs=1e-6)
+    assert float(logs["magnitude/ShearX"]) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("call", "told"), [
+    (lambda: methods.dafa(stage=-1), "dafa: stage must be at least 0, got -1"),
+    (lambda: methods.dafa(estimator="reinforce"), "dafa: estimator must be relaxed or relax, got 'reinforce'"),
+    (lambda: methods.dafa(holdout=1.0), "dafa: holdout must be at least 0 and below 1"),
+    (lambda: methods.dafa(outer="train"), "dafa: outer must be plain or refined"),
+    (lambda: methods.dafa(every=0), "dafa: every must be at least 1"),
+    (lambda: methods.dam(overlap="or"), "dam: overlap must be clip or sum"),
+    (lambda: methods.dam(areas=0), "dam: areas must be at least 1"),
+])  # fmt: skip
+def test_wrong_arguments(call, told):
+    with pytest.raises(ValueError, match=told):
+        call()
+
+
+def test_a_stage_that_is_not_there(setting):
+    _, facts = setting
+    with pytest.raises(ValueError, match="dafa: no stage 4: the teacher has 4"):
+        methods.dafa(stage=4).init(jax.random.key(0), facts)
+    with pytest.raises(ValueError, match="dam: no stage 4: the student has 4"):
+        methods.dam(stage=4).init(jax.random.key(0), facts)
+
+
+def test_no_search_without_epochs():
+    assert methods.dafa(search_epochs=0).search is None and methods.dafa().search.score is None
+    assert methods.dafa(estimator="relax").search.score is not None
+
+
+class Linear(nn.Module):
+    """A student whose one stage is its input times a learned gain a channel; logits from its mean."""
+
+    num_classes: int = 2
+
+    @nn.compact
+    def __call__(self, x, train=False, after=-1):
+        gain = self.param("gain", lambda key: jnp.ones(x.shape[-1]))
+        y = x * gain
+        pooled = y.mean((1, 2))
+        return Outputs((y,), None, pooled, pooled[:, : self.num_classes])
+
+
+def compare(vars, view, key, train):
+    return view, {"": losses.fitnet(student=view.student.stages[0], teacher=view.teachers[0].stages[0])}, {}, {}
+
+
+NAMES = [tuple(augment.OPERATIONS[i] for i in pair) for pair in augment.PAIRS]
+HARMFUL, HARMLESS = NAMES.index(("TranslateX", "TranslateY")), NAMES.index(("Noise", "ChannelShuffle"))
+
+
+@lru_cache
+def search(estimator):
+    """seed -> the policy after a search between two pairs of operations, one compiled program for all seeds. Moving
+    the teacher's map by nearly half its size ruins the student, a little noise does nothing: the judge compares with
+    the clean map."""
+    host = Distiller(no_vars, compare, frozenset({"teacher.stages"}))
+    chain = methods.chain(dafa=methods.dafa(stage=0, estimator=estimator, rate=0.05), fit=host)
+    facts = kd_jax.make_facts(Linear(), (Linear(),), image_shape=(6, 6, 4), batch_size=8)
+    parts = {"student": Linear(), "distiller": chain, "tx": optax.sgd(1.0)}
+    weight = jnp.full(36, -30.0).at[jnp.array([HARMFUL, HARMLESS])].set(0.0)
+    magnitude = jnp.ones((36, 2)).at[HARMLESS].set(jnp.array([0.05, 0.0]))
+
+    @jax.jit
+    def run(seed):
+        key = jax.random.key(seed)
+        image = 1 + jax.random.uniform(key, (2, 8, 6, 6, 4))
+        pairs = [
+            (Outputs((1.3 * x,), None, x.mean((1, 2)), x.mean((1, 2))[:, :2]), {"image": x, "label": jnp.zeros(8, int)})
+            for x in image
+        ]
+
+        def step(i, state):
+            new, _ = kd_jax.engine.policy_step(state, *pairs, jax.random.fold_in(key, i), **parts)
+            return new._replace(policy={"dafa": {**new.policy["dafa"], "magnitude": magnitude}})
+
+        state = kd_jax.init_state(key, facts=facts, **parts)
+        state = state._replace(policy={"dafa": {**state.policy["dafa"], "weight": weight, "magnitude": magnitude}})
+        return jax.lax.fori_loop(0, 80, step, state).policy["dafa"]
+
+    return run
+
+
+@pytest.mark.parametrize("estimator", policy.ESTIMATORS)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_search_finds_what_does_not_hurt(seed, estimator):
+    own = search(estimator)(seed)
+    assert float(own["weight"][HARMLESS]) > float(own["weight"][HARMFUL]) + 0.5
+    assert float(own["probability"][HARMFUL].mean()) < float(own["probability"][HARMLESS].mean()) - 0.1
