@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from kd_jax.layers.basic import conv, torch_default
+from kd_jax.layers.basic import conv, torch_bias, torch_default
 from kd_jax.typing import Array
 
 OVERLAPS = ("clip", "sum")
@@ -140,9 +140,5 @@ def masks(heat: Array, size: Array, offset: Array, k: int = 8, overlap: str = "c
 
 def _conv(width: int, size: int, fan_in: int, name: str) -> nn.Conv:
     """With bias and PyTorch's default initialisation."""
-    reach = (size * size * fan_in) ** -0.5
-
-    def bias(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -reach, reach)
-
-    return conv(width, size, use_bias=True, kernel_init=torch_default, bias_init=bias, name=name)
+    own = {"kernel_init": torch_default, "bias_init": torch_bias(size * size * fan_in)}
+    return conv(width, size, use_bias=True, name=name, **own)

@@ -39,40 +39,42 @@ def _straight_through_jvp(primals, tangents):
     return straight_through(*primals), tangents[1]
 
 
-def shear_x(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
-    """Rows slide along the width, by up to 0.3 cells for each cell from the middle row."""
-    amount = _signed(0.3, x, magnitude, key, published)
+def _affine(name: str, x: Array, magnitude: Array, key: Array, published: bool) -> Array:
+    """(2, 3): a cell reads where the matrix takes (row, column, 1), in cells from the middle of the map."""
+    one, zero = jnp.ones((), x.dtype), jnp.zeros((), x.dtype)
+    amount = _signed(LIMITS[name], x, magnitude, key, published)
+    rows = {
+        "ShearX": ((one, zero, zero), (amount, one, zero)),
+        "ShearY": ((one, amount, zero), (zero, one, zero)),
+        "TranslateX": ((one, zero, zero), (zero, one, amount * x.shape[2])),
+        "TranslateY": ((one, zero, amount * x.shape[1]), (zero, one, zero)),
+        "Rotate": ((jnp.cos(amount), -jnp.sin(amount), zero), (jnp.sin(amount), jnp.cos(amount), zero)),
+    }
+    return jnp.array(rows[name])
+
+
+def _moved(x: Array, matrix: Array) -> Array:
+    """The map read where a matrix says."""
     row, col = _centred(x)
-    return _bilinear(x, row, col + amount * row)
+    return _bilinear(x, *(m[0] * row + m[1] * col + m[2] for m in matrix))
 
 
-def shear_y(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
-    """Columns slide along the height, by up to 0.3 cells for each cell from the middle column."""
-    amount = _signed(0.3, x, magnitude, key, published)
-    row, col = _centred(x)
-    return _bilinear(x, row + amount * col, col)
+def _affine_operation(name: str, doc: str):
+    def operation(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
+        return _moved(x, _affine(name, x, magnitude, key, published))
+
+    operation.__doc__ = doc
+    return operation
 
 
-def translate_x(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
-    """Move along the width by up to 0.45 of it; zeros come in."""
-    amount = _signed(0.45, x, magnitude, key, published)
-    row, col = _centred(x)
-    return _bilinear(x, row, col + amount * x.shape[2])
-
-
-def translate_y(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
-    """Move along the height by up to 0.45 of it; zeros come in."""
-    amount = _signed(0.45, x, magnitude, key, published)
-    row, col = _centred(x)
-    return _bilinear(x, row + amount * x.shape[1], col)
-
-
-def rotate(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
-    """Turn about the middle of the map by up to 30 degrees."""
-    angle = _signed(np.pi / 6, x, magnitude, key, published)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    row, col = _centred(x)
-    return _bilinear(x, cos * row - sin * col, cos * col + sin * row)
+LIMITS = {"ShearX": 0.3, "ShearY": 0.3, "TranslateX": 0.45, "TranslateY": 0.45, "Rotate": np.pi / 6}
+shear_x = _affine_operation(
+    "ShearX", "Rows slide along the width, by up to 0.3 cells for each cell from the middle row."
+)
+shear_y = _affine_operation("ShearY", "Columns slide along the height, likewise.")
+translate_x = _affine_operation("TranslateX", "Move along the width by up to 0.45 of it; zeros come in.")
+translate_y = _affine_operation("TranslateY", "Move along the height by up to 0.45 of it; zeros come in.")
+rotate = _affine_operation("Rotate", "Turn about the middle of the map by up to 30 degrees.")
 
 
 def cutout(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
@@ -151,12 +153,25 @@ def apply_pair(x: Array, pair: Array, on: Array, magnitudes: Array, key: Array, 
     Returns:
       (B, H, W, C). Nothing is detached: x, on and magnitudes have their gradients.
     """
-    branches = [partial(f, published=published) for f in FUNCTIONS.values()]
-    on, magnitudes = on.astype(x.dtype), magnitudes.astype(x.dtype)
-    for i, k in enumerate(jax.random.split(key)):
-        changed = jax.lax.switch(pair[i], branches, x, magnitudes[i], k)
-        x = on[i] * changed + (1 - on[i]) * x
-    return x
+    rest = [f for name, f in FUNCTIONS.items() if name not in LIMITS]
+
+    def moved(which: Array, x: Array, magnitude: Array, key: Array) -> Array:
+        matrices = jnp.stack([_affine(name, x, magnitude, key, published) for name in LIMITS])
+        return _moved(x, matrices[which])
+
+    def other(f, which: Array, *args: Array) -> Array:
+        return f(*args, published=published)
+
+    branches = [moved, *(partial(other, f) for f in rest)]  # the five that move cells are one: fewer to compile
+
+    def one(x: Array, drawn) -> tuple[Array, None]:
+        which, on, magnitude, key = drawn
+        branch = jnp.maximum(which - len(LIMITS) + 1, 0)
+        changed = jax.lax.switch(branch, branches, jnp.minimum(which, len(LIMITS) - 1), x, magnitude, key)
+        return on * changed + (1 - on) * x, None
+
+    drawn = (pair, on.astype(x.dtype), magnitudes.astype(x.dtype), jax.random.split(key))
+    return jax.lax.scan(one, x, drawn)[0]
 
 
 def _signed(limit: float, x: Array, magnitude: Array, key: Array, published: bool) -> Array:

@@ -14,6 +14,15 @@ torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # 
 BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
 
 
+def torch_bias(fan_in: int):
+    """PyTorch's default for a bias: U(-1, 1) / sqrt(fan_in)."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -1, 1) / fan_in**0.5
+
+    return init
+
+
 def norm(name: str, train: bool) -> nn.BatchNorm:
     """Batch normalisation with PyTorch's momentum and epsilon.
 
@@ -35,12 +44,8 @@ def depthwise(width: int, stride: int = 1, **kwargs) -> nn.Conv:
 
 
 def linear(num_classes: int, fan_in: int, *, name: str, bias_init=None) -> nn.Dense:
-    """A classifier with PyTorch's default initialisation U(-1, 1) / sqrt(fan_in)."""
-
-    def uniform(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -1, 1) / fan_in**0.5
-
-    return nn.Dense(num_classes, kernel_init=torch_default, bias_init=bias_init or uniform, name=name)
+    """A classifier with PyTorch's default initialisation."""
+    return nn.Dense(num_classes, kernel_init=torch_default, bias_init=bias_init or torch_bias(fan_in), name=name)
 
 
 def small_linear(num_classes: int, *, name: str) -> nn.Dense:
