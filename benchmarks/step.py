@@ -3,7 +3,8 @@
 python benchmarks/step.py [--pair=resnet32x4,resnet8x4] [--batch=64] [--steps=10] [--method=skd] [--image=32]
     Milliseconds (median of --steps interleaved rounds, and the fastest), images/s and the ratio to plain KD of:
     the whole step of KD and of --method (the teacher's program, then the training step), the student's training
-    step alone, the teacher's forward alone, and with torch installed (extra `torch`) a KD step of the same
+    step alone, the teacher's forward alone, a step of the policy where the method searches one (the teacher's
+    forward included), and with torch installed (extra `torch`) a KD step of the same
     networks in PyTorch. Of each compiled program: seconds to compile, bytes of temporaries and of arguments.
     XLA's flops of the whole step against the teacher's forward plus three times the student's, each lowered
     alone. The method's own parameters. The load of the machine before and after.
@@ -20,7 +21,7 @@ import os
 import statistics
 import sys
 
-METHODS = ("kd", "dkd", "skd", "skd_dkd")
+METHODS = ("kd", "dkd", "skd", "skd_dkd", "fitnet", "at", "sokd_fitnet", "skd_sokd")
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,6 +52,8 @@ def table(flags) -> None:
     compiled = {name: trials.compiled(lowered) for name, lowered in programs.items()}
     contenders = {f"{name}: whole step": trial.step for name, trial in tried.items() if name != "alone"}
     contenders |= {"student's step alone": tried["alone"].step, "teacher's forward alone": tried["kd"].forward}
+    if jobs[flags.method].distiller.search:
+        contenders[f"{flags.method}: policy step"] = tried[flags.method].search
     other = trials.torch_step(tried["kd"], made)
     if not isinstance(other, str):
         contenders["kd in PyTorch: whole step"] = other

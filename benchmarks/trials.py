@@ -55,6 +55,11 @@ class Trial:
     def step(self) -> None:
         self.carry = jax.block_until_ready(self.programs.train(self.carry, self.taught(), self.batch, self.key))
 
+    def search(self) -> None:
+        """A step of the policy, by the same batch inside and outside."""
+        pair = (self.taught(), self.batch)
+        self.carry = jax.block_until_ready(self.programs.search(self.carry, pair, pair, self.key))
+
     def flops(self, teacher) -> tuple[float, float]:
         """XLA's count of the whole step, and of a teacher's forward and three of the student's, each alone."""
 

@@ -11,6 +11,8 @@ from kd_jax import methods, models
 from kd_jax.engine import optim
 from kd_jax.engine.state import abstract_state
 from kd_jax.engine.step import only
+from kd_jax.layers.areas import AreaHeads
+from kd_jax.layers.regressor import Regressor
 
 BATCH, SHAPE = 64, (32, 32, 3)
 CHAINS = {
@@ -35,10 +37,9 @@ def parts():
     return teacher, student, tv, image, forward
 
 
-@pytest.mark.parametrize("name", CHAINS)
-def test_flops_of_a_step(parts, name):
-    teacher, student, tv, image, (teacher_forward, student_forward) = parts
-    distiller = methods.chain(ce=methods.ce(weight=0.1), **CHAINS[name])
+def spent_by(distiller, parts):
+    """Flops of the teacher's program and the training step under a distiller."""
+    teacher, student, tv, image, _ = parts
     tx = optim.grouped(optim.sgd, optim.step_schedule(0.05, milestones=(100,), gamma=0.1), distiller.rates)
     facts = kd_jax.make_facts(student, (teacher,), image_shape=SHAPE, batch_size=BATCH)
     state = abstract_state(student=student, distiller=distiller, tx=tx, facts=facts)
@@ -46,6 +47,32 @@ def test_flops_of_a_step(parts, name):
     outputs = jax.eval_shape(teach, tv, image)
     batch = {"image": image, "label": jax.ShapeDtypeStruct((BATCH,), jnp.int32)}
     step = partial(kd_jax.train_step, student=student, distiller=distiller, tx=tx)
-    spent = flops(teach, tv, image) + flops(step, state, outputs, batch, jax.random.key(0))
+    return flops(teach, tv, image) + flops(step, state, outputs, batch, jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_flops_of_a_step(parts, name):
+    *_, (teacher_forward, student_forward) = parts
+    spent = spent_by(methods.chain(ce=methods.ce(weight=0.1), **CHAINS[name]), parts)
     parts_alone = teacher_forward + 3 * student_forward
     assert 0.9 * parts_alone < spent <= 1.02 * parts_alone
+
+
+def test_flops_of_sokd_outside_its_search(parts):
+    """Networks, the two regressors and the heads, each lowered alone; a policy that is not searched costs no more."""
+    *_, (teacher_forward, student_forward) = parts
+    refiners = {"dam": methods.dam(), "dafa": methods.dafa()}
+    chain = methods.chain(**refiners, ce=methods.ce(), fit=methods.fitnet(depth=3))
+    stage = jax.ShapeDtypeStruct((BATCH, 16, 16, 128), jnp.float32)
+    regressor, heads = Regressor((16, 16, 128), 3), AreaHeads()
+    made = [jax.eval_shape(m.init, jax.random.key(0), stage) for m in (regressor, regressor, heads)]
+
+    def modules(made, student, teacher):
+        one, two = (regressor.apply(v, student, True, mutable=["batch_stats"])[0] for v in made[:2])
+        seen = (heads.apply(made[2], x) for x in (two, teacher))
+        return one.sum() + sum(jax.tree.leaves(jax.tree.map(jnp.sum, tuple(seen))))
+
+    alone = teacher_forward + 3 * student_forward
+    alone += flops(jax.value_and_grad(modules, argnums=(0, 1)), made, stage, stage)
+    spent = spent_by(chain, parts)
+    assert 0.9 * alone < spent <= 1.05 * alone

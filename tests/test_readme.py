@@ -51,7 +51,8 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("flags", OVERRIDES)
 def test_overrides(flags):
-    made = read("configs/sftn.py" if "sftn" in flags else "configs/skd.py")
+    special = {"sftn": "configs/sftn.py", "dafa": "configs/sokd_fitnet.py"}
+    made = read(next((config for name, config in special.items() if name in flags), "configs/skd.py"))
     for flag in flags.split(" --"):
         apply(made, "--" + flag.removeprefix("--"))
     config.parse(made.to_dict())

@@ -19,7 +19,7 @@ def dafa(
     search_epochs: int = 20,
     every: int = 1,
     holdout: float = 0.0,
-    estimator: str = "relaxed",
+    estimator: str = "relax",
     temperature: float = 0.5,
     outer: str = "plain",
     hypergradient: str = "exact",
@@ -40,7 +40,8 @@ def dafa(
       search_epochs: 0 leaves the policy as it starts.
       every: steps between two steps of the policy.
       holdout: share of the training examples that, while the search lasts, only judge; 0 judges by the next batch.
-      estimator: "relaxed" (straight-through; biased) or "relax" (unbiased, with a control variate).
+      estimator: "relax" (unbiased, with a control variate; the public code's) or "relaxed" (straight-through; its
+        bias is told in kd_jax.layers.policy.draw).
       temperature: > 0 of the relaxation.
       outer: whether the judging loss is "plain" or "refined" by the same policy.
       hypergradient: "exact" or "finite" differences.

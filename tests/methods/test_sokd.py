@@ -171,8 +171,8 @@ def test_a_stage_that_is_not_there(setting):
 
 
 def test_no_search_without_epochs():
-    assert methods.dafa(search_epochs=0).search is None and methods.dafa().search.score is None
-    assert methods.dafa(estimator="relax").search.score is not None
+    assert methods.dafa(search_epochs=0).search is None and methods.dafa().search.score is not None
+    assert methods.dafa(estimator="relaxed").search.score is None
 
 
 class Linear(nn.Module):
