@@ -10,7 +10,7 @@ from kd_jax import recipes
 def get_config(arg: str = ""):
     """Seven phases: teacher, fitnet, dafa, dam, both, random, unsearched."""
     pair = recipes.argument(arg)
-    dafa, dam = recipes.member("dafa", search_epochs=2), recipes.member("dam")
+    dafa, dam = recipes.member("dafa"), recipes.member("dam")
     refiners = {
         "fitnet": {},
         "dafa": {"dafa": dafa},

@@ -80,7 +80,8 @@ class Feed:
 
     def _with_teachers(self, step: int, judge: bool = False) -> tuple[tuple[Outputs, ...], Batch]:
         job = self._programs.job
-        batch = self._source.train(step, job.phase.batch_size, self._split, judge=judge)
+        held = {"split": self._split, "judge": judge} if self._split.held_out else {}
+        batch = self._source.train(step, job.phase.batch_size, **held)
         return self._programs.teach(self._teachers, batch["image"]) if job.needs_teachers else (), batch
 
 

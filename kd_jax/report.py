@@ -16,6 +16,7 @@ import kd_jax
 from kd_jax import config, writers
 from kd_jax.data import Dataset
 
+LEGEND = 9  # lines that a panel of curves.png names
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -121,9 +122,10 @@ def curves(rows: list[dict], watched: dict[str, str]) -> bytes:
     from matplotlib.figure import Figure
 
     panels = _panels(rows, watched)
-    figure = Figure(figsize=(5 * (2 + len(panels)), 4), layout="constrained")
+    count = 2 + len(panels)
+    figure = Figure(figsize=(5 * min(count, 3), 4 * -(-count // 3)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2 + len(panels))
+    axes = [figure.add_subplot(-(-count // 3), min(count, 3), i + 1) for i in range(count)]
     for phase in dict.fromkeys(row["phase"] for row in rows):
         for axis, split, key in ((axes[0], "test", "top1"), (axes[1], "train", "loss")):
             points = [(r["epoch"], r[key]) for r in rows if r["phase"] == phase and r["split"] == split]
@@ -138,8 +140,11 @@ def curves(rows: list[dict], watched: dict[str, str]) -> bytes:
         axis.set(xlabel="epoch", ylabel=unit, title="Watched in training")
     for axis in axes:
         axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend()
+        if 0 < len(axis.lines) <= LEGEND:
+            axis.legend(fontsize="small")
+        elif axis.lines:  # more would hide the lines: those that end highest are named
+            last = sorted(axis.lines, key=lambda line: -line.get_ydata()[-1])[:LEGEND]
+            axis.legend(handles=last, fontsize="x-small", title=f"the {LEGEND} that end highest")
     return _png(figure)
 
 

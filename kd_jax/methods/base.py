@@ -146,3 +146,14 @@ def ramp(weight: float, *, epochs: int, steps_per_epoch: int) -> Schedule:
         return weight * jax.numpy.minimum((step // steps_per_epoch + 1) / epochs, 1.0)
 
     return schedule
+
+
+def require(method: str, **arguments: tuple) -> None:
+    """Refuse what is out of range. arguments: name -> (value, whether it is accepted, what is, in words).
+
+    Raises:
+      ValueError: naming the first argument that is not accepted.
+    """
+    for name, (value, good, accepted) in arguments.items():
+        if not good:
+            raise ValueError(f"{method}: {name} must be {accepted}, got {value!r}")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from kd_jax import losses
 from kd_jax.layers.regressor import Regressor
 from kd_jax.losses.features import windows
-from kd_jax.methods.base import no_vars, weigh
+from kd_jax.methods.base import no_vars, require, weigh
 from kd_jax.methods.terms import criterion
 from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
 
@@ -35,10 +35,7 @@ def fitnet(*, weight: float | Schedule = 100.0, stage: int = 2, depth: int = 1) 
     Differs: the paper trains up to the hint first and distils afterwards; here, as in the published
       re-implementations, everything is trained at once.
     """
-    if stage < 0:
-        raise ValueError(f"fitnet: stage must be at least 0, got {stage}")
-    if depth < 1:
-        raise ValueError(f"fitnet: depth must be at least 1, got {depth}")
+    require("fitnet", stage=(stage, stage >= 0, "at least 0"), depth=(depth, depth >= 1, "at least 1"))
 
     def init(key: Array, facts: Facts) -> Vars:
         student, teacher = facts.view_shapes.student.stages, facts.view_shapes.teachers[0].stages
@@ -77,8 +74,7 @@ def at(*, weight: float | Schedule = 1000.0, p: int = 2) -> Distiller:
     Differs: networks with different numbers of stages are aligned from the output side; the published code pairs
       them from the input side and drops what is left over.
     """
-    if p < 1:
-        raise ValueError(f"at: p must be at least 1, got {p}")
+    require("at", p=(p, p >= 1, "at least 1"))
 
     def init(key: Array, facts: Facts) -> Vars:
         student, teacher = facts.view_shapes.student.stages, facts.view_shapes.teachers[0].stages

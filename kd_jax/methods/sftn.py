@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from kd_jax import losses, models
 from kd_jax.layers.transform import FORMS, Transform
-from kd_jax.methods.base import fold, identity, weigh
+from kd_jax.methods.base import fold, identity, require, weigh
 from kd_jax.typing import Array, Distiller, Facts, Schedule, Variables, Vars, View, Watch
 
 WATCH = (Watch("branch*/top1", unit="share of examples"), Watch("branch*/kl", unit="nats"))
@@ -75,7 +75,14 @@ def sftn_branches(
       transform, branches that share nothing, the divergence's gradient going into both sides, T^2, and the
       stages of networks that are built differently.
     """
-    _check(lambda_ce=lambda_ce, lambda_kl=lambda_kl, temperature=temperature, transform=transform)
+    finite = float("inf")
+    require(
+        "sftn_branches",
+        lambda_ce=(lambda_ce, 0 <= lambda_ce < finite, "a finite number, at least 0"),
+        lambda_kl=(lambda_kl, 0 <= lambda_kl < finite, "a finite number, at least 0"),
+        temperature=(temperature, 0 < temperature < finite, "a finite number above 0"),
+        transform=(transform, transform in FORMS, " or ".join(FORMS)),
+    )
     models.create(student, 2)  # an unknown name lists the known ones
     if lambda_ce == lambda_kl == 0:
         return identity()
@@ -166,15 +173,3 @@ def _pairs(asked: tuple, teacher: int, student: int, name: str) -> tuple[tuple[i
             f"0 to {teacher - 1}, {name} has 0 to {student - 1}"
         )
     return found
-
-
-def _check(*, lambda_ce, lambda_kl, temperature, transform) -> None:
-    finite = float("inf")
-    for name, value, good, accepted in (
-        ("lambda_ce", lambda_ce, 0 <= lambda_ce < finite, "a finite number, at least 0"),
-        ("lambda_kl", lambda_kl, 0 <= lambda_kl < finite, "a finite number, at least 0"),
-        ("temperature", temperature, 0 < temperature < finite, "a finite number above 0"),
-        ("transform", transform, transform in FORMS, " or ".join(FORMS)),
-    ):
-        if not good:
-            raise ValueError(f"sftn_branches: {name} must be {accepted}, got {value!r}")

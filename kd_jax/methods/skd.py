@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from kd_jax.layers import simplifier
 from kd_jax.layers.simplifier import standardize_rows
-from kd_jax.methods.base import NO_VARS, no_vars
+from kd_jax.methods.base import NO_VARS, no_vars, require
 from kd_jax.typing import Array, Distiller, Facts, Logs, Mean, Vars, View, Watch
 
 WATCH = (
@@ -74,7 +74,16 @@ def skd(
       rate=1: the literal reading) the target collapsed onto the student in our small experiments;
       with them, SKD could not be told from KD there.
     """
-    _check(temperature=temperature, tokens=tokens, width=width, bound=bound, rate=rate, anchor=anchor)
+    finite = float("inf")
+    require(
+        "skd",
+        temperature=(temperature, 0 < temperature < finite, "a finite number above 0"),
+        tokens=(tokens, tokens in simplifier.TOKENS, "batch or classes"),
+        width=(width, width is None or width > 0, "a number above 0, or None"),
+        bound=(bound, bound is None or 0 < bound < finite, "a finite number above 0, or None"),
+        rate=(rate, 0 < rate < finite, "a finite number above 0"),
+        anchor=(anchor, 0 <= anchor < finite, "a finite number, at least 0"),
+    )
     if bound is not None and not residual:
         raise ValueError("skd: bound limits the correction of a residual; residual=False needs bound=None")
     scale = temperature if soften else 1.0
@@ -119,20 +128,6 @@ def skd(
     if not attention:
         return Distiller(no_vars, without_attention, frozenset({"match"}))
     return Distiller(init, apply, frozenset({"match"}), rates={"": rate}, watch=WATCH)
-
-
-def _check(*, temperature, tokens, width, bound, rate, anchor) -> None:
-    finite = float("inf")
-    for name, value, good, accepted in (
-        ("temperature", temperature, 0 < temperature < finite, "a finite number above 0"),
-        ("tokens", tokens, tokens in simplifier.TOKENS, "batch or classes"),
-        ("width", width, width is None or width > 0, "a number above 0, or None"),
-        ("bound", bound, bound is None or 0 < bound < finite, "a finite number above 0, or None"),
-        ("rate", rate, 0 < rate < finite, "a finite number above 0"),
-        ("anchor", anchor, 0 <= anchor < finite, "a finite number, at least 0"),
-    ):
-        if not good:
-            raise ValueError(f"skd: {name} must be {accepted}, got {value!r}")
 
 
 def _diagnose(u: Array, v: Array, s: Array) -> Logs:

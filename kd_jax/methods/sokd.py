@@ -7,7 +7,7 @@ from kd_jax import losses
 from kd_jax.layers import augment, policy
 from kd_jax.layers.areas import OVERLAPS, AreaHeads, Areas, masks
 from kd_jax.layers.regressor import Regressor
-from kd_jax.methods.base import NO_VARS, fold, weigh
+from kd_jax.methods.base import NO_VARS, fold, require, weigh
 from kd_jax.typing import Array, Distiller, Facts, Logs, Schedule, Search, Vars, View, Watch
 
 NEEDS = frozenset({"teacher.stages"})
@@ -63,7 +63,7 @@ def dafa(
       without augmentation on other examples, the true look-ahead and its exact gradient, gradients through the
       affine grids, translation as a fraction of the map.
     """
-    _check(
+    require(
         "dafa",
         stage=(stage, stage >= 0, "at least 0"),
         search_epochs=(search_epochs, search_epochs >= 0, "at least 0"),
@@ -141,7 +141,7 @@ def dam(
     Differs: read in a public working copy of the same family. Ours: overlaps clipped, no ReLU before the heat's
       sigmoid, and a regressor of the module's own beside the host criterion's.
     """
-    _check(
+    require(
         "dam",
         stage=(stage, stage >= 0, "at least 0"),
         areas=(areas, areas >= 1, "at least 1"),
@@ -209,9 +209,3 @@ def _usage(own) -> Logs:
             chosen * inside
         )
     return logs
-
-
-def _check(method: str, **arguments) -> None:
-    for name, (value, good, accepted) in arguments.items():
-        if not good:
-            raise ValueError(f"{method}: {name} must be {accepted}, got {value!r}")

@@ -225,8 +225,19 @@ def test_stages_that_are_not_there(setting):
         methods.sftn_branches(student="resnet8", stages="1:1,2:4").init(jax.random.key(0), setting[3])
 
 
-def trace(teacher, student, stages, steps=0):
-    """A teacher's training step with branches: traced, or taken."""
+def trace(teacher, student, stages):
+    """Shapes of the branches' variables, terms and logs, the teacher's network and theirs only traced."""
+    network = models.create(teacher, 100)
+    distiller = methods.sftn_branches(student=student, stages=stages)
+    facts = kd_jax.make_facts(network, (), image_shape=(32, 32, 3), batch_size=2)
+    key = jax.random.key(0)
+    return jax.eval_shape(
+        lambda view: distiller.apply(distiller.init(key, facts), view, key, True)[1:], facts.view_shapes
+    )
+
+
+def take_a_step(teacher, student, stages):
+    """Metrics of a training step of a teacher with branches."""
     network = models.create(teacher, 100)
     distiller = methods.chain(ce=methods.ce(), sftn=methods.sftn_branches(student=student, stages=stages))
     facts = kd_jax.make_facts(network, (), image_shape=(32, 32, 3), batch_size=2)
@@ -235,17 +246,15 @@ def trace(teacher, student, stages, steps=0):
     batch = {"image": image, "label": jnp.array([0, 1])}
     make = lambda: kd_jax.init_state(key, facts=facts, **parts)  # noqa: E731
     step = lambda state: kd_jax.train_step(state, None, batch, key, **parts)  # noqa: E731
-    if not steps:
-        return jax.eval_shape(lambda: step(make()))[1]
     return jax.jit(lambda: step(make()))()[1]
 
 
 @pytest.mark.parametrize("pair", pairs.PAIRS, ids="-".join)
 def test_every_pair_of_the_tables_traces(pair):
     stages = pairs.sftn_stages(*pair)
-    metrics = trace(*pair, stages)
-    branches = {name for name in metrics if name.endswith("/kl") and "/branch" in name}
-    assert len(branches) == len(_parsed(stages))
+    terms, logs, _ = trace(*pair, stages)
+    assert {name: t.shape for name, t in terms.items()} == {"ce": (2,), "kl": (2,)}
+    assert len(logs) == 2 * len(_parsed(stages))
     teacher, student = (models.shapes(models.create(n, 100), (32, 32, 3))[1].stages for n in pair)
     assert _parsed(stages) == _pairs((), len(teacher), len(student), pair[1])  # as an unlisted pair would be cut
 
@@ -260,7 +269,7 @@ COVERING = [p for p in pairs.PAIRS if p in {
     "pair", [p if p in COVERING else pytest.param(p, marks=pytest.mark.full) for p in pairs.PAIRS], ids="-".join
 )
 def test_pairs_take_a_real_step(pair):
-    metrics = trace(*pair, pairs.sftn_stages(*pair), steps=1)
+    metrics = take_a_step(*pair, pairs.sftn_stages(*pair))
     for name, mean in metrics.items():
         assert np.isfinite(float(mean.total)), name
     assert float(metrics["terms/sftn/ce"].total) > 0
