@@ -10,10 +10,10 @@ quickstart: .venv/.run
 	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: .venv/.test
-	$(BIN)/python -m pytest -m "not full" -n 2 --dist loadfile --cov-fail-under=95 $(TESTED:%=--cov=kd_jax/%)
+	$(BIN)/python -m pytest -m "not full" -n 3 --dist loadfile --cov-fail-under=95 $(TESTED:%=--cov=kd_jax/%)
 
 test-all: .venv/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: .venv/.test
 	$(BIN)/ruff check .

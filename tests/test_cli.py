@@ -39,7 +39,8 @@ def test_phases_share_nothing(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_takes_two_steps(name, tmp_path):
     teacher = "wrn_16_1" if name == "kd" else "resnet8"
-    done = train(f"--config=configs/{name}.py:{teacher},resnet8,smoke", f"--workdir={tmp_path}")
+    some = ["--config.phases=('teacher','both','random')"] if name == "sokd_ablation" else []  # the rest in test-all
+    done = train(f"--config=configs/{name}.py:{teacher},resnet8,smoke", f"--workdir={tmp_path}", *some)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr == ""
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -47,6 +48,12 @@ def test_every_config_takes_two_steps(name, tmp_path):
     for phase in phases:
         own = [(r["split"], r["step"]) for r in rows if r["phase"] == phase]
         assert own == [("train", 1), ("train", 2), ("test", 2)]
+
+
+@pytest.mark.full
+def test_the_whole_ablation(tmp_path):
+    done = train("--config=configs/sokd_ablation.py:resnet8,resnet8,smoke", f"--workdir={tmp_path}")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_default_pair_under_smoke(tmp_path):

@@ -34,7 +34,12 @@ def net(request):
     return request.param, outputs, tails
 
 
-@pytest.mark.parametrize("net", models.MODELS, indirect=True)
+DEEPER = ("resnet44", "resnet56", "resnet110", "wrn_40_1", "vgg16", "vgg19")  # than others of the same code
+
+
+@pytest.mark.parametrize(
+    "net", [pytest.param(n, marks=pytest.mark.full) if n in DEEPER else n for n in models.MODELS], indirect=True
+)
 def test_outputs_are_the_published_codes(net):
     name, outputs, tails = net
     for mode, found in outputs.items():
