@@ -50,32 +50,6 @@ def run(layout, tx, steps=STEPS):
     return jax.tree.map(np.asarray, state), losses
 
 
-def search(layout):
-    """SoKD: ten policy steps and training steps in turns, from the same start."""
-    chain = methods.chain(
-        dam=methods.dam(weight=1.0, areas=2),
-        dafa=methods.dafa(rate=0.05),
-        ce=methods.ce(),
-        fit=methods.fitnet(weight=1.0),
-    )
-    tx = optax.sgd(0.02, momentum=0.9)
-    facts = kd_jax.make_facts(STUDENT, (STUDENT,), image_shape=(8, 8, 3), batch_size=BATCH)
-    parts = {"student": STUDENT, "distiller": chain, "tx": tx}
-    state = jax.jit(lambda: kd_jax.init_state(KEY, facts=facts, **parts))()
-    parts["axis_name"] = layout.axis_name
-
-    def step(state, pair, key):
-        state, _ = kd_jax.engine.policy_step(state, pair, pair, key, **parts)
-        return kd_jax.train_step(state, *pair, key, **parts)
-
-    run, state = layout.jit_step(step, ins="rbr", outs="rr"), layout.put(state)
-    for i, (batch, taught) in enumerate(batches()):
-        maps = [jax.random.normal(jax.random.fold_in(KEY, 97 * i + j), s.shape) for j, s in
-                enumerate(facts.view_shapes.teachers[0].stages)]  # fmt: skip
-        state, _ = run(state, (taught._replace(stages=tuple(maps)), batch), KEY)
-    return jax.tree.map(np.asarray, (state.params, state.stats, state.policy))
-
-
 def far(a, b):
     """Relative distance of two trees."""
     flat = [np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(t)]) for t in (a, b)]
@@ -90,7 +64,6 @@ def main(n):
     many, theirs = run(Layout((n,)), tx)
     assert far(one.params, many.params) < 1e-4 and far(one.stats, many.stats) < 1e-4
     np.testing.assert_allclose(losses, theirs, rtol=1e-4)
-    assert far(search(Layout((1,))), search(Layout((n,)))) < 1e-4
     # on one device the two scopes are the same
     alone, theirs = run(Layout((1,), "device"), tx)
     assert far(one.params, alone.params) < 1e-5
