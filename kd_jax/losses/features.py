@@ -7,11 +7,9 @@ that learns to give a student's map the teacher's shape belongs to the method.
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-import numpy as np
 
+from kd_jax.losses.common import to_common_size, unit, wide
 from kd_jax.typing import Array
-
-_EPSILON = 1e-12  # smallest norm that a map is divided by, as PyTorch's normalize
 
 
 def fitnet(*, student: Array, teacher: Array, mask: Array | None = None) -> Array:
@@ -89,50 +87,17 @@ def areas(*, student: Sequence[Array], teacher: Sequence[Array]) -> Array:
     return _mean_square("areas", jnp.concatenate([*student], axis=-1), jnp.concatenate([*teacher], axis=-1))
 
 
-def to_common_size(a: Array, b: Array) -> tuple[Array, Array]:
-    """Two maps (B, H, W, *), along each axis the larger average-pooled to the smaller's size, at least float32.
-
-    Sizes that do not divide are pooled by windows that overlap, as PyTorch's adaptive pooling does.
-    """
-    a, b = _wide(a, b)
-    size = [min(pair) for pair in zip(a.shape[1:3], b.shape[1:3], strict=True)]
-    return _averaged(a, size), _averaged(b, size)
-
-
-def windows(have: int, want: int) -> np.ndarray:
-    """(want, have) booleans: which of `have` cells in a row make each of `want`; the nearest one where want > have."""
-    i, j = np.arange(want)[:, None], np.arange(have)
-    if want > have:
-        return j == (2 * i + 1) * have // (2 * want)
-    return (j >= i * have // want) & (j < -(-(i + 1) * have // want))
-
-
-def _wide(*maps: Array) -> list[Array]:
-    """At least float32."""
-    return [jnp.asarray(f).astype(jnp.promote_types(jnp.asarray(f).dtype, jnp.float32)) for f in maps]
-
-
 def _mean_square(name: str, student: Array, teacher: Array, mask: Array | None = None) -> Array:
     """(B,): over all other axes."""
     if student.shape != teacher.shape:
         raise ValueError(f"{name}: maps of one shape wanted, got {student.shape} and {teacher.shape}")
     if mask is not None and mask.shape != (*student.shape[:-1], 1):
         raise ValueError(f"{name}: a mask {(*student.shape[:-1], 1)} wanted, got {mask.shape}")
-    student, teacher = _wide(student, teacher)
+    student, teacher = wide(student, teacher)
     difference = student - teacher if mask is None else mask * (student - teacher)
     return jnp.mean(difference**2, axis=tuple(range(1, difference.ndim)))
 
 
-def _averaged(x: Array, size: Sequence[int]) -> Array:
-    """Average-pooled to a height and width that are not larger."""
-    if x.shape[1:3] == tuple(size):
-        return x
-    rows, columns = (w / w.sum(1, keepdims=True) for w in map(windows, x.shape[1:3], size))
-    rows, columns = jnp.asarray(rows, x.dtype), jnp.asarray(columns, x.dtype)
-    return jnp.einsum("bhwc,ih,jw->bijc", x, rows, columns, precision="highest")
-
-
 def _attention(x: Array, p: int) -> Array:
     """(B, H W), of length 1; a map of zeros stays 0."""
-    a = jnp.mean(x**p, axis=-1).reshape(len(x), -1)
-    return a * jnp.maximum(jnp.sum(a**2, axis=-1, keepdims=True), _EPSILON**2) ** -0.5
+    return unit(jnp.mean(x**p, axis=-1).reshape(len(x), -1))

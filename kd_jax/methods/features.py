@@ -4,12 +4,10 @@ import jax.numpy as jnp
 
 from kd_jax import losses
 from kd_jax.layers.regressor import Regressor
-from kd_jax.losses.features import windows
 from kd_jax.methods.base import no_vars, require, weigh
+from kd_jax.methods.stages import NEEDS, focus_of, focused, last_stages, require_stages
 from kd_jax.methods.terms import criterion
 from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
-
-NEEDS = frozenset({"teacher.stages"})
 
 
 def fitnet(*, weight: float | Schedule = 100.0, stage: int = 2, depth: int = 1) -> Distiller:
@@ -38,9 +36,8 @@ def fitnet(*, weight: float | Schedule = 100.0, stage: int = 2, depth: int = 1) 
     require("fitnet", stage=(stage, stage >= 0, "at least 0"), depth=(depth, depth >= 1, "at least 1"))
 
     def init(key: Array, facts: Facts) -> Vars:
+        require_stages("fitnet", facts, stage)
         student, teacher = facts.view_shapes.student.stages, facts.view_shapes.teachers[0].stages
-        if stage >= min(len(student), len(teacher)):
-            raise ValueError(f"fitnet: no stage {stage}: the student has {len(student)}, the teacher {len(teacher)}")
         layer = Regressor(teacher[stage].shape[1:], depth)
         made = layer.init(key, jnp.zeros((1, *student[stage].shape[1:])))
         return Vars({"regressor": made["params"]}, {"regressor": made["batch_stats"]}, {})
@@ -50,7 +47,7 @@ def fitnet(*, weight: float | Schedule = 100.0, stage: int = 2, depth: int = 1) 
         own = {"params": vars.params["regressor"], "batch_stats": vars.stats["regressor"]}
         layer = Regressor(teacher.shape[1:], depth)
         student, moved = layer.apply(own, student, train, mutable=["batch_stats"])
-        value = losses.fitnet(student=student, teacher=teacher, mask=_focus(view, teacher))
+        value = losses.fitnet(student=student, teacher=teacher, mask=focus_of(view, teacher))
         return view, {"": value}, {}, {"regressor": moved["batch_stats"]}
 
     return weigh(Distiller(init, apply, NEEDS), weight)
@@ -77,33 +74,11 @@ def at(*, weight: float | Schedule = 1000.0, p: int = 2) -> Distiller:
     require("at", p=(p, p >= 1, "at least 1"))
 
     def init(key: Array, facts: Facts) -> Vars:
-        student, teacher = facts.view_shapes.student.stages, facts.view_shapes.teachers[0].stages
-        if min(len(student), len(teacher)) < 2:
-            raise ValueError(
-                f"at: no stage behind the stem: the student has {len(student)} stages, the teacher {len(teacher)}"
-            )
+        require_stages("at", facts)
         return no_vars(key, facts)
 
     def terms(view: View) -> Terms:
-        both = view.student.stages[1:], view.teachers[0].stages[1:]
-        last = min(map(len, both))
-        students, teachers = ([_looked_at(view, f) for f in stages[-last:]] for stages in both)
+        students, teachers = ([focused(view, f) for f in stages] for stages in last_stages(view))
         return {"": losses.at(students=students, teachers=teachers, p=p)}
 
     return weigh(criterion(terms, NEEDS, init), weight)
-
-
-def _looked_at(view: View, x: Array) -> Array:
-    return x if view.focus is None else x * _focus(view, x)
-
-
-def _focus(view: View, x: Array) -> Array | None:
-    """The view's mask in the height and width of a map: the largest of the cells it covers, or the nearest one."""
-    mask = view.focus
-    if mask is None or mask.shape[1:3] == x.shape[1:3]:
-        return mask
-    for axis in (1, 2):
-        cells = windows(mask.shape[axis], x.shape[axis])
-        spread = jnp.moveaxis(mask, axis, -1)[..., None, :]
-        mask = jnp.moveaxis(jnp.max(spread, axis=-1, where=cells, initial=0), -1, axis)
-    return mask

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kd_jax import losses
-from kd_jax.losses.features import to_common_size, windows
+from kd_jax.losses.common import to_common_size, windows
 
 at = jax.jit(losses.at, static_argnames="p")
 fitnet = jax.jit(losses.fitnet)

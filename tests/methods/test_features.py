@@ -226,7 +226,7 @@ def test_stages_that_are_not_there(setting):
         told = f"fitnet: no stage {stage}: the student has {len(student)}, the teacher {len(teacher)}"
         with pytest.raises(ValueError, match=told):
             methods.fitnet(stage=stage).init(key, with_stages(facts, student, teacher))
-    with pytest.raises(ValueError, match="at: no stage behind the stem: the student has 1 stages, the teacher 4"):
+    with pytest.raises(ValueError, match="at: no stage 1: the student has 1, the teacher 4"):
         methods.at().init(key, with_stages(facts, all_of[:1], all_of))
     with pytest.raises(ValueError, match="no convolution takes a map of 4x4x8 to 5x9x5"):
         uneven = (*all_of[:2], jax.ShapeDtypeStruct((8, 5, 9, 5), jnp.float32))

@@ -1,0 +1,61 @@
+"""What several losses are made of: widening, pooling to one size, unit vectors, Gram matrices, distances."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.typing import Array
+
+TINY = 1e-12  # smallest norm that a vector is divided by, as PyTorch's normalize
+
+
+def wide(*arrays: Array) -> list[Array]:
+    """At least float32: half precision loses what the losses are about."""
+    return [jnp.asarray(x).astype(jnp.promote_types(jnp.asarray(x).dtype, jnp.float32)) for x in arrays]
+
+
+def unit(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
+    """Divided by its L2 norm along the axes; zeros stay zeros, with a gradient that is finite."""
+    return x * jnp.maximum(jnp.sum(x**2, axis=axis, keepdims=True), TINY**2) ** -0.5
+
+
+def gram(a: Array, b: Array | None = None) -> Array:
+    """(..., N, D) and (..., M, D) to the inner products (..., N, M); of a with itself where b is None."""
+    return jnp.einsum("...nd,...md->...nm", a, a if b is None else b, precision="highest")
+
+
+def distances(x: Array, *, squared: bool = False) -> Array:
+    """(N, D) to the Euclidean distances (N, N) of its rows, or their squares: 0 on the diagonal, at least 1e-6
+    (squared 1e-12) elsewhere, with a gradient that is finite for equal rows."""
+    products = gram(x)
+    squares = jnp.diagonal(products)
+    d = jnp.maximum(squares[:, None] + squares - 2 * products, TINY)
+    return jnp.where(jnp.eye(len(x), dtype=bool), 0.0, d if squared else jnp.sqrt(d))
+
+
+def pool_to(x: Array, size: Sequence[int]) -> Array:
+    """(B, H, W, C) average-pooled to a height and width that are not larger.
+
+    Sizes that do not divide are pooled by windows that overlap, as PyTorch's adaptive pooling does.
+    """
+    if x.shape[1:3] == tuple(size):
+        return x
+    rows, columns = (w / w.sum(1, keepdims=True) for w in map(windows, x.shape[1:3], size))
+    rows, columns = jnp.asarray(rows, x.dtype), jnp.asarray(columns, x.dtype)
+    return jnp.einsum("bhwc,ih,jw->bijc", x, rows, columns, precision="highest")
+
+
+def to_common_size(a: Array, b: Array) -> tuple[Array, Array]:
+    """Two maps (B, H, W, *), along each axis the larger average-pooled to the smaller's size, at least float32."""
+    a, b = wide(a, b)
+    size = [min(pair) for pair in zip(a.shape[1:3], b.shape[1:3], strict=True)]
+    return pool_to(a, size), pool_to(b, size)
+
+
+def windows(have: int, want: int) -> np.ndarray:
+    """(want, have) booleans: which of `have` cells in a row make each of `want`; the nearest one where want > have."""
+    i, j = np.arange(want)[:, None], np.arange(have)
+    if want > have:
+        return j == (2 * i + 1) * have // (2 * want)
+    return (j >= i * have // want) & (j < -(-(i + 1) * have // want))

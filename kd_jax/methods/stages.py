@@ -1,0 +1,44 @@
+"""What criteria on feature maps share: which stages are compared, and in which areas."""
+
+import jax.numpy as jnp
+
+from kd_jax.losses.common import windows
+from kd_jax.typing import Array, Facts, View
+
+NEEDS = frozenset({"teacher.stages"})
+
+
+def last_stages(view: View) -> tuple[list[Array], list[Array]]:
+    """Student's and teacher's stages behind the stem. Of the network that has more, the last ones: networks with
+    different numbers of stages are aligned from the output side."""
+    both = view.student.stages[1:], view.teachers[0].stages[1:]
+    last = min(map(len, both))
+    return tuple([*stages[len(stages) - last :]] for stages in both)
+
+
+def require_stages(name: str, facts: Facts, stage: int = 1) -> None:
+    """Refuse a network that has no such stage; by default, none behind the stem.
+
+    Raises:
+      ValueError: naming the method and what the networks have.
+    """
+    student, teacher = (len(outputs.stages) for outputs in (facts.view_shapes.student, facts.view_shapes.teachers[0]))
+    if stage >= min(student, teacher):
+        raise ValueError(f"{name}: no stage {stage}: the student has {student}, the teacher {teacher}")
+
+
+def focused(view: View, x: Array) -> Array:
+    """A map (B, H, W, C) where the view's focus is, 0 elsewhere; the map itself where no refiner set one."""
+    return x if view.focus is None else x * focus_of(view, x)
+
+
+def focus_of(view: View, x: Array) -> Array | None:
+    """The view's focus in the height and width of a map: the largest of the cells it covers, or the nearest one."""
+    mask = view.focus
+    if mask is None or mask.shape[1:3] == x.shape[1:3]:
+        return mask
+    for axis in (1, 2):
+        cells = windows(mask.shape[axis], x.shape[axis])
+        spread = jnp.moveaxis(mask, axis, -1)[..., None, :]
+        mask = jnp.moveaxis(jnp.max(spread, axis=-1, where=cells, initial=0), -1, axis)
+    return mask
