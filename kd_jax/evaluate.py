@@ -6,9 +6,9 @@ from etils import epath
 
 from kd_jax import build, config, writers
 from kd_jax.checkpoints import Checkpoints
+from kd_jax.feed import Examiner
 from kd_jax.loop import load_data
 from kd_jax.parallel import Layout
-from kd_jax.phase import Examiner
 from kd_jax.programs import Programs, Resident
 from kd_jax.teachers import Network, network_of
 from kd_jax.typing import InputError, Variables

@@ -55,7 +55,8 @@ def import_weights(
     channels = weights.image_channels(found, made, prefix)
     usual = (MEAN, STD) if channels == 3 else ((), ())
     name = next(k for k in models.MODELS if k.lower() == model.lower())
-    network = own_normalisation(found, Network(name, made, num_classes, (image_size, image_size, channels), *usual))
+    network = Network(name, made, num_classes, (image_size, image_size, channels), *usual)
+    network = own_normalisation(found.about, network)
     network = network._replace(mean=mean or network.mean, std=std or network.std)
     for flag, values in (("mean", network.mean), ("std", network.std)):
         if len(values) != channels or (flag == "std" and min(values) <= 0):

@@ -9,13 +9,12 @@ import numpy as np
 from kd_jax import config, models, report, writers
 from kd_jax.build import Job
 from kd_jax.checkpoints import Checkpoints
-from kd_jax.data.resident import Split
 from kd_jax.engine import metrics as metrics_lib
-from kd_jax.engine.state import mean_logits
+from kd_jax.feed import Examiner, Feed
 from kd_jax.parallel import Layout
 from kd_jax.programs import Carry, Programs, Resident
 from kd_jax.signals import Stopped
-from kd_jax.typing import Batch, InputError, Outputs, Variables
+from kd_jax.typing import InputError, Variables
 from kd_jax.workdir import Workdir
 from kd_jax.writers import say
 
@@ -31,58 +30,6 @@ class Clock:
     wall: float = 0.0
     training: float = 0.0
     steps: int = 0
-
-
-class Examiner:
-    """Measures the network in training on the whole test set. The teacher sits the exam once."""
-
-    def __init__(self, programs: Programs, source: Resident, teachers: tuple[Variables, ...]):
-        self._programs, self._source = programs, source
-        self._batch_size = programs.job.phase.batch_size
-        self._teacher_logits, hits = None, 0.0
-        if teachers:
-            self._teacher_logits = []
-            for batch in source.test(self._batch_size):
-                self._teacher_logits.append(mean_logits(programs.teach(teachers, batch["image"])))
-                right = np.argmax(self._teacher_logits[-1], axis=-1) == np.asarray(batch["label"])
-                hits += float(np.sum(right * np.asarray(batch["mask"])))
-        self.teacher_top1 = hits / source.sizes["test"] if teachers else None
-
-    def measure(self, variables: Variables) -> dict[str, float]:
-        """loss, top1, top5 and, with a teacher, agreement over every test example once."""
-        so_far = self._programs.no_measures()
-        for i, batch in enumerate(self._source.test(self._batch_size)):
-            logits = self._teacher_logits[i] if self._teacher_logits else None
-            so_far = self._programs.evaluate(variables, logits, batch, so_far)
-        return metrics_lib.read(so_far)
-
-
-class Feed:
-    """What the steps of a phase read: the teachers' outputs and the batch."""
-
-    def __init__(self, programs: Programs, source: Resident, teachers: tuple[Variables, ...]):
-        self._programs, self._source, self._teachers = programs, source, teachers
-        job, n = programs.job, source.sizes["train"]
-        held_out = round(job.distiller.search.holdout * n) if job.search_steps else 0
-        self._split = Split(job.search_steps, held_out)
-        self._next = {}  # a batch that the policy has read already
-
-    def train(self, step: int) -> tuple[tuple[Outputs, ...], Batch]:
-        """Of the training step."""
-        return self._next.pop(step, None) or self._with_teachers(step)
-
-    def judge(self, step: int) -> tuple[tuple[Outputs, ...], Batch]:
-        """Of the policy step: held-out examples, or those of the next training step."""
-        if self._split.held_out:
-            return self._with_teachers(step, judge=True)
-        self._next = {step + 1: self._with_teachers(step + 1)}
-        return self._next[step + 1]
-
-    def _with_teachers(self, step: int, judge: bool = False) -> tuple[tuple[Outputs, ...], Batch]:
-        job = self._programs.job
-        held = {"split": self._split, "judge": judge} if self._split.held_out else {}
-        batch = self._source.train(step, job.phase.batch_size, **held)
-        return self._programs.teach(self._teachers, batch["image"]) if job.needs_teachers else (), batch
 
 
 class PhaseRun:
@@ -162,7 +109,7 @@ class PhaseRun:
         feed = Feed(programs, self.source, teachers)
         while step < job.steps:
             taught, batch = feed.train(step)
-            if step < job.search_steps and step % job.distiller.search.every == 0:
+            if step < job.split.steps and step % job.distiller.search.every == 0:
                 carry = programs.search(carry, (taught, batch), feed.judge(step), key)
             carry = programs.train(carry, taught, batch, key)
             step += 1

@@ -72,9 +72,13 @@ class Programs:
             known = facts._replace(teachers=tuple(zip(models, teachers, strict=True)))
             return engine.init_state(key, facts=known, **parts)
 
+        def seen(batch: Batch) -> Batch:
+            return {**batch, "image": _normalized(job.network, batch["image"])}
+
         def train(carry: Carry, teachers: tuple[Outputs, ...], batch: Batch, key: Array) -> Carry:
-            batch = {**batch, "image": _normalized(job.network, batch["image"])}
-            state, measured = engine.train_step(carry.state, teachers, batch, key, axis_name=layout.axis_name, **parts)
+            state, measured = engine.train_step(
+                carry.state, teachers, seen(batch), key, axis_name=layout.axis_name, **parts
+            )
             summed, fine = metrics_lib.add(carry.metrics, measured), jnp.isfinite(measured["loss"].total)
             if skip:  # keep what was before a bad step, but for the count of steps
                 fine &= jnp.isfinite(optax.tree.norm(state.params))
@@ -83,23 +87,16 @@ class Programs:
             return Carry(state, summed, metrics_lib.check(carry.health, state.step, measured, fine, skip))
 
         def search(carry: Carry, inner, outer, key: Array) -> Carry:
-            inner, outer = (
-                (taught, {**batch, "image": _normalized(job.network, batch["image"])})
-                for taught, batch in (inner, outer)
-            )
+            inner, outer = ((taught, seen(batch)) for taught, batch in (inner, outer))
             state, _ = engine.policy_step(carry.state, inner, outer, key, axis_name=layout.axis_name, **parts)
             return carry._replace(state=state)
 
         def evaluate(variables: Variables, teacher_logits: Array | None, batch: Batch, so_far):
-            batch = {**batch, "image": _normalized(job.network, batch["image"])}
-            measured = engine.eval_step(variables, teacher_logits, batch, model=job.network.model)
+            measured = engine.eval_step(variables, teacher_logits, seen(batch), model=job.network.model)
             return metrics_lib.add(so_far, measured)
 
         def maps(state: TrainState, teachers: tuple[Outputs, ...], batch: Batch) -> dict[str, Array]:
-            image = _normalized(job.network, batch["image"])
-            return engine.maps(
-                state, teachers, {**batch, "image": image}, model=job.network.model, distiller=job.distiller
-            )
+            return engine.maps(state, teachers, seen(batch), model=job.network.model, distiller=job.distiller)
 
         counted, measured = self._metrics(parts)
         self.init = layout.jit(init, ins="rr", outs="r")

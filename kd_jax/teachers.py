@@ -1,7 +1,8 @@
 """Networks that are trained already, and where they come from: a phase, a checkpoint, a file of weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 from etils import epath
@@ -40,11 +41,12 @@ def network_of(described: dict) -> Network:
 
 class Loaded(NamedTuple):
     """Weights in memory. digest: of their content. source: the file they came from (file, sha256,
-    prefix, dtype), or None."""
+    prefix, dtype), or None. about: what kd_jax wrote beside them in that file, or {}."""
 
     variables: Variables
     digest: str
     source: dict | None = None
+    about: Mapping = MappingProxyType({})
 
 
 class Teacher(NamedTuple):
@@ -89,7 +91,9 @@ def from_file(path: str, like: Network) -> Teacher:
     name, classes = known
     model = models.create(name, classes)
     shape = (*like.image_shape[:2], weights.image_channels(found, model))
-    network = own_normalisation(found, like._replace(name=name, model=model, num_classes=classes, image_shape=shape))
+    network = own_normalisation(
+        found.about, like._replace(name=name, model=model, num_classes=classes, image_shape=shape)
+    )
     return Teacher(f"weights:{path}", network, loader(path, network))
 
 
@@ -117,14 +121,14 @@ def loader(path: str, network: Network, **how) -> Callable[[], Loaded]:
         fitted = weights.fit(found, network.model, shape, how.get("prefix"))
         stored = sorted({str(tensor.dtype) for tensor in fitted.tensors.values()})
         source = {"file": path, "sha256": found.digest, "prefix": fitted.prefix, "dtype": ", ".join(stored)}
-        return Loaded(variables, network_digest(variables), source)
+        return Loaded(variables, network_digest(variables), source, found.about)
 
     return load
 
 
-def own_normalisation(found: weights.Found, network: Network) -> Network:
-    """The network with the mean and deviation that the file names, if it names any."""
-    named = found.about.get("network", {})
+def own_normalisation(about: Mapping, network: Network) -> Network:
+    """The network with the mean and deviation that stand beside its weights, if they do."""
+    named = about.get("network", {})
     return network._replace(**{k: tuple(named[k]) for k in ("mean", "std") if k in named})
 
 

@@ -48,10 +48,10 @@ def test_the_policy_moves_while_it_is_searched_and_then_stays(home):
 def test_a_killed_search_resumes_bit_for_bit(home, tmp_path, monkeypatch, killed_at):
     train = phase.Resident.train
 
-    def killed(self, step, batch_size):
+    def killed(self, step, *args):
         if step == killed_at:  # the teacher's phase has two steps
             raise KeyboardInterrupt
-        return train(self, step, batch_size)
+        return train(self, step, *args)
 
     made = tree(**LONG, checkpoint__keep=9)
     monkeypatch.setattr(phase.Resident, "train", killed)

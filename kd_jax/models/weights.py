@@ -84,11 +84,7 @@ def _abstract(model: nn.Module, image_shape: tuple[int, ...]) -> Variables:
 def published(model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every parameter and statistic in the published state dict, counters left out."""
     leaves = jax.tree_util.tree_leaves_with_path(tuple(_abstract(model, image_shape)))
-    return {_name(path[1:]): _torch_shape(leaf.shape) for path, leaf in leaves}
-
-
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return np.broadcast_to(0, shape).transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(len(shape), range(len(shape)))).shape
+    return {_name(path[1:]): _turned(np.broadcast_to(0, leaf.shape), back=False).shape for path, leaf in leaves}
 
 
 def read(path: str | epath.Path) -> Found:
