@@ -4,6 +4,7 @@ python tests/devices.py N
 """
 
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,28 @@ def run(layout, tx, steps=STEPS):
     return jax.tree.map(np.asarray, state), losses
 
 
+def search(layout):
+    """SoKD + FitNet: a step of the policy before every step of the student."""
+    refiners = {"dam": methods.dam(weight=1.0, areas=2, channels=8), "dafa": methods.dafa(rate=0.01)}
+    distiller = methods.chain(**refiners, ce=methods.ce(), fitnet=methods.fitnet(weight=1.0))
+    parts = {"student": STUDENT, "distiller": distiller, "tx": optax.sgd(0.02, momentum=0.9)}
+    facts = kd_jax.make_facts(STUDENT, (STUDENT,), image_shape=(8, 8, 3), batch_size=BATCH)
+    shapes = facts.view_shapes.teachers[0].stages
+    state = layout.put(jax.jit(lambda: kd_jax.init_state(KEY, facts=facts, **parts))())
+    parts["axis_name"] = layout.axis_name
+    policy_step = layout.jit_step(partial(kd_jax.engine.policy_step, **parts), ins="rbbr", outs="rr")
+    train_step = layout.jit_step(partial(kd_jax.train_step, **parts), ins="rbbr", outs="rr")
+    taught = []
+    for i, (batch, logits) in enumerate(batches()):
+        keys = jax.random.split(jax.random.fold_in(KEY, STEPS + i), len(shapes))
+        stages = tuple(jax.random.normal(k, s.shape) for k, s in zip(keys, shapes, strict=True))
+        taught.append(((logits._replace(stages=stages),), batch))
+    for inner, outer in zip(taught, taught[1:] + taught[:1], strict=True):
+        state, _ = policy_step(state, inner, outer, KEY)
+        state, _ = train_step(state, *inner, KEY)
+    return jax.tree.map(np.asarray, state)
+
+
 def far(a, b):
     """Relative distance of two trees."""
     flat = [np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(t)]) for t in (a, b)]
@@ -64,6 +87,11 @@ def main(n):
     many, theirs = run(Layout((n,)), tx)
     assert far(one.params, many.params) < 1e-4 and far(one.stats, many.stats) < 1e-4
     np.testing.assert_allclose(losses, theirs, rtol=1e-4)
+    # SoKD's policy, searched through the look-ahead, too
+    alone, together = search(Layout((1,))), search(Layout((n,)))
+    for part in ("params", "stats", "policy"):
+        assert far(getattr(alone, part), getattr(together, part)) < 1e-4, part
+    assert np.std(alone.policy["dafa"]["weight"]) > 0.01  # it has moved
     # on one device the two scopes are the same
     alone, theirs = run(Layout((1,), "device"), tx)
     assert far(one.params, alone.params) < 1e-5

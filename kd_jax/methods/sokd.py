@@ -15,7 +15,7 @@ NEEDS = frozenset({"teacher.stages"})
 
 def dafa(
     *,
-    stage: int = 2,
+    stages: str = "2",
     search_epochs: int = 20,
     every: int = 1,
     holdout: float = 0.0,
@@ -27,16 +27,17 @@ def dafa(
     start: str = "published",
     published: bool = False,
 ) -> Distiller:
-    """Differentiable automatic feature augmentation: a refiner of one of the teacher's stages.
+    """Differentiable automatic feature augmentation: a refiner of the teacher's stages.
 
-    A batch draws one of 36 pairs of operations and, for each of the two, whether it is applied; the map goes
-    through them (kd_jax.layers.augment). Probabilities, magnitudes and the weights of the pairs are the policy
-    (kd_jax.layers.policy). For the first `search_epochs` it is searched by steps of its own, which look through
-    the next update of the student (kd_jax.engine.bilevel); then it stays, and drawing goes on. Whatever feature
-    criterion follows reads the refined map.
+    A batch draws one of 36 pairs of operations and, for each of the two, whether it is applied; the maps go
+    through them (kd_jax.layers.augment), before and after their last ReLU alike. Probabilities, magnitudes and the
+    weights of the pairs are the policy (kd_jax.layers.policy). For the first `search_epochs` it is searched by
+    steps of its own, which look through the next update of the student (kd_jax.engine.bilevel); then it stays, and
+    drawing goes on. Whatever feature criterion follows reads the refined maps; pooled features and logits stay.
 
     Args:
-      stage: index in `Outputs.stages` of the (first) teacher.
+      stages: indices in `Outputs.stages` of the (first) teacher, joined by commas; "" takes all but the stem. What
+        a batch draws, it draws for all of them.
       search_epochs: 0 leaves the policy as it starts.
       every: steps between two steps of the policy.
       holdout: share of the training examples that, while the search lasts, only judge; 0 judges by the next batch.
@@ -65,7 +66,7 @@ def dafa(
     """
     require(
         "dafa",
-        stage=(stage, stage >= 0, "at least 0"),
+        stages=(stages, all(i.strip().isdigit() for i in stages.split(",") if stages), "numbers joined by commas"),
         search_epochs=(search_epochs, search_epochs >= 0, "at least 0"),
         every=(every, every >= 1, "at least 1"),
         holdout=(holdout, 0 <= holdout < 1, "at least 0 and below 1"),
@@ -78,8 +79,13 @@ def dafa(
     )
     how = {"estimator": estimator, "temperature": temperature}
 
+    def refined_of(maps) -> list[int]:
+        return [int(i) for i in stages.split(",")] if stages else [*range(1, len(maps))]
+
     def init(key: Array, facts: Facts) -> Vars:
-        _stage_of(facts.view_shapes.teachers[0].stages, stage, "dafa", "teacher")
+        of_teacher = facts.view_shapes.teachers[0].stages
+        for i in refined_of(of_teacher):
+            _stage_of(of_teacher, i, "dafa", "teacher")
         return NO_VARS._replace(policy=policy.init(key, estimator=estimator, start=start))
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
@@ -87,11 +93,19 @@ def dafa(
             return view, {}, {}, {}
         drawn = policy.draw(vars.policy, fold(key, "draw"), **how)
         teacher, pair = view.teachers[0], jnp.asarray(augment.PAIRS)[drawn.index]
-        x = teacher.stages[stage]
-        changed = augment.apply_pair(x, pair, drawn.on, drawn.magnitudes, fold(key, "operations"), published=published)
-        stages = (*teacher.stages[:stage], x + drawn.weight * (changed - x), *teacher.stages[stage + 1 :])
-        view = view._replace(teachers=(teacher._replace(stages=stages), *view.teachers[1:]))
-        return view, {}, _usage(vars.policy), {}
+
+        def refine(maps):
+            maps = list(maps)
+            for i in refined_of(maps):
+                changed = augment.apply_pair(
+                    maps[i], pair, drawn.on, drawn.magnitudes, fold(key, "operations"), published=published
+                )
+                maps[i] += drawn.weight * (changed - maps[i])
+            return tuple(maps)
+
+        preacts = None if teacher.preacts is None else refine(teacher.preacts)
+        teacher = teacher._replace(stages=refine(teacher.stages), preacts=preacts)
+        return view._replace(teachers=(teacher, *view.teachers[1:])), {}, _usage(vars.policy), {}
 
     def score(own, key: Array, value: Array):
         return policy.score(own, fold(key, "draw"), value, temperature=temperature)

@@ -48,12 +48,15 @@ def test_probability_zero_is_the_identity(setting):
         jax.tree.map(np.testing.assert_array_equal, run(jax.random.key(seed)), view.teachers)
 
 
-def test_only_the_named_stage_of_the_teacher_changes(setting):
+@pytest.mark.parametrize("stages, same", [("1", "1011"), ("1, 3", "1010"), ("", "1000")])
+def test_only_the_named_stages_of_the_teacher_change(setting, stages, same):
     view, _ = setting
     vars = NO_VARS._replace(policy=fixed(probability=1.0, magnitude=1.0))
-    refined, terms, logs, stats = methods.dafa(stage=1).apply(vars, view, jax.random.key(0), True)
-    same = [np.array_equal(a, b) for a, b in zip(refined.teachers[0].stages, view.teachers[0].stages, strict=True)]
-    assert same == [True, False, True, True] and terms == {} == stats
+    refined, terms, logs, stats = methods.dafa(stages=stages).apply(vars, view, jax.random.key(0), True)
+    for part in ("stages", "preacts"):
+        pairs = zip(getattr(refined.teachers[0], part), getattr(view.teachers[0], part), strict=True)
+        assert [np.array_equal(a, b) for a, b in pairs] == [x == "1" for x in same]
+    assert terms == {} == stats
     jax.tree.map(np.testing.assert_array_equal, refined.student, view.student)
     assert refined.teachers[0].logits is view.teachers[0].logits
     assert set(logs) == {f"{a}/{b}" for a in ("use", "magnitude") for b in augment.OPERATIONS}
@@ -144,7 +147,7 @@ def test_usage():
 
 
 @pytest.mark.parametrize(("call", "told"), [
-    (lambda: methods.dafa(stage=-1), "dafa: stage must be at least 0, got -1"),
+    (lambda: methods.dafa(stages="2,-1"), "dafa: stages must be numbers joined by commas, got '2,-1'"),
     (lambda: methods.dafa(estimator="reinforce"), "dafa: estimator must be relaxed or relax, got 'reinforce'"),
     (lambda: methods.dafa(holdout=1.0), "dafa: holdout must be at least 0 and below 1"),
     (lambda: methods.dafa(outer="train"), "dafa: outer must be plain or refined"),
@@ -160,7 +163,7 @@ def test_wrong_arguments(call, told):
 def test_a_stage_that_is_not_there(setting):
     _, facts = setting
     with pytest.raises(ValueError, match="dafa: no stage 4: the teacher has 4"):
-        methods.dafa(stage=4).init(jax.random.key(0), facts)
+        methods.dafa(stages="1,4").init(jax.random.key(0), facts)
     with pytest.raises(ValueError, match="dam: no stage 4: the student has 4"):
         methods.dam(stage=4).init(jax.random.key(0), facts)
 
