@@ -1,4 +1,4 @@
-"""What several losses are made of: widening, pooling to one size, unit vectors, Gram matrices, distances."""
+"""What several losses are made of: widening, pooling to one size, lengths, Gram matrices, distances."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,21 @@ def wide(*arrays: Array) -> list[Array]:
     return [jnp.asarray(x).astype(jnp.promote_types(jnp.asarray(x).dtype, jnp.float32)) for x in arrays]
 
 
+def length(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
+    """The L2 norm along the axes, which stay with size 1; of zeros 0, with gradient 0."""
+    squares = jnp.sum(x**2, axis=axis, keepdims=True)
+    zero = squares == 0
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
+
+
 def unit(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
-    """Divided by its L2 norm along the axes; zeros stay zeros, with a gradient that is finite."""
-    return x * jnp.maximum(jnp.sum(x**2, axis=axis, keepdims=True), TINY**2) ** -0.5
+    """Divided by its L2 norm along the axes, or by 1e-12 if that is larger; zeros stay zeros, with gradient 0.
+
+    PyTorch's normalize has the same values; its gradient at zeros is 1e12.
+    """
+    squares = jnp.sum(x**2, axis=axis, keepdims=True)
+    zero = squares == 0  # taken out twice: a search differentiates the gradient too
+    return x * jnp.where(zero, 0.0, jnp.maximum(jnp.where(zero, 1.0, squares), TINY**2) ** -0.5)
 
 
 def gram(a: Array, b: Array | None = None) -> Array:
@@ -28,14 +40,14 @@ def gram(a: Array, b: Array | None = None) -> Array:
 def distances(x: Array, *, squared: bool = False) -> Array:
     """(N, D) to the Euclidean distances (N, N) of its rows, or their squares: 0 on the diagonal, at least 1e-6
     (squared 1e-12) elsewhere, with a gradient that is finite for equal rows."""
-    products = gram(x)
+    products = gram(x - jnp.mean(x, axis=0))  # what all rows share would cancel, and take digits along
     squares = jnp.diagonal(products)
     d = jnp.maximum(squares[:, None] + squares - 2 * products, TINY)
     return jnp.where(jnp.eye(len(x), dtype=bool), 0.0, d if squared else jnp.sqrt(d))
 
 
 def pool_to(x: Array, size: Sequence[int]) -> Array:
-    """(B, H, W, C) average-pooled to a height and width that are not larger.
+    """(B, H, W, C) average-pooled to a height and width that are not larger, or repeated to a multiple.
 
     Sizes that do not divide are pooled by windows that overlap, as PyTorch's adaptive pooling does.
     """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from kd_jax.losses.common import to_common_size, unit, wide
+from kd_jax.losses.common import gram, pool_to, to_common_size, unit, wide
 from kd_jax.typing import Array
 
 
@@ -57,8 +57,7 @@ def at(*, students: Sequence[Array], teachers: Sequence[Array], p: int = 2) -> A
     Differs: as in the published code, the mean over positions where the paper has a norm, and no absolute value
       before an odd power. Maps that are not square, which that code pools to a square, are pooled by axis.
     """
-    if not len(students) == len(teachers) > 0:
-        raise ValueError(f"at: needs as many maps of one as of the other, got {len(students)} and {len(teachers)}")
+    _as_many("at", students, teachers)
     if p < 1 or p != int(p):
         raise ValueError(f"at: p must be a whole number, at least 1, got {p}")
     total = 0.0
@@ -66,6 +65,65 @@ def at(*, students: Sequence[Array], teachers: Sequence[Array], p: int = 2) -> A
         s, t = (_attention(f, int(p)) for f in to_common_size(*pair))
         total += jnp.mean((s - t) ** 2, axis=-1)
     return total
+
+
+def nst(*, students: Sequence[Array], teachers: Sequence[Array]) -> Array:
+    """Neuron selectivity transfer: the squared maximum mean discrepancy of channels, summed over stages.
+
+        mean k(t_i, t_j) + mean k(s_i, s_j) - 2 mean k(s_i, t_j),   k(a, b) = (a . b)^2
+
+    s_i, t_j are the channels' maps, flattened and divided by their L2 norm; means are over all pairs of channels.
+    Of two maps that differ in size, the larger is average-pooled before. Nothing is detached.
+
+    Args:
+      students: L maps (B, H, W, C), exactly the stages compared.
+      teachers: L maps (B, H, W, C); their sizes and widths may be others.
+
+    Returns:
+      (B,), at least 0 up to rounding.
+
+    Raises:
+      ValueError: no stages, or not as many of one as of the other.
+
+    Reference: Huang, Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017,
+      arXiv 1707.01219.
+    Differs: maps that are not square, which the published code pools to a square, are pooled by axis.
+    """
+    _as_many("nst", students, teachers)
+    return sum(_discrepancy(*to_common_size(*pair)) for pair in zip(students, teachers, strict=True))
+
+
+def cat_kd(*, student: Array, teacher: Array, resolution: int = 2, normalize: bool = False) -> Array:
+    """Class attention transfer: the mean squared difference of average-pooled class activation maps.
+
+    Nothing is detached.
+
+    Args:
+      student: (B, H, W, K), `Outputs.cam`.
+      teacher: (B, H, W, K); its height and width may be others.
+      resolution: >= 1, height and width that both are pooled to. A map that is smaller must divide it, and is
+        repeated.
+      normalize: whether every pooled map of a class is divided by its L2 norm.
+
+    Returns:
+      (B,): the mean over places and classes.
+
+    Raises:
+      ValueError: maps of different numbers of classes; a resolution below 1, or one that a map cannot be taken to.
+
+    Reference: Guo, Yan, Li, Lin, "Class Attention Transfer Based Knowledge Distillation", 2023, arXiv 2304.12777.
+    """
+    if student.shape[-1] != teacher.shape[-1]:
+        raise ValueError(f"cat_kd: maps of as many classes wanted, got {student.shape[-1]} and {teacher.shape[-1]}")
+    if resolution < 1:
+        raise ValueError(f"cat_kd: resolution must be at least 1, got {resolution}")
+    for size in {*student.shape[1:3], *teacher.shape[1:3]}:
+        if size < resolution and resolution % size:
+            raise ValueError(f"cat_kd: resolution {resolution}: a map {size} high or wide is smaller, but no divisor")
+    student, teacher = (pool_to(x, (resolution, resolution)) for x in wide(student, teacher))
+    if normalize:
+        student, teacher = (unit(x, axis=(1, 2)) for x in (student, teacher))
+    return jnp.mean((student - teacher) ** 2, axis=(1, 2, 3))
 
 
 def areas(*, student: Sequence[Array], teacher: Sequence[Array]) -> Array:
@@ -87,6 +145,11 @@ def areas(*, student: Sequence[Array], teacher: Sequence[Array]) -> Array:
     return _mean_square("areas", jnp.concatenate([*student], axis=-1), jnp.concatenate([*teacher], axis=-1))
 
 
+def _as_many(name: str, students: Sequence[Array], teachers: Sequence[Array]) -> None:
+    if not len(students) == len(teachers) > 0:
+        raise ValueError(f"{name}: needs as many maps of one as of the other, got {len(students)} and {len(teachers)}")
+
+
 def _mean_square(name: str, student: Array, teacher: Array, mask: Array | None = None) -> Array:
     """(B,): over all other axes."""
     if student.shape != teacher.shape:
@@ -101,3 +164,18 @@ def _mean_square(name: str, student: Array, teacher: Array, mask: Array | None =
 def _attention(x: Array, p: int) -> Array:
     """(B, H W), of length 1; a map of zeros stays 0."""
     return unit(jnp.mean(x**p, axis=-1).reshape(len(x), -1))
+
+
+def _discrepancy(student: Array, teacher: Array) -> Array:
+    """(B,): of the channels of two maps of one size.
+
+    The sum of (a . b)^2 over pairs of channels is the inner product of the two sums of a a^T. So either Gram matrix
+    does, of channels or of places; the smaller is taken.
+    """
+    student, teacher = (unit(x.reshape(len(x), -1, x.shape[-1]), axis=1) for x in (student, teacher))
+    if student.shape[1] <= max(student.shape[2], teacher.shape[2]):
+        student, teacher = (gram(x) / x.shape[2] for x in (student, teacher))
+        return jnp.sum((student - teacher) ** 2, axis=(1, 2))
+    s, t = student.swapaxes(1, 2), teacher.swapaxes(1, 2)
+    own, cross = (jnp.mean(gram(x) ** 2, axis=(1, 2)) for x in (s, t)), jnp.mean(gram(s, t) ** 2, axis=(1, 2))
+    return sum(own) - 2 * cross

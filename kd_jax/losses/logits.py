@@ -1,4 +1,4 @@
-"""Losses on logits. Arrays in, one value an example out; always called by keyword.
+"""Losses on logits. Arrays in, one value an example out (DIST: one a batch); always called by keyword.
 
 All are computed in float32 (or wider) from log-softmax, and none detaches an argument:
 whether a teacher receives gradient is decided where its outputs are made.
@@ -7,6 +7,7 @@ whether a teacher receives gradient is decided where its outputs are made.
 import jax
 import jax.numpy as jnp
 
+from kd_jax.losses.common import length, wide
 from kd_jax.typing import Array
 
 _HUGE = 1e30  # stands for infinity, so that 0 * log 0 and its gradient are 0 without a mask
@@ -14,8 +15,7 @@ _HUGE = 1e30  # stands for infinity, so that 0 * log 0 and its gradient are 0 wi
 
 def _wide(*logits: Array) -> list[Array]:
     """At least float32 (half precision loses the tails distillation is about), and finite."""
-    dtypes = [jnp.promote_types(jnp.asarray(z).dtype, jnp.float32) for z in logits]
-    return [jnp.clip(jnp.asarray(z).astype(d), -_HUGE, _HUGE) for z, d in zip(logits, dtypes, strict=True)]
+    return [jnp.clip(z, -_HUGE, _HUGE) for z in wide(*logits)]
 
 
 def _kl(log_p: Array, log_q: Array) -> Array:
@@ -128,3 +128,77 @@ def dkd(
     tckd = _kl(_binary(teacher, target), _binary(student, target))
     nckd = _kl(_others(teacher, target), _others(student, target))
     return temperature**2 * (alpha * tckd + beta * nckd)
+
+
+def _pearson(x: Array, y: Array, axis: int) -> Array:
+    """Pearson correlation along an axis, which is gone; 0 where one of the two is constant."""
+    x, y = (v - jnp.mean(v, axis=axis, keepdims=True) for v in (x, y))
+    lengths = length(x, axis) * length(y, axis)
+    return jnp.sum(x * y, axis=axis) / (jnp.squeeze(lengths, axis) + 1e-8)
+
+
+def dist(
+    *,
+    student: Array,
+    teacher: Array,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    temperature: Array | float = 1.0,
+) -> Array:
+    """DIST: the probabilities of student and teacher are to correlate, not to be equal.
+
+        T^2 (beta (1 - mean_b r(p_b, q_b)) + gamma (1 - mean_k r(p^k, q^k)))
+
+    with p = softmax(student / T) and q of the teacher, r Pearson's correlation: of an example over its classes
+    (inter-class), and of a class over the examples of the batch (intra-class). Nothing is detached.
+
+    Args:
+      student: (B, K) logits; with B = 1 or K = 1 a correlation is 0 by definition.
+      teacher: (B, K) logits.
+      beta: weight of the inter-class part.
+      gamma: weight of the intra-class part.
+      temperature: T > 0.
+
+    Returns:
+      (), in [0, 2 T^2 (beta + gamma)] up to rounding, for weights that are not negative.
+
+    Raises:
+      ValueError: a temperature that is not above 0.
+
+    Reference: Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", 2022,
+      arXiv 2205.10536.
+    Differs: as in the published code, 1e-8 is added to the product of the two lengths, and T^2 multiplies both
+      parts; its code for segmentation has no temperature.
+    """
+    _positive("dist", temperature)
+    p, q = (jax.nn.softmax(z / temperature) for z in _wide(student, teacher))
+    inter, intra = (1 - jnp.mean(_pearson(p, q, axis)) for axis in (1, 0))
+    return temperature**2 * (beta * inter + gamma * intra)
+
+
+def standardize(logits: Array) -> Array:
+    """Logits with mean 0 and deviation 1 over the classes: (z - mean(z)) / (std(z) + 1e-7), std unbiased.
+
+    Not a loss, but what LSKD gives to one: both sides of the pair are standardised before. The result does not
+    depend on shift or (positive) scale of z. Nothing is detached.
+
+    Args:
+      logits: (B, K), K >= 2; infinite ones are read as 1e15.
+
+    Returns:
+      (B, K), at least float32; a row of equal logits becomes 0, up to rounding.
+
+    Raises:
+      ValueError: fewer than two classes.
+
+    Reference: Sun, Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", 2024,
+      arXiv 2403.01427.
+    Differs: as in the published code, the deviation is the unbiased one, over K - 1. The gradient at a row of equal
+      logits, NaN there, is finite here.
+    """
+    if logits.shape[-1] < 2:
+        raise ValueError(f"standardize: needs at least 2 classes, got {logits.shape[-1]}")
+    (z,) = wide(logits)
+    z = jnp.clip(z, -1e15, 1e15)  # so that squares are finite in float32
+    z = z - jnp.mean(z, axis=-1, keepdims=True)
+    return z / (length(z) / (z.shape[-1] - 1) ** 0.5 + 1e-7)

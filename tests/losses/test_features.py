@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from kd_jax import losses
+from kd_jax.losses import features
 from kd_jax.losses.common import to_common_size, windows
 
 at = jax.jit(losses.at, static_argnames="p")
 fitnet = jax.jit(losses.fitnet)
+nst = jax.jit(features.nst)
+cat_kd = jax.jit(features.cat_kd, static_argnames=("resolution", "normalize"))
 
 
 def slow_fitnet(student, teacher, mask=None):
@@ -48,6 +51,34 @@ def slow_at(students, teachers, p=2):
             a, b = (slow_attention(slow_pool(f[i], height, width), p) for f in (s, t))
             values[i] += ((a - b) ** 2).sum() / (height * width)
     return values
+
+
+def slow_unit(v):
+    return v / max(np.sqrt((v**2).sum()), 1e-12)
+
+
+def slow_nst(students, teachers):
+    def kernel(f, g):
+        channels = [[slow_unit(x[..., c].ravel()) for c in range(x.shape[-1])] for x in (f, g)]
+        return np.mean([(a @ b) ** 2 for a in channels[0] for b in channels[1]])
+
+    values = np.zeros(len(students[0]))
+    for s, t in zip(students, teachers, strict=True):
+        size = min(s.shape[1], t.shape[1]), min(s.shape[2], t.shape[2])
+        for i in range(len(s)):
+            a, b = slow_pool(s[i], *size), slow_pool(t[i], *size)
+            values[i] += kernel(b, b) + kernel(a, a) - 2 * kernel(a, b)
+    return values
+
+
+def slow_cat_kd(student, teacher, resolution=2, normalize=False):
+    values = []
+    for s, t in zip(student, teacher, strict=True):
+        maps = [slow_pool(f, resolution, resolution) for f in (s, t)]
+        if normalize:
+            maps = [np.stack([slow_unit(f[..., k]) for k in range(f.shape[-1])], axis=-1) for f in maps]
+        values.append(((maps[0] - maps[1]) ** 2).sum() / maps[0].size)
+    return np.array(values)
 
 
 SIZES = [
@@ -90,12 +121,51 @@ def test_at_float64_reference(rng, x64, p, sizes):
     )
 
 
+@pytest.mark.parametrize("sizes", SIZES)
+def test_nst_float64_reference(rng, x64, sizes):
+    """Maps of fewer places than channels among them: the two ways to the value."""
+    students, teachers = stages(rng, sizes)
+    teachers = [t * jnp.arange(5) for t in teachers]  # the first channel is dead
+    ours = nst(students=students, teachers=teachers)
+    assert ours.shape == (4,)
+    np.testing.assert_allclose(ours, slow_nst(*[[np.asarray(f) for f in m] for m in (students, teachers)]), rtol=1e-10)
+
+
+def test_nst_takes_no_notice_of_scale_and_order(rng):
+    (student,), (teacher,) = stages(rng, [((5, 4), (5, 4))], dtype=jnp.float32)
+    value = nst(students=[student], teachers=[teacher])
+    mixed = nst(students=[student[..., ::-1] * jnp.array([3.0, -1.0, 0.1])], teachers=[teacher])
+    np.testing.assert_allclose(mixed, value, rtol=1e-5)
+    again = nst(students=[teacher[..., ::-1]], teachers=[2 * teacher])
+    np.testing.assert_allclose(again, 0, atol=1e-6)
+
+
+CAMS = [((8, 8), (8, 8), 2), ((7, 7), (4, 4), 2), ((13, 6), (5, 7), 4), ((1, 2), (8, 3), 2), ((2, 2), (9, 8), 4)]
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(("student", "teacher", "resolution"), CAMS)
+def test_cat_kd_float64_reference(rng, x64, student, teacher, resolution, normalize):
+    """Smaller maps too, where PyTorch's adaptive pooling repeats."""
+    student, teacher = rng.normal(0, 1, (3, *student, 6)), rng.normal(0, 2, (3, *teacher, 6))
+    teacher[..., 1] = 0
+    kwargs = {"resolution": resolution, "normalize": normalize}
+    ours = cat_kd(student=student, teacher=teacher, **kwargs)
+    assert ours.shape == (3,)
+    np.testing.assert_allclose(ours, slow_cat_kd(student, teacher, **kwargs), rtol=1e-12)
+
+
+def test_cat_kd_defaults(rng, x64):
+    student, teacher = rng.normal(0, 1, (2, 3, 6, 5, 4))
+    np.testing.assert_allclose(cat_kd(student=student, teacher=teacher), slow_cat_kd(student, teacher), rtol=1e-12)
+
+
 def wave(*shape):
     return jnp.sin(jnp.arange(float(np.prod(shape)))).reshape(shape)
 
 
 def test_numbers_of_the_published_code(x64):
-    """mdistiller's at_loss and PyTorch's mse_loss on these maps, batch means; p = 2 is the default."""
+    """mdistiller's at_loss and nst_loss, PyTorch's mse_loss, on these maps, batch means; p = 2 is the default."""
     students, teachers = [wave(3, 7, 7, 4), wave(3, 4, 4, 5)], [wave(3, 5, 5, 6) + 0.1, wave(3, 8, 8, 2) ** 2]
     for kwargs, value in (
         ({}, 0.03301484924304194),
@@ -103,6 +173,7 @@ def test_numbers_of_the_published_code(x64):
         ({"p": 4}, 0.05736451573190229),
     ):
         np.testing.assert_allclose(at(students=students, teachers=teachers, **kwargs).mean(), value, rtol=1e-12)
+    np.testing.assert_allclose(nst(students=students, teachers=teachers).mean(), 2.4212790706399563, rtol=1e-12)
     x = wave(3, 5, 4, 2)
     np.testing.assert_allclose(fitnet(student=x, teacher=x[::-1]).mean(), 0.7554732620233536, rtol=1e-12)
 
@@ -121,6 +192,10 @@ def test_half_precision_is_widened(rng):
     np.testing.assert_array_equal(ours, at(students=wide[:1], teachers=wide[1:]))
     ours = fitnet(student=student, teacher=student[::-1])
     np.testing.assert_array_equal(ours, fitnet(student=wide[0], teacher=wide[0][::-1]))
+    ours = nst(students=[student], teachers=[teacher])
+    np.testing.assert_array_equal(ours, nst(students=wide[:1], teachers=wide[1:]))
+    ours = cat_kd(student=student, teacher=student[::-1])
+    np.testing.assert_array_equal(ours, cat_kd(student=wide[0], teacher=wide[0][::-1]))
 
 
 def test_areas_is_the_mean_over_all_elements(rng, x64):
@@ -135,6 +210,9 @@ LOSSES = {
     "at": lambda s, t: losses.at(students=[s, s[:, :2]], teachers=[t[:, :2], t], p=2),
     "at, p = 3": lambda s, t: losses.at(students=[s], teachers=[t], p=3),
     "areas": lambda s, t: losses.areas(student=[s, s**2], teacher=[t, t]),
+    "nst": lambda s, t: features.nst(students=[s, s.reshape(2, 3, 1, 6)], teachers=[t, t[:, :, :1]]),
+    "cat_kd": lambda s, t: features.cat_kd(student=s, teacher=t),
+    "cat_kd, normalised": lambda s, t: features.cat_kd(student=s, teacher=t, resolution=3, normalize=True),
 }
 
 
@@ -161,18 +239,27 @@ def test_gradients_have_gradients(rng, x64, name):
     )
 
 
-@jax.jit
+SCALED = {
+    "at": lambda s, t: losses.at(students=[s], teachers=[t]),
+    "nst": lambda s, t: features.nst(students=[s], teachers=[t]),
+    "nst, more channels than places": lambda s, t: features.nst(students=[s.reshape(3, 2, 2, 8)], teachers=[t]),
+    "cat_kd": lambda s, t: features.cat_kd(student=s, teacher=t, normalize=True),
+}
+
+
+@partial(jax.jit, static_argnames="name")
 @partial(jax.value_and_grad, argnums=0)
-def dead_or_huge(student, teacher, scale):
-    return losses.at(students=[scale * student], teachers=[teacher]).sum()
+def dead_or_huge(student, teacher, scale, name):
+    return SCALED[name](scale * student, teacher).sum()
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-9, 1e4])
-def test_dead_and_huge_maps_are_finite(rng, scale):
+@pytest.mark.parametrize("name", SCALED)
+def test_dead_and_huge_maps_are_finite(rng, name):
     student, teacher = jnp.float32(rng.normal(0, 1, (2, 3, 4, 4, 2)))
-    value, grad = dead_or_huge(student, teacher, scale)
-    assert np.isfinite(value) and np.isfinite(grad).all() and value > 0
-    value, _ = dead_or_huge(student.at[0, 0, 0, 0].set(jnp.nan), teacher, scale)
+    for scale in (0.0, 1e-9, 1e4):
+        value, grad = dead_or_huge(student, teacher, scale, name)
+        assert np.isfinite(value) and np.isfinite(grad).all() and value > 0, scale
+    value, _ = dead_or_huge(student.at[0, 0, 0, 0].set(jnp.nan), teacher, 1.0, name)
     assert np.isnan(value)
 
 
@@ -202,6 +289,14 @@ def test_refusals():
     for students, teachers in (([], []), ([f], [f, f])):
         with pytest.raises(ValueError, match="at: needs as many maps of one as of the other"):
             losses.at(students=students, teachers=teachers)
+        with pytest.raises(ValueError, match="nst: needs as many maps of one as of the other"):
+            features.nst(students=students, teachers=teachers)
+    with pytest.raises(ValueError, match="cat_kd: maps of as many classes wanted, got 3 and 2"):
+        features.cat_kd(student=f, teacher=f[..., :2])
+    with pytest.raises(ValueError, match="cat_kd: resolution must be at least 1, got 0"):
+        features.cat_kd(student=f, teacher=f, resolution=0)
+    with pytest.raises(ValueError, match="cat_kd: resolution 4: a map 3 high or wide is smaller, but no divisor"):
+        features.cat_kd(student=f, teacher=f[:, :3], resolution=4)
     for p in (0, -1, 1.5):
         with pytest.raises(ValueError, match="at: p must be a whole number"):
             losses.at(students=[f], teachers=[f], p=p)

@@ -1,0 +1,109 @@
+"""The loss on singular vectors of feature maps. Arrays in, one value an example out; always called by keyword.
+
+Computed in float32 (or wider); nothing is detached.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.losses.common import gram, to_common_size, unit
+from kd_jax.typing import Array
+
+CANDIDATES = 3  # how many vectors more of the student than of the teacher are looked at
+NOISE = 8  # times the machine epsilon: eigenvalues that differ by less, of a matrix of trace 1, are equal
+
+
+def kdsvd(*, students: Sequence[Array], teachers: Sequence[Array], k: int = 1) -> Array:
+    """Distillation by singular vectors: how those of one stage relate to those of the stage before.
+
+        sum over i > 1 of || r(v^S_i, v^S_{i-1}) - r(v^T_i, v^T_{i-1}) ||^2,   r(a, b) = exp(-(a_x - b_y)^2 / 8)
+
+    for every pair of entries x, y and each of k vectors. A map is read as a matrix with a column for every x of its
+    width and a row for every channel and y. v^T are its first k right singular vectors, each times its singular
+    value divided by the L2 norm of the k values. v^S are, of the student's first k + 3, those whose cosine with the
+    teacher's is largest in size, one for each, with the sign of that cosine, and times the teacher's same factor.
+    Nothing is detached.
+
+    Args:
+      students: L >= 2 maps (B, H, W, C), exactly the stages compared, in order.
+      teachers: L maps (B, H, W, C); their sizes and widths may be others.
+      k: >= 1, at most the width of the narrowest map, and at most H C.
+
+    Returns:
+      (B,)
+
+    Raises:
+      ValueError: fewer than two stages, or not as many of one as of the other; k out of range.
+
+    Reference: Lee, Kim, Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", 2018,
+      arXiv 1807.06819.
+    Differs: as in mdistiller, where the paper, and RepDistiller, have a row for every place and a column for every
+      channel. The sign of the teacher's vectors, on which the value depends and which a decomposition leaves open, is
+      such that their entries sum to at least 0; behind a ReLU the first vector has one sign throughout, so that any
+      decomposition that signs these alike gives the same value. Of maps that differ in size, the larger is
+      average-pooled before; that code cannot compare them. What is not finite is not replaced by 0. The gradient is
+      that of the singular vectors, but finite where singular values are equal, or 0.
+    """
+    if len(students) != len(teachers) or len(students) < 2:
+        had = f"{len(students)} and {len(teachers)}"
+        raise ValueError(f"kdsvd: needs two or more maps, as many of one as of the other, got {had}")
+    pairs = [to_common_size(*pair) for pair in zip(students, teachers, strict=True)]
+    most = min(min(x.shape[2], x.shape[1] * x.shape[3]) for pair in pairs for x in pair)
+    if k != int(k) or not 1 <= k <= most:
+        raise ValueError(f"kdsvd: k must be a whole number from 1 to {most}, what the smallest map has, got {k}")
+    total, before = 0.0, None
+    for pair in pairs:
+        now = _vectors(*pair, int(k))
+        if before:
+            student, teacher = map(_relate, now, before)
+            total += jnp.sum((student - teacher) ** 2, axis=(1, 2, 3))
+        before = now
+    return total
+
+
+def _vectors(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
+    """Both (B, W, k), the student's aligned with the teacher's."""
+    _, ours = _right_singular(student, k + CANDIDATES)
+    squares, theirs = _right_singular(teacher, k)
+    theirs *= jnp.where(jnp.sum(theirs, axis=1, keepdims=True) < 0, -1.0, 1.0)
+    cosines = gram(ours.swapaxes(1, 2), theirs.swapaxes(1, 2))
+    size = jnp.abs(cosines)
+    chosen = jnp.where(size == jnp.max(size, axis=1, keepdims=True), jnp.sign(cosines), 0.0)
+    some = squares > NOISE * jnp.finfo(squares.dtype).eps
+    factor = unit(jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1.0)), 0.0))[:, None]
+    return gram(ours, chosen.swapaxes(1, 2)) * factor, theirs * factor
+
+
+def _right_singular(x: Array, n: int) -> tuple[Array, Array]:
+    """The n largest squared singular values (B, n) of every example of (B, H, W, C), relative to the sum of all, and
+    their right singular vectors (B, W, n); fewer where the map has fewer."""
+    n = min(n, x.shape[2], x.shape[1] * x.shape[3])
+    columns = unit(x.swapaxes(1, 2).reshape(len(x), x.shape[2], -1), axis=(1, 2))
+    values, vectors = _spectrum(gram(columns))
+    return values[:, :n], vectors[..., :n]
+
+
+@jax.custom_jvp
+def _spectrum(matrix: Array) -> tuple[Array, Array]:
+    """Eigenvalues (..., N) of symmetric matrices, the largest first, and eigenvectors in columns (..., N, N)."""
+    values, vectors = jnp.linalg.eigh(-matrix)
+    return -values, vectors
+
+
+@_spectrum.defjvp
+def _spectrum_jvp(primals, tangents):
+    """Vectors of equal eigenvalues, between which no direction is distinguished, are not turned into each other."""
+    values, vectors = _spectrum(*primals)
+    turned = jnp.einsum("...ji,...jk,...kl->...il", vectors, tangents[0], vectors, precision="highest")
+    gaps = values[..., None, :] - values[..., :, None]
+    apart = jnp.abs(gaps) > NOISE * jnp.finfo(values.dtype).eps
+    turned_apart = jnp.where(apart, turned, 0.0) / jnp.where(apart, gaps, 1.0)
+    moved = jnp.einsum("...ij,...jk->...ik", vectors, turned_apart, precision="highest")
+    return (values, vectors), (jnp.diagonal(turned, axis1=-2, axis2=-1), moved)
+
+
+def _relate(now: Array, before: Array) -> Array:
+    """(B, W, k) and (B, V, k) to (B, W, V, k)."""
+    return jnp.exp(-((now[:, :, None] - before[:, None]) ** 2) / 8)
