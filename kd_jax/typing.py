@@ -44,12 +44,15 @@ class Outputs(NamedTuple):
     stages: tuple of L maps (B, H, W, C), the stem first (mdistiller's `feats`).
     preacts: the same maps before their last ReLU, or None where the net has none.
     pooled: (B, D), what the classifier reads. logits: (B, K), float32.
+    cam: class activation maps (B, H, W, K), the classifier at every place of the last map, whose mean over places
+    is the logits; or None.
     """
 
     stages: tuple[Array, ...]
     preacts: tuple[Array, ...] | None
     pooled: Array
     logits: Array
+    cam: Array | None = None
 
 
 class Variables(NamedTuple):
@@ -158,6 +161,7 @@ class Distiller(NamedTuple):
     watch: logs that deserve a look.
     search: how its policy is found, if it has one that is.
     maps: (vars, view) -> name -> (B, H, W), what it sees where in an image; drawn at the end of a phase.
+    refines: of a refiner, the needs of terms that can see its work.
 
     In terms, logs and rates the name "" is the member itself; `chain` puts its label there.
     """
@@ -169,3 +173,4 @@ class Distiller(NamedTuple):
     watch: tuple[Watch, ...] = ()
     search: Search | None = None
     maps: Callable | None = None
+    refines: frozenset = frozenset()

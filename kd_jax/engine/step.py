@@ -34,6 +34,7 @@ def only(outputs: Outputs, needs: frozenset) -> Outputs:
         stages=outputs.stages if "teacher.stages" in needs else (),
         preacts=outputs.preacts if "teacher.preacts" in needs else None,
         pooled=outputs.pooled if "teacher.pooled" in needs else None,
+        cam=outputs.cam if "teacher.cam" in needs else None,
     )
 
 

@@ -56,3 +56,11 @@ def small_linear(num_classes: int, *, name: str) -> nn.Dense:
 def pool(x: Array) -> Array:
     """Average over the map: (B, H, W, C) -> (B, C)."""
     return jnp.mean(x, axis=(1, 2))
+
+
+def head(x: Array, classifier: nn.Dense) -> tuple[Array, Array, Array]:
+    """What a network ends with: the last map (B, H, W, C) pooled to (B, C), logits (B, K), and class activation
+    maps (B, H, W, K), the same classifier at every place. Who does not read the maps does not pay for them: a
+    compiler drops what nothing depends on."""
+    pooled = pool(x)
+    return pooled, classifier(pooled), classifier(x)

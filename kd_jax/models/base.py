@@ -56,12 +56,19 @@ def tail(model: nn.Module, variables: Variables, x: Array, i: int, train: bool =
 
 
 def trace(model: nn.Module, image_shape: tuple[int, ...], batch: int = 1) -> tuple[Variables, Outputs, Any]:
-    """Shapes of the variables and of Outputs for images (H, W, C), and the jaxpr of the evaluation-mode
-    forward pass, without computing anything or asking for a device."""
+    """Shapes of the variables and of Outputs for images (H, W, C), and the jaxpr of the logits in evaluation
+    mode, without computing anything or asking for a device."""
     image = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     variables = jax.eval_shape(partial(init, model), jax.eval_shape(jax.random.key, 0), image)
-    jaxpr, (outputs, _) = jax.make_jaxpr(partial(apply, model), return_shape=True)(variables, image)
-    return variables, outputs, jaxpr
+    seen = []  # on the way, for a second trace would take as long as the first
+
+    def logits(variables: Variables, image: Array) -> Array:
+        outputs, _ = apply(model, variables, image)
+        seen.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), outputs))
+        return outputs.logits
+
+    jaxpr = jax.make_jaxpr(logits)(variables, image)
+    return variables, seen[0], jaxpr
 
 
 def shapes(model: nn.Module, image_shape: tuple[int, ...], batch: int = 1) -> tuple[Variables, Outputs]:
@@ -79,10 +86,13 @@ def count_multiply_adds(model: nn.Module, image_shape: tuple[int, ...]) -> int:
 
 
 def multiply_adds(jaxpr: Any) -> int:
-    """Multiply-adds of the convolutions and matrix products in a jaxpr and in those it calls; a scan
-    counts as often as it runs, a while loop once, a cond with every branch."""
-    total = 0
-    for eqn in jaxpr.eqns:
+    """Multiply-adds of the convolutions and matrix products in a jaxpr and in those it calls; what its outputs
+    do not depend on is left out. A scan counts as often as it runs, a while loop once, a cond with every branch."""
+    total, needed = 0, {id(v) for v in jaxpr.outvars}
+    for eqn in reversed(jaxpr.eqns):
+        if needed.isdisjoint(map(id, eqn.outvars)):
+            continue
+        needed.update(map(id, eqn.invars))
         made = eqn.outvars[0].aval.size
         if eqn.primitive.name == "conv_general_dilated":
             kernel = eqn.invars[1].aval  # holds the channels of one group only

@@ -6,7 +6,7 @@ Bottlenecks", 2018, arXiv 1801.04381.
 
 from flax import linen as nn
 
-from kd_jax.layers.basic import conv, depthwise, norm, pool, small_linear
+from kd_jax.layers.basic import conv, depthwise, head, norm, small_linear
 from kd_jax.typing import Array, Outputs
 
 # by stage, the stem left out: groups of (number in the published code, width, blocks, stride)
@@ -58,5 +58,4 @@ class MobileNetV2(nn.Module):
                     x = InvertedResidual(*block, name=f"blocks.{number}.{b}")(x, train)
             stages.append(x)
         x = nn.relu(norm("conv2.1", train)(conv(1280, 1, name="conv2.0")(x)))
-        pooled = pool(x)
-        return Outputs(tuple(stages), None, pooled, small_linear(self.num_classes, name="classifier.0")(pooled))
+        return Outputs(tuple(stages), None, *head(x, small_linear(self.num_classes, name="classifier.0")))

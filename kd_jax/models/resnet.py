@@ -8,17 +8,21 @@ from typing import Any
 
 from flax import linen as nn
 
-from kd_jax.layers.basic import conv, linear, norm, pool
+from kd_jax.layers.basic import conv, head, linear, norm
 from kd_jax.typing import Array, Outputs
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut. Returns the sum before its ReLU."""
+class Block(nn.Module):
+    """What the blocks of a stage are told. project: whether the shortcut needs a projection. shortcut: its name."""
 
     width: int
     stride: int
     project: bool
     shortcut: str
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions and a shortcut. Returns the sum before its ReLU."""
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -27,13 +31,8 @@ class BasicBlock(nn.Module):
         return y + _shortcut(self, x, train)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """1x1 to a quarter of the width, 3x3, 1x1 back, and a shortcut. Returns the sum before its ReLU."""
-
-    width: int
-    stride: int
-    project: bool
-    shortcut: str
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -43,7 +42,7 @@ class Bottleneck(nn.Module):
         return y + _shortcut(self, x, train)
 
 
-def _shortcut(block: BasicBlock | Bottleneck, x: Array, train: bool) -> Array:
+def _shortcut(block: Block, x: Array, train: bool) -> Array:
     """The block's input, projected where its shape changes."""
     if not block.project:
         return x
@@ -83,6 +82,12 @@ class ResNet(nn.Module):
     head: str = "fc"
     num_classes: int = 100
 
+    @property
+    def bn_before_relu(self) -> tuple[str, ...]:
+        """Of every stage but the stem, the parameters of the BatchNorm before its last ReLU: layer1/0/bn2, ..."""
+        last = "bn3" if self.block is Bottleneck else "bn2"
+        return tuple(f"layer{i}/{n - 1}/{last}" for i, n in enumerate(self.blocks, 1))
+
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
         stages, preacts = [], []
@@ -96,6 +101,5 @@ class ResNet(nn.Module):
             preacts.append(layer(x, train))
             x = nn.relu(preacts[-1])
             stages.append(x)
-        pooled = pool(x)
-        logits = linear(self.num_classes, pooled.shape[-1], name=self.head)(pooled)
-        return Outputs(tuple(stages), tuple(preacts), pooled, logits)
+        classifier = linear(self.num_classes, x.shape[-1], name=self.head)
+        return Outputs(tuple(stages), tuple(preacts), *head(x, classifier))

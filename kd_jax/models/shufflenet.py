@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from kd_jax.layers import basic
-from kd_jax.layers.basic import linear, norm, pool, torch_default
+from kd_jax.layers.basic import head, linear, norm, torch_default
 from kd_jax.typing import Array, Outputs
 
 conv = partial(basic.conv, kernel_init=torch_default)
@@ -47,19 +47,33 @@ class Bottleneck(nn.Module):
         return jnp.concatenate([y, nn.avg_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))], axis=-1)
 
 
+def trunk(layers: list[nn.Module], x: Array, train: bool, after: int) -> tuple[Array, list[Array], list[Array]]:
+    """The stem of 24 and layers that return (map, map before its last ReLU). Returns the last map, all maps, and
+    those before their ReLUs, the first of which is after it."""
+    stages, preacts = [], []
+    if after < 0:
+        x = nn.relu(norm("bn1", train)(conv(STEM, 1, name="conv1")(x)))
+        stages, preacts = [x], [x]
+    for layer in layers[max(after, 0) :]:
+        x, preact = layer(x, train)
+        stages.append(x)
+        preacts.append(preact)
+    return x, stages, preacts
+
+
 class LayerV1(nn.Module):
-    """V1: n blocks, the first with stride 2. Returns the map before its last ReLU."""
+    """V1: n blocks, the first with stride 2. Returns (map, the map before its last ReLU)."""
 
     width: int
     blocks: int
     groups: int
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
         x = Bottleneck(self.width - x.shape[-1], 2, self.groups, name="0")(x, train)
         for b in range(1, self.blocks):
             x = Bottleneck(self.width, 1, self.groups, name=str(b))(nn.relu(x), train)
-        return x
+        return nn.relu(x), x
 
 
 class ShuffleV1(nn.Module):
@@ -72,17 +86,11 @@ class ShuffleV1(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
-        stages, preacts = [], []
-        if after < 0:
-            x = nn.relu(norm("bn1", train)(conv(STEM, 1, name="conv1")(x)))
-            stages, preacts = [x], [x]
-        for i in range(max(after, 0), len(self.widths)):
-            preacts.append(LayerV1(self.widths[i], self.blocks[i], self.groups, name=f"layer{i + 1}")(x, train))
-            x = nn.relu(preacts[-1])
-            stages.append(x)
-        pooled = pool(x)
-        logits = linear(self.num_classes, pooled.shape[-1], name="linear")(pooled)
-        return Outputs(tuple(stages), tuple(preacts), pooled, logits)
+        sizes = enumerate(zip(self.widths, self.blocks, strict=True))
+        layers = [LayerV1(width, blocks, self.groups, name=f"layer{i + 1}") for i, (width, blocks) in sizes]
+        x, stages, preacts = trunk(layers, x, train, after)
+        classifier = linear(self.num_classes, x.shape[-1], name="linear")
+        return Outputs(tuple(stages), tuple(preacts), *head(x, classifier))
 
 
 class BasicBlock(nn.Module):
@@ -142,14 +150,9 @@ class ShuffleV2(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
-        stages, preacts = [], []
-        if after < 0:
-            x = nn.relu(norm("bn1", train)(conv(STEM, 1, name="conv1")(x)))
-            stages, preacts = [x], [x]
-        for i in range(max(after, 0), len(self.blocks)):
-            x, preact = LayerV2(self.widths[i], self.blocks[i], name=f"layer{i + 1}")(x, train)
-            stages.append(x)
-            preacts.append(preact)
-        pooled = pool(nn.relu(norm("bn2", train)(conv(self.widths[-1], 1, name="conv2")(x))))
-        logits = linear(self.num_classes, pooled.shape[-1], name="linear")(pooled)
-        return Outputs(tuple(stages), tuple(preacts), pooled, logits)
+        *widths, last = self.widths
+        sizes = enumerate(zip(widths, self.blocks, strict=True))
+        layers = [LayerV2(width, blocks, name=f"layer{i + 1}") for i, (width, blocks) in sizes]
+        x, stages, preacts = trunk(layers, x, train, after)
+        x = nn.relu(norm("bn2", train)(conv(last, 1, name="conv2")(x)))
+        return Outputs(tuple(stages), tuple(preacts), *head(x, linear(self.num_classes, last, name="linear")))

@@ -6,7 +6,7 @@ Reference: Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scal
 
 from flax import linen as nn
 
-from kd_jax.layers.basic import conv, norm, pool, small_linear
+from kd_jax.layers.basic import conv, head, norm, small_linear
 from kd_jax.typing import Array, Outputs
 
 
@@ -34,6 +34,11 @@ class VGG(nn.Module):
     widths: tuple[tuple[int, ...], ...]
     num_classes: int = 100
 
+    @property
+    def bn_before_relu(self) -> tuple[str, ...]:
+        """Of every stage but the stem, the parameters of the BatchNorm before its last ReLU: block1/1, ..."""
+        return tuple(f"block{i}/{3 * len(widths) - 2}" for i, widths in enumerate(self.widths) if i)
+
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
         stages, preacts = [], []
@@ -44,6 +49,4 @@ class VGG(nn.Module):
             x = nn.relu(preact)
             stages.append(x)
             preacts.append(preact if i else x)
-        pooled = pool(x)
-        logits = small_linear(self.num_classes, name="classifier")(pooled)
-        return Outputs(tuple(stages), tuple(preacts), pooled, logits)
+        return Outputs(tuple(stages), tuple(preacts), *head(x, small_linear(self.num_classes, name="classifier")))

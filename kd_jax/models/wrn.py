@@ -5,7 +5,7 @@ Reference: Zagoruyko, Komodakis, "Wide Residual Networks", 2016, arXiv 1605.0714
 
 from flax import linen as nn
 
-from kd_jax.layers.basic import conv, linear, norm, pool
+from kd_jax.layers.basic import conv, head, linear, norm
 from kd_jax.typing import Array, Outputs
 
 
@@ -52,6 +52,11 @@ class WideResNet(nn.Module):
     widen: int
     num_classes: int = 100
 
+    @property
+    def bn_before_relu(self) -> tuple[str, ...]:
+        """Of every stage but the stem, the parameters of the BatchNorm that follows it."""
+        return "block2/layer.0/bn1", "block3/layer.0/bn1", "bn1"
+
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
         stages, normed = [], []  # normed[j]: BatchNorm of the map that enters what comes next
@@ -65,8 +70,6 @@ class WideResNet(nn.Module):
             normed.append(preact)
             stages.append(x)
         normed.append(norm("bn1", train)(x))
-        pooled = pool(nn.relu(normed[-1]))
-        zeros = nn.initializers.zeros
-        logits = linear(self.num_classes, pooled.shape[-1], name="fc", bias_init=zeros)(pooled)
+        classifier = linear(self.num_classes, x.shape[-1], name="fc", bias_init=nn.initializers.zeros)
         # the first one belongs to the map that came in, for which the published code has the raw stem
-        return Outputs(tuple(stages), (*stem, *normed[1:]), pooled, logits)
+        return Outputs(tuple(stages), (*stem, *normed[1:]), *head(nn.relu(normed[-1]), classifier))

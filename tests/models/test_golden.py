@@ -44,7 +44,7 @@ def test_outputs_are_the_published_codes(net):
     name, outputs, tails = net
     for mode, found in outputs.items():
         assert (found.preacts is None) == (f"{name}/eval/preacts/0" not in GOLDEN)
-        named = make_golden.flat_outputs(*found)
+        named = make_golden.flat_outputs(*found[:4])  # class activation maps: see test_cam.py
         known = [k.removeprefix(f"{name}/{mode}/") for k in GOLDEN if k.startswith(f"{name}/{mode}/")]
         assert set(named) == set(known)
         for key in known:

@@ -1,0 +1,32 @@
+"""A student's map in the width of the teacher's, at every position by itself: VID's regressor, OFD's connector."""
+
+from flax import linen as nn
+
+from kd_jax.layers.basic import conv, norm, torch_default
+from kd_jax.typing import Array
+
+
+class Projector(nn.Module):
+    """(B, H, W, *) to (B, H, W, width) by three 1x1 convolutions without bias, ReLU between them: VID's.
+
+    width: of all three.
+    """
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for i in range(3):
+            x = nn.relu(x) if i else x
+            x = conv(self.width, 1, kernel_init=torch_default, name=f"conv{i}")(x)
+        return x
+
+
+class Connector(nn.Module):
+    """(B, H, W, *) to (B, H, W, width) by a 1x1 convolution and BatchNorm, without activation: OFD's."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        return norm("bn", train)(conv(self.width, 1, name="conv")(x))
