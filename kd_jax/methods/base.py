@@ -78,6 +78,7 @@ def chain(**members: Distiller) -> Distiller:
         watch=tuple(w._replace(log=join(a, w.log)) for a, member in each for w in member.watch),
         search=_search(members),
         maps=_maps(members),
+        refines=frozenset().union(*(member.refines for member in members.values())),
     )
 
 

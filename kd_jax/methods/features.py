@@ -1,9 +1,14 @@
-"""Criteria on feature maps: FitNet and attention transfer. The view's `focus` says where both look."""
+"""Criteria on feature maps: FitNet, AT, NST and KDSVD. The view's `focus` says where they look."""
 
+from collections.abc import Callable
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 
 from kd_jax import losses
 from kd_jax.layers.regressor import Regressor
+from kd_jax.losses import features, svd
 from kd_jax.methods.base import no_vars, require, weigh
 from kd_jax.methods.stages import NEEDS, focus_of, focused, last_stages, require_stages
 from kd_jax.methods.terms import criterion
@@ -72,13 +77,60 @@ def at(*, weight: float | Schedule = 1000.0, p: int = 2) -> Distiller:
       them from the input side and drops what is left over.
     """
     require("at", p=(p, p >= 1, "at least 1"))
+    return weigh(_on_stages("at", partial(losses.at, p=p)), weight)
+
+
+def nst(*, weight: float | Schedule = 50.0) -> Distiller:
+    """Neuron selectivity transfer: the student's channels are to select the places that the teacher's select.
+
+    All stages but the stem are compared. Of several teachers the first is read. Nothing is detached here. Where a
+    refiner has set `view.focus`, both maps are multiplied by it before.
+
+    Args:
+      weight: a number, or a schedule of the step.
+
+    Raises:
+      ValueError: a network without a stage behind the stem, when variables are made.
+
+    Reference: Huang, Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017,
+      arXiv 1707.01219.
+    Differs: as `at`, in networks with different numbers of stages.
+    """
+    return weigh(_on_stages("nst", features.nst), weight)
+
+
+def kdsvd(*, weight: float | Schedule = 1.0, k: int = 1) -> Distiller:
+    """KDSVD: the student's singular vectors are to change from stage to stage as the teacher's do.
+
+    All stages but the stem are read, each with the one before. Of several teachers the first is read. Nothing is
+    detached here. Where a refiner has set `view.focus`, both maps are multiplied by it before.
+
+    Args:
+      weight: a number, or a schedule of the step.
+      k: >= 1, vectors of a map.
+
+    Raises:
+      ValueError: k out of range, or, when variables are made, larger than the narrowest map is wide; a network with
+        fewer than two stages behind the stem.
+
+    Reference: Lee, Kim, Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", 2018,
+      arXiv 1807.06819.
+    Differs: as `at`, in networks with different numbers of stages; kd_jax.losses.svd says in what else.
+    """
+    require("kdsvd", k=(k, k >= 1, "at least 1"))
+    return weigh(_on_stages("kdsvd", partial(svd.kdsvd, k=k), stages=2), weight)
+
+
+def _on_stages(name: str, loss: Callable, stages: int = 1) -> Distiller:
+    """A loss of (students, teachers) on the stages behind the stem, of which there must be so many."""
 
     def init(key: Array, facts: Facts) -> Vars:
-        require_stages("at", facts)
+        require_stages(name, facts, stages)
+        jax.eval_shape(terms, facts.view_shapes)  # what the loss refuses, it refuses now
         return no_vars(key, facts)
 
     def terms(view: View) -> Terms:
-        students, teachers = ([focused(view, f) for f in stages] for stages in last_stages(view))
-        return {"": losses.at(students=students, teachers=teachers, p=p)}
+        students, teachers = ([focused(view, f) for f in maps] for maps in last_stages(view))
+        return {"": loss(students=students, teachers=teachers)}
 
-    return weigh(criterion(terms, NEEDS, init), weight)
+    return criterion(terms, NEEDS, init)

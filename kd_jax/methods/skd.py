@@ -8,6 +8,7 @@ from kd_jax.layers.simplifier import standardize_rows
 from kd_jax.methods.base import NO_VARS, no_vars, require
 from kd_jax.typing import Array, Distiller, Facts, Logs, Mean, Vars, View, Watch
 
+NEEDS = frozenset({"match"})
 WATCH = (
     Watch("kept", 0.9, "the simplified target has another top class than the teacher's for many examples"),
     Watch("ratio", 0.7, "the loss falls because the target moves to the student, not the student to the teacher"),
@@ -126,8 +127,8 @@ def skd(
         return refined, terms, logs, {}
 
     if not attention:
-        return Distiller(no_vars, without_attention, frozenset({"match"}))
-    return Distiller(init, apply, frozenset({"match"}), rates={"": rate}, watch=WATCH)
+        return Distiller(no_vars, without_attention, NEEDS, refines=NEEDS)
+    return Distiller(init, apply, NEEDS, rates={"": rate}, watch=WATCH, refines=NEEDS)
 
 
 def _diagnose(u: Array, v: Array, s: Array) -> Logs:

@@ -8,14 +8,15 @@ from kd_jax.layers import augment, policy
 from kd_jax.layers.areas import OVERLAPS, AreaHeads, Areas, masks
 from kd_jax.layers.regressor import Regressor
 from kd_jax.methods.base import NO_VARS, fold, require, weigh
+from kd_jax.methods.stages import NEEDS
 from kd_jax.typing import Array, Distiller, Facts, Logs, Schedule, Search, Vars, View, Watch
 
-NEEDS = frozenset({"teacher.stages"})
+MAPS = frozenset({"teacher.stages", "teacher.preacts"})
 
 
 def dafa(
     *,
-    stages: str = "2",
+    stages: str = "",
     search_epochs: int = 20,
     every: int = 1,
     holdout: float = 0.0,
@@ -37,7 +38,7 @@ def dafa(
 
     Args:
       stages: indices in `Outputs.stages` of the (first) teacher, joined by commas; "" takes all but the stem. What
-        a batch draws, it draws for all of them.
+        a batch draws, it draws for all of them, and a map that no criterion reads costs nothing.
       search_epochs: 0 leaves the policy as it starts.
       every: steps between two steps of the policy.
       holdout: share of the training examples that, while the search lasts, only judge; 0 judges by the next batch.
@@ -114,7 +115,7 @@ def dafa(
         search_epochs, every, holdout, outer, hypergradient, rate, score=score if estimator == "relax" else None
     )
     watch = (Watch("use/*", unit="probability"), Watch("magnitude/*", unit="share of the largest magnitude"))
-    return Distiller(init, apply, NEEDS, watch=watch, search=search if search_epochs else None)
+    return Distiller(init, apply, NEEDS, watch=watch, search=search if search_epochs else None, refines=MAPS)
 
 
 def dam(
@@ -201,7 +202,7 @@ def dam(
         }
 
     watch = (Watch("share", unit="share of the map"), Watch("heat_std", unit="deviation of the heat"))
-    return weigh(Distiller(init, apply, NEEDS, watch=watch, maps=maps), weight)
+    return weigh(Distiller(init, apply, NEEDS, watch=watch, maps=maps, refines=MAPS), weight)
 
 
 def _stage_of(stages: tuple, stage: int, name: str, seat: str) -> tuple[int, ...]:

@@ -16,6 +16,20 @@ def last_stages(view: View) -> tuple[list[Array], list[Array]]:
     return tuple([*stages[len(stages) - last :]] for stages in both)
 
 
+def last_preacts(name: str, view: View, student: str = "preacts") -> tuple[list[Array], list[Array]]:
+    """`last_stages` of the teacher's pre-activation features and the student's, or the student's "stages".
+
+    Raises:
+      ValueError: naming the method and the network that has none.
+    """
+    teacher, (own, theirs) = view.teachers[0], (getattr(view.student, student), view.teachers[0].preacts)
+    for seat, maps in (("student", own), ("teacher", theirs)):
+        if maps is None:
+            raise ValueError(f"{name}: needs pre-activation features, which the {seat} has not")
+    seen = view._replace(student=view.student._replace(stages=own), teachers=(teacher._replace(stages=theirs),))
+    return last_stages(seen)
+
+
 def require_stages(name: str, facts: Facts, stage: int = 1) -> None:
     """Refuse a network that has no such stage; by default, none behind the stem.
 

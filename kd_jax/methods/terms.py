@@ -101,3 +101,38 @@ def dkd(
         return {"": losses.dkd(**pair, labels=view.labels, alpha=alpha, beta=beta, temperature=t)}
 
     return weigh(criterion(terms, frozenset({"match"}), init), weight)
+
+
+def dist(
+    *,
+    weight: float | Schedule = 1.0,
+    beta: float = 2.0,
+    gamma: float = 2.0,
+    temperature: float | None = None,
+) -> Distiller:
+    """DIST: the probabilities of the pair in `match` are to correlate, over classes and over the batch.
+
+    Its term is about the batch: (). The defaults are the authors' for CIFAR-100, beside 1.0 of `ce`; theirs for
+    ImageNet differ in T = 1.
+
+    Args:
+      weight: a number, or a schedule of the step.
+      beta: weight of the correlation over an example's classes.
+      gamma: weight of the correlation over a class's examples.
+      temperature: T > 0; None takes the one a refiner set, else 4.
+
+    Raises:
+      ValueError: a temperature that is not above 0.
+
+    Reference: Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", 2022,
+      arXiv 2205.10536.
+    Differs: as in the published code, which see in kd_jax.losses.logits, T^2 multiplies both parts.
+    """
+    _check("dist", temperature)
+
+    def terms(view: View) -> Terms:
+        t = temperature_of(view, temperature)
+        pair = {"student": view.match.student, "teacher": view.match.teacher}
+        return {"": losses.dist(**pair, beta=beta, gamma=gamma, temperature=t)}
+
+    return weigh(criterion(terms, frozenset({"match"})), weight)

@@ -1,4 +1,4 @@
-"""FitNet and AT as criteria: wiring, their own variables, focus, refusals, real steps."""
+"""FitNet, AT, NST and KDSVD as criteria: wiring, their own variables, focus, refusals, real steps."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ import kd_jax
 from configs import pairs
 from kd_jax import losses, methods, models
 from kd_jax.layers.regressor import Regressor
+from kd_jax.losses import features, svd
+from kd_jax.methods import features as criteria
 from kd_jax.methods.base import NO_VARS
 from kd_jax.typing import Outputs
 
@@ -105,20 +107,32 @@ def test_the_gradient_reaches_student_teacher_and_regressor(setting, fit):
         assert [bool(g.any()) for g in grads] == [False, False, True, False]
 
 
-def test_at_compares_all_stages_but_the_stem(setting):
+# criteria on all stages: the published weight, the loss, and options of both
+ON_STAGES = {
+    "at": (1000, losses.at, {"p": 3}),
+    "nst": (50, features.nst, {}),
+    "kdsvd": (1, svd.kdsvd, {"k": 2}),
+}
+
+
+@pytest.mark.parametrize("name", ON_STAGES)
+def test_all_stages_but_the_stem_are_compared(setting, name):
     view, facts = setting
-    distiller, vars = made(methods.at(), facts)
+    weight, loss, options = ON_STAGES[name]
+    distiller, vars = made(getattr(criteria, name)(), facts)
     assert vars == NO_VARS
     both = {"students": view.student.stages[1:], "teachers": view.teachers[0].stages[1:]}
     value, stats = run(distiller, vars, view)
-    assert value.shape == (8,) and stats == {}
-    np.testing.assert_allclose(value, 1000 * losses.at(**both), rtol=1e-6)
-    cubed = run(*made(methods.at(weight=2.0, p=3), facts), view)[0]
-    np.testing.assert_allclose(cubed, 2 * losses.at(**both, p=3), rtol=1e-6)
+    assert value.shape == (8,) and stats == {} and value.all()
+    np.testing.assert_allclose(value, weight * loss(**both), rtol=1e-5)
+    other = run(*made(getattr(criteria, name)(weight=2.0, **options), facts), view)[0]
+    np.testing.assert_allclose(other, 2 * loss(**both, **options), rtol=1e-5)
 
 
-def test_at_aligns_from_the_output_side(setting):
+@pytest.mark.parametrize("name", ON_STAGES)
+def test_stages_are_aligned_from_the_output_side(setting, name):
     view, _ = setting
+    weight, loss, _ = ON_STAGES[name]
     for cut in ("student", "teacher"):
         less, whole = view.student.stages, view.teachers[0].stages
         pair = {"student": less[1:], "teacher": whole} if cut == "student" else {"student": less, "teacher": whole[1:]}
@@ -126,15 +140,15 @@ def test_at_aligns_from_the_output_side(setting):
             student=view.student._replace(stages=pair["student"]),
             teachers=(view.teachers[0]._replace(stages=pair["teacher"]),),
         )
-        expected = 1000 * losses.at(students=less[2:], teachers=whole[2:])
-        np.testing.assert_allclose(run(methods.at(), NO_VARS, seen)[0], expected, rtol=1e-6)
+        expected = weight * loss(students=less[2:], teachers=whole[2:])
+        np.testing.assert_allclose(run(getattr(criteria, name)(), NO_VARS, seen)[0], expected, rtol=1e-5)
 
 
 def test_the_first_of_several_teachers_is_read(setting, fit):
     view, facts = setting
     other = Outputs(tuple(s[..., :3] + 1 for s in view.teachers[0].stages), None, None, view.teachers[0].logits)
     several = view._replace(teachers=(view.teachers[0], other))
-    for distiller, vars in (fit, made(methods.at(), facts)):
+    for distiller, vars in (fit, *(made(getattr(criteria, name)(), facts) for name in ON_STAGES)):
         np.testing.assert_array_equal(run(distiller, vars, several)[0], run(distiller, vars, view)[0])
 
 
@@ -143,9 +157,9 @@ def focused(distiller, vars, view, mask):
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
-@pytest.mark.parametrize("name", ["fitnet", "at"])
+@pytest.mark.parametrize("name", ["fitnet", *ON_STAGES])
 def test_focus_of_ones_is_none(setting, name, size):
-    distiller, vars = made(getattr(methods, name)(), setting[1])
+    distiller, vars = made(getattr(criteria, name)(), setting[1])
     plain = run(distiller, vars, setting[0])[0]
     ones, zeros = jnp.ones((8, size, size, 1)), jnp.zeros((8, size, size, 1))
     np.testing.assert_array_equal(focused(distiller, vars, setting[0], ones), plain)
@@ -171,9 +185,10 @@ def test_focus_masks_both_maps(setting, fit, rng, size):
     expected = 100 * ((np.float64(student) * m - np.float64(teacher) * m) ** 2).mean((1, 2, 3))
     np.testing.assert_allclose(focused(*fit, view, jnp.asarray(mask)), expected, rtol=1e-5)
     looked = [[f * spread(mask, f.shape[1]) for f in n.stages[1:]] for n in (view.student, view.teachers[0])]
-    expected = 1000 * losses.at(students=looked[0], teachers=looked[1])
-    ours = focused(*made(methods.at(), facts), view, jnp.asarray(mask))
-    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    for name, (weight, loss, _) in ON_STAGES.items():
+        expected = weight * loss(students=looked[0], teachers=looked[1])
+        ours = focused(*made(getattr(criteria, name)(), facts), view, jnp.asarray(mask))
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_focus_of_odd_size(setting, fit):
@@ -187,10 +202,10 @@ def test_a_focus_of_odd_size(setting, fit):
         np.testing.assert_allclose(focused(*fit, view, mask), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["fitnet", "at"])
+@pytest.mark.parametrize("name", ["fitnet", *ON_STAGES])
 def test_weights(setting, name):
     view, facts = setting
-    factory = getattr(methods, name)
+    factory = getattr(criteria, name)
     one = run(*made(factory(weight=1.0), facts), view)[0]
     scheduled = factory(weight=lambda step: 3.0 + step)
     np.testing.assert_allclose(run(*made(scheduled, facts), view)[0], 3 * one, rtol=1e-6)
@@ -204,6 +219,7 @@ def test_weights(setting, name):
     (lambda: methods.fitnet(stage=-1), "fitnet: stage must be at least 0, got -1"),
     (lambda: methods.fitnet(depth=0), "fitnet: depth must be at least 1, got 0"),
     (lambda: methods.at(p=0), "at: p must be at least 1, got 0"),
+    (lambda: criteria.kdsvd(k=0), "kdsvd: k must be at least 1, got 0"),
 ])  # fmt: skip
 def test_wrong_arguments(make, told):
     with pytest.raises(ValueError, match=told):
@@ -228,6 +244,12 @@ def test_stages_that_are_not_there(setting):
             methods.fitnet(stage=stage).init(key, with_stages(facts, student, teacher))
     with pytest.raises(ValueError, match="at: no stage 1: the student has 1, the teacher 4"):
         methods.at().init(key, with_stages(facts, all_of[:1], all_of))
+    with pytest.raises(ValueError, match="nst: no stage 1: the student has 1, the teacher 4"):
+        criteria.nst().init(key, with_stages(facts, all_of[:1], all_of))
+    with pytest.raises(ValueError, match="kdsvd: no stage 2: the student has 4, the teacher 2"):
+        criteria.kdsvd().init(key, with_stages(facts, all_of, all_of[:2]))
+    with pytest.raises(ValueError, match="kdsvd: k must be a whole number from 1 to 2, what the smallest map has"):
+        criteria.kdsvd(k=3).init(key, facts)
     with pytest.raises(ValueError, match="no convolution takes a map of 4x4x8 to 5x9x5"):
         uneven = (*all_of[:2], jax.ShapeDtypeStruct((8, 5, 9, 5), jnp.float32))
         methods.fitnet().init(key, with_stages(facts, all_of, uneven))
@@ -257,10 +279,11 @@ def test_as_many_parameters_as_published():
 )
 def test_every_pair_of_the_tables_traces(pair):
     facts = facts_of(*pair)
-    chain = methods.chain(fitnet=methods.fitnet(), at=methods.at())
+    names = ("fitnet", *ON_STAGES)
+    chain = methods.chain(**{name: getattr(criteria, name)() for name in names})
 
     def step(view):
         return chain.apply(chain.init(jax.random.key(0), facts), view, jax.random.key(1), True)[1]
 
     terms = jax.eval_shape(step, facts.view_shapes)
-    assert {name: value.shape for name, value in terms.items()} == {"fitnet": (2,), "at": (2,)}
+    assert {name: value.shape for name, value in terms.items()} == dict.fromkeys(names, (2,))

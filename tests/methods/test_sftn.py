@@ -251,7 +251,7 @@ def take_a_step(teacher, student, stages):
 
 @pytest.mark.parametrize("pair", pairs.PAIRS, ids="-".join)
 def test_every_pair_of_the_tables_traces(pair):
-    stages = pairs.sftn_stages(*pair)
+    stages = pairs.SFTN_STAGES[pair]
     terms, logs, _ = trace(*pair, stages)
     assert {name: t.shape for name, t in terms.items()} == {"ce": (2,), "kl": (2,)}
     assert len(logs) == 2 * len(_parsed(stages))
@@ -269,7 +269,7 @@ COVERING = [p for p in pairs.PAIRS if p in {
     "pair", [p if p in COVERING else pytest.param(p, marks=pytest.mark.full) for p in pairs.PAIRS], ids="-".join
 )
 def test_pairs_take_a_real_step(pair):
-    metrics = take_a_step(*pair, pairs.sftn_stages(*pair))
+    metrics = take_a_step(*pair, pairs.SFTN_STAGES[pair])
     for name, mean in metrics.items():
         assert np.isfinite(float(mean.total)), name
     assert float(metrics["terms/sftn/ce"].total) > 0

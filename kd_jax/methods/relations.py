@@ -1,0 +1,115 @@
+"""Criteria on relations between the examples of a batch: SP, RKD, PKT, CC. Their terms are about the batch: ().
+
+Examples mix in them, so that they depend on how many a device sees. Of several teachers the first is read.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.layers.basic import linear
+from kd_jax.losses import relations
+from kd_jax.methods.base import require, weigh
+from kd_jax.methods.stages import NEEDS, focused
+from kd_jax.methods.terms import criterion
+from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
+
+POOLED = frozenset({"teacher.pooled"})
+
+
+def sp(*, weight: float | Schedule = 3000.0) -> Distiller:
+    """Similarity-preserving distillation: which examples resemble which in the last stage is to be as for the teacher.
+
+    Nothing is detached here. Where a refiner has set `view.focus`, both maps are multiplied by it before.
+
+    Args:
+      weight: a number, or a schedule of the step.
+
+    Reference: Tung, Mori, "Similarity-Preserving Knowledge Distillation", 2019, arXiv 1907.09682.
+    """
+
+    def terms(view: View) -> Terms:
+        student, teacher = (focused(view, outputs.stages[-1]) for outputs in (view.student, view.teachers[0]))
+        return {"": relations.sp(student=student, teacher=teacher)}
+
+    return weigh(criterion(terms, NEEDS), weight)
+
+
+def rkd(
+    *,
+    weight: float | Schedule = 1.0,
+    distance_weight: float = 25.0,
+    angle_weight: float = 50.0,
+) -> Distiller:
+    """Relational knowledge distillation of the pooled features: distances of pairs, angles of triplets.
+
+    Nothing is detached here. The angles take memory for B^3 numbers: see kd_jax.losses.relations.
+
+    Args:
+      weight: a number, or a schedule of the step.
+      distance_weight: >= 0, of the distances; 0 leaves them out.
+      angle_weight: >= 0, of the angles; 0 leaves them out.
+
+    Raises:
+      ValueError: an argument outside its range; a batch of one example, when it is traced.
+
+    Reference: Park, Kim, Lu, Cho, "Relational Knowledge Distillation", 2019, arXiv 1904.05068.
+    """
+    weights = {"distance_weight": distance_weight, "angle_weight": angle_weight}
+    require("rkd", **{n: (w, 0 <= w < float("inf"), "a finite number, at least 0") for n, w in weights.items()})
+    return weigh(criterion(lambda view: {"": relations.rkd(**_pooled(view), **weights)}, POOLED), weight)
+
+
+def pkt(*, weight: float | Schedule = 30000.0) -> Distiller:
+    """Probabilistic knowledge transfer of the pooled features: who resembles whom in the batch, as a distribution.
+
+    Nothing is detached here.
+
+    Args:
+      weight: a number, or a schedule of the step.
+
+    Reference: Passalis, Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", 2018,
+      arXiv 1803.10837.
+    """
+    return weigh(criterion(lambda view: {"": relations.pkt(**_pooled(view))}, POOLED), weight)
+
+
+def cc(*, weight: float | Schedule = 0.02, dim: int = 128) -> Distiller:
+    """Correlation congruence of the pooled features, each network's behind a linear layer of its own.
+
+    Both layers are the method's, with PyTorch's default initialisation, and are trained along with the student.
+    Nothing is detached here.
+
+    Args:
+      weight: a number, or a schedule of the step.
+      dim: >= 1, width of the embeddings.
+
+    Raises:
+      ValueError: an argument outside its range; a batch of one example, when it is traced.
+
+    Reference: Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang, "Correlation Congruence for Knowledge Distillation", 2019,
+      arXiv 1904.01802.
+    Differs: the loss, the embeddings and all values are those of the RepDistiller benchmark; see
+      kd_jax.losses.relations.
+    """
+    require("cc", dim=(dim, dim >= 1, "at least 1"))
+
+    def init(key: Array, facts: Facts) -> Vars:
+        widths = {seat: f.shape[-1] for seat, f in _pooled(facts.view_shapes).items()}
+        made = {
+            seat: linear(dim, width, name="embedding").init(k, jnp.zeros((1, width)))["params"]
+            for (seat, width), k in zip(widths.items(), jax.random.split(key), strict=True)
+        }
+        return Vars(made, {}, {})
+
+    def apply(vars: Vars, view: View, key: Array, train: bool):
+        embedded = {
+            seat: linear(dim, f.shape[-1], name="embedding").apply({"params": vars.params[seat]}, f)
+            for seat, f in _pooled(view).items()
+        }
+        return view, {"": relations.cc(**embedded)}, {}, vars.stats
+
+    return weigh(Distiller(init, apply, POOLED), weight)
+
+
+def _pooled(view: View) -> dict[str, Array]:
+    return {"student": view.student.pooled, "teacher": view.teachers[0].pooled}

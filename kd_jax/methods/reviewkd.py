@@ -1,0 +1,79 @@
+"""Knowledge review (ReviewKD): every stage of the teacher is learned from by that stage and all deeper ones."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.layers.fusion import Fusion
+from kd_jax.losses import hints
+from kd_jax.methods.base import fold, require, weigh
+from kd_jax.methods.stages import focused, last_preacts, require_stages
+from kd_jax.typing import Array, Distiller, Facts, Schedule, Vars, View
+
+
+def reviewkd(*, weight: float | Schedule = 1.0, max_width: int = 512, preact: bool = False) -> Distiller:
+    """ReviewKD: the student's stages, fused from the deepest up, are to be the teacher's before their ReLU.
+
+        y_L, x_L = fuse_L(pooled_S);   y_i, x_i = fuse_i(f_S^i, x_{i+1})
+        weight hcl((y_1 .. y_L), (f_T^1 .. f_T^{L-1}, pooled_T))
+
+    fuse is kd_jax.layers.fusion.Fusion, the result y in the teacher's shape and x of the width min(max_width, the
+    student's pooled width); hcl is kd_jax.losses.hints.hcl. The layers are trained along with the student; their
+    parameters and BatchNorm statistics are the method's. All stages but the stem take part, and the pooled
+    features as maps of one cell. Sizes and widths are read from the networks. Nothing is detached here. Of several
+    teachers the first is read. Where a refiner has set `view.focus`, y_i and f_T^i are multiplied by it; the pooled
+    features, which have no areas, are compared whole.
+
+    The published recipe ramps the weight over the first 20 epochs (`base.ramp`) and chooses it by pair.
+
+    Args:
+      weight: a number, or a schedule of the step.
+      max_width: >= 1, largest width of the layers between.
+      preact: whether the student's maps are taken before their ReLU too, as on ImageNet.
+
+    Raises:
+      ValueError: max_width out of range; a network without pre-activation features that are needed, or without a
+        stage behind the stem, when variables are made.
+
+    Reference: Chen, Liu, Zhao, Jia, "Distilling Knowledge via Knowledge Review", 2021, arXiv 2104.09044.
+    Differs: the published code has sizes and widths typed by hand for every pair, and always 512 for max_width.
+    """
+    require("reviewkd", max_width=(max_width, max_width >= 1, "at least 1"))
+    maps = partial(_maps, "preacts" if preact else "stages")
+    needs = {"teacher.preacts", "teacher.pooled", *(["student.preacts"] if preact else [])}
+
+    def layers(students: list, teachers: list):
+        """(name, Fusion), the deepest first."""
+        names = ["pooled", *(f"stage{i}" for i in range(len(students) - 1, 0, -1))]
+        mid = min(max_width, students[0].shape[-1])
+        return [(name, Fusion(t.shape[1:], mid)) for name, t in zip(names, teachers, strict=True)]
+
+    def init(key: Array, facts: Facts) -> Vars:
+        require_stages("reviewkd", facts)
+        students, teachers = jax.eval_shape(maps, facts.view_shapes)
+        params, stats, deeper = {}, {}, None
+        for (name, layer), x in zip(layers(students, teachers), students, strict=True):
+            made = layer.init(fold(key, name), jnp.zeros((1, *x.shape[1:])), deeper)
+            params[name], stats[name] = made["params"], made["batch_stats"]
+            deeper = jnp.zeros((1, *layer.shape[:2], layer.mid))
+        return Vars(params, stats, {})
+
+    def apply(vars: Vars, view: View, key: Array, train: bool):
+        students, teachers = maps(view)
+        made, stats, deeper = [], {}, None
+        for (name, layer), x in zip(layers(students, teachers), students, strict=True):
+            own = {"params": vars.params[name], "batch_stats": vars.stats[name]}
+            (y, deeper), moved = layer.apply(own, x, deeper, train, mutable=["batch_stats"])
+            made.append(y)
+            stats[name] = moved["batch_stats"]
+        made, teachers = ([x, *(focused(view, f) for f in stages)] for x, *stages in (made, teachers))
+        return view, {"": hints.hcl(students=made, teachers=teachers)}, {}, stats
+
+    return weigh(Distiller(init, apply, frozenset(needs)), weight)
+
+
+def _maps(taken: str, view: View) -> tuple[list[Array], list[Array]]:
+    """Student's and teacher's maps, the deepest first: the pooled features as maps of one cell, then the stages."""
+    both = zip((view.student, view.teachers[0]), last_preacts("reviewkd", view, taken), strict=True)
+    return tuple([net.pooled[:, None, None], *reversed(stages)] for net, stages in both)

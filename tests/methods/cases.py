@@ -1,0 +1,67 @@
+"""The cases of golden/reference.npz: tiny outputs of two networks, and parameters that are functions of their paths.
+
+numpy only, as the script has no kd_jax.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+
+FILE = Path(__file__).parent / "golden" / "reference.npz"
+BATCH, CLASSES = 4, 5
+STEP, STEPS_PER_EPOCH = 10, 3  # the fourth epoch
+EMBEDDING = 7  # CC's width
+CAMS = {"student": (4, 4), "teacher": (3, 3)}
+
+
+class Net(NamedTuple):
+    """What one network returns; here all are independent of one another."""
+
+    stages: list[np.ndarray]
+    preacts: list[np.ndarray]
+    pooled: np.ndarray
+    logits: np.ndarray
+    cam: np.ndarray
+
+
+STAGES = {  # setting -> student's and teacher's (H, W, C), the stem first
+    "even": ([(4, 4, 2), (4, 4, 2), (2, 2, 3), (2, 2, 4)], [(4, 4, 3), (4, 4, 3), (2, 2, 4), (2, 2, 6)]),
+    "uneven": ([(4, 4, 2), (4, 4, 2), (4, 4, 3), (2, 2, 4)], [(4, 4, 3), (4, 4, 3), (2, 2, 4), (2, 2, 6)]),
+}
+
+
+def numbers(name: str, *shape: int) -> np.ndarray:
+    """N(0, 1), a function of the name alone."""
+    return np.random.RandomState(crc32(name.encode())).normal(size=shape)
+
+
+def nets(setting: str) -> tuple[Net, Net]:
+    """Student and teacher."""
+    found = []
+    for who, shapes, scale in zip(("student", "teacher"), STAGES[setting], (1.0, 2.0), strict=True):
+        maps = [[scale * numbers(f"{who}/{kind}/{i}", BATCH, *s) for i, s in enumerate(shapes)] for kind in "sp"]
+        pooled = scale * numbers(f"{who}/pooled", BATCH, shapes[-1][-1])
+        logits = scale * numbers(f"{who}/logits", BATCH, CLASSES)
+        cam = scale * numbers(f"{who}/cam", BATCH, *CAMS[who], CLASSES)
+        found.append(Net([np.maximum(x, 0) for x in maps[0]], maps[1], pooled, logits, cam))
+    return tuple(found)
+
+
+def norm(stage: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and bias of the teacher's BatchNorm before a stage's ReLU, in the even setting."""
+    width = STAGES["even"][1][stage][-1]
+    return numbers(f"teacher/scale/{stage}", width), numbers(f"teacher/bias/{stage}", width)
+
+
+def labels() -> np.ndarray:
+    return np.arange(BATCH) * 3 % CLASSES
+
+
+def parameter(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """BatchNorm's scales around 1, kernels divided by the root of their fan-in, others around 0."""
+    value = numbers(path, *shape)
+    if path.endswith("scale"):
+        return 1 + 0.3 * value
+    return value / np.prod(shape[:-1]) ** 0.5 if len(shape) > 1 else 0.5 * value

@@ -1,0 +1,168 @@
+"""Write golden/reference.npz: every method once more, slowly, from its equations, in PyTorch's float64.
+
+    python tests/methods/make_reference.py        # needs torch, not kd_jax
+
+Own code, neither the library's nor published code. For every case: the value and its gradients by the student's
+outputs and by the method's parameters.
+"""
+
+import cases
+import numpy as np
+import slow
+import torch
+
+# methods: (student, teacher, parameters) -> the weighted value; parameters(path, *shape) makes one
+
+
+def fitnet(s, t, p, stage=2):
+    a, b = s.stages[stage], t.stages[stage]
+    size, stride = (1, 1) if a.shape[1] == b.shape[1] else (3, 2)
+    kernel = p("regressor/conv0/kernel", size, size, a.shape[-1], b.shape[-1])
+    x = slow.convolve(a, kernel, stride, size // 2, p("regressor/conv0/bias", b.shape[-1]))
+    x = slow.normalise(x, p("regressor/bn0/scale", b.shape[-1]), p("regressor/bn0/bias", b.shape[-1]))
+    return 100 * ((torch.relu(x) - b) ** 2).mean()
+
+
+def at(s, t, p):
+    pairs = [slow.same_size(a, b) for a, b in zip(s.stages[1:], t.stages[1:], strict=True)]
+    return 1000 * sum(((slow.attention(a) - slow.attention(b)) ** 2).mean() for a, b in pairs)
+
+
+def vid(s, t, p):
+    total = 0.0
+    for i in (1, 2, 3):
+        a, b = slow.same_size(s.stages[i], t.stages[i])
+        width = b.shape[-1]
+        for j in range(3):
+            a = slow.convolve(
+                torch.relu(a) if j else a, p(f"stage{i}/projector/conv{j}/kernel", 1, 1, a.shape[-1], width)
+            )
+        variance = torch.log(1 + torch.exp(p(f"stage{i}/log_scale", width))) + 1e-5
+        total += (0.5 * ((a - b) ** 2 / variance + torch.log(variance))).mean()
+    return total
+
+
+def ofd(s, t, p):
+    total = 0.0
+    for i in (1, 2, 3):
+        a, b = s.preacts[i], t.preacts[i]
+        width = b.shape[-1]
+        a = slow.convolve(a, p(f"stage{i}/connector/conv/kernel", 1, 1, a.shape[-1], width))
+        a = slow.normalise(a, p(f"stage{i}/connector/bn/scale", width), p(f"stage{i}/connector/bn/bias", width))
+        margins = [slow.margin(*pair) for pair in zip(*cases.norm(i), strict=True)]
+        total += slow.overhaul(a, b, torch.tensor(margins, dtype=torch.float64)) / 2 ** (3 - i)
+    return 1e-3 * total
+
+
+def reviewkd(s, t, p):
+    names = ["stage1", "stage2", "stage3", "pooled"]
+    own = dict(zip(names, [*s.stages[1:], s.pooled[:, None, None]], strict=True))
+    theirs = dict(zip(names, [*t.preacts[1:], t.pooled[:, None, None]], strict=True))
+    mid, deeper, total = s.pooled.shape[-1], None, 0.0
+    for name in reversed(names):
+        x, y = own[name], theirs[name]
+        x = slow.convolve(x, p(f"{name}/conv1/kernel", 1, 1, x.shape[-1], mid))
+        x = slow.normalise(x, p(f"{name}/bn1/scale", mid), p(f"{name}/bn1/bias", mid))
+        if deeper is not None:
+            deeper = slow.nearest(deeper, x.shape[1])
+            both = torch.cat([x, deeper], -1)
+            gates = slow.convolve(
+                both, p(f"{name}/attention/kernel", 1, 1, 2 * mid, 2), bias=p(f"{name}/attention/bias", 2)
+            )
+            gates = 1 / (1 + torch.exp(-gates))
+            x = x * gates[..., :1] + deeper * gates[..., 1:]
+        deeper = x = slow.nearest(x, y.shape[1])
+        x = slow.convolve(x, p(f"{name}/conv2/kernel", 3, 3, mid, y.shape[-1]), 1, 1)
+        x = slow.normalise(x, p(f"{name}/bn2/scale", y.shape[-1]), p(f"{name}/bn2/bias", y.shape[-1]))
+        total += slow.hierarchical(x, y)
+    return total
+
+
+def cc(s, t, p):
+    """Neighbours in the batch, as RepDistiller has it."""
+    embedded = []
+    for who, net in (("student", s), ("teacher", t)):
+        kernel = p(f"{who}/kernel", net.pooled.shape[-1], cases.EMBEDDING)
+        embedded.append(net.pooled @ kernel + p(f"{who}/bias", cases.EMBEDDING))
+    gap = (embedded[0] - embedded[1]).abs()
+    return 0.02 * sum((a * b).sum() for a, b in zip(gap, gap[1:], strict=False)) / (len(gap) - 1)
+
+
+def standardised(s, t, p):
+    return slow.hinton(slow.standard(s.logits), slow.standard(t.logits), 2)
+
+
+def curriculum(s, t, p):
+    """The gradient of the temperature's parameter is multiplied by lambda."""
+    own = p("ctkd/t")
+    epoch = cases.STEP // cases.STEPS_PER_EPOCH + 1
+    reversal = (np.cos(np.pi * epoch / 10) - 1) / 2
+    own = reversal * own + (own - reversal * own).detach()
+    return slow.hinton(s.logits, t.logits, 1 + 20 / (1 + torch.exp(-own)))
+
+
+def nst(s, t, p):
+    return 50 * sum(slow.selectivity(a, b) for a, b in zip(s.stages[1:], t.stages[1:], strict=True))
+
+
+def cat_kd(s, t, p):
+    maps = [slow.pool(net.cam, 2, 2) for net in (s, t)]
+    lengths = [torch.sqrt((m**2).sum((1, 2), keepdim=True)) for m in maps]
+    return 400 * ((maps[0] / lengths[0] - maps[1] / lengths[1]) ** 2).mean()
+
+
+METHODS = {  # case -> its setting and method
+    "kd": ("even", lambda s, t, p: slow.hinton(s.logits, t.logits, 4)),
+    "dkd": ("even", lambda s, t, p: slow.decoupled(s.logits, t.logits, cases.labels(), 1, 8, 4)),
+    "dist": ("even", lambda s, t, p: slow.dist_of(s.logits, t.logits, 2, 2, 4)),
+    "lskd+kd": ("even", standardised),
+    "ctkd+kd": ("even", curriculum),
+    "sp": ("even", lambda s, t, p: 3000 * ((slow.similarity(s.stages[3]) - slow.similarity(t.stages[3])) ** 2).mean()),
+    "rkd": ("even", lambda s, t, p: slow.relational(s.pooled, t.pooled, 25, 50)),
+    "pkt": ("even", lambda s, t, p: 30000 * slow.transferred(s.pooled, t.pooled)),
+    "cc": ("even", cc),
+    "cat_kd": ("even", cat_kd),
+    "nst": ("even", nst),
+    "kdsvd": ("even", lambda s, t, p: slow.singular_distance(s.stages[1:], t.stages[1:])),
+    "fitnet": ("even", fitnet),
+    "fitnet-uneven": ("uneven", fitnet),
+    "at": ("even", at),
+    "at-uneven": ("uneven", at),
+    "vid": ("even", vid),
+    "vid-uneven": ("uneven", vid),
+    "ofd": ("even", ofd),
+    "reviewkd-uneven": ("uneven", reviewkd),
+}
+
+
+def measure(setting: str, method) -> dict[str, np.ndarray]:
+    """value, student/<output> and params/<path>: gradients, where there are any."""
+    leaves = {}
+
+    def leaf(name, array):
+        return leaves.setdefault(name, torch.tensor(array, requires_grad=True))
+
+    def parameter(path, *shape):
+        return leaf(f"params/{path}", cases.parameter(path, shape))
+
+    student, teacher = cases.nets(setting)
+    student = cases.Net(*(
+        [leaf(f"student/{kind}/{i}", x) for i, x in enumerate(given)] if isinstance(given, list)
+        else leaf(f"student/{kind}", given)
+        for kind, given in zip(student._fields, student, strict=True)
+    ))  # fmt: skip
+    teacher = cases.Net(*([*map(torch.tensor, x)] if isinstance(x, list) else torch.tensor(x) for x in teacher))
+    value = method(student, teacher, parameter)
+    grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    found = {name: g.numpy() for name, g in zip(leaves, grads, strict=True) if g is not None}
+    return {"value": value.detach().numpy(), **found}
+
+
+def main() -> None:
+    golden = {f"{case}/{k}": v for case, how in METHODS.items() for k, v in measure(*how).items()}
+    np.savez_compressed(cases.FILE, **golden)
+    print(f"{cases.FILE}: {len(METHODS)} cases, {cases.FILE.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Every method, its variables included, against the slow reference that make_reference.py wrote.
+
+Values, and gradients by the student's outputs and the method's parameters, from one view made by hand.
+"""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd_jax import methods
+from kd_jax.typing import Facts, Match, Outputs, Variables, View
+from tests.methods import cases
+
+GOLDEN = np.load(cases.FILE)
+METHODS = {  # all hyper-parameters are the defaults, so that these are tested too
+    "lskd+kd": lambda: methods.chain(lskd=methods.lskd(), kd=methods.kd()),
+    "ctkd+kd": lambda: methods.chain(ctkd=methods.ctkd(), kd=methods.kd()),
+    "cc": lambda: methods.cc(dim=cases.EMBEDDING),
+    **{
+        name: methods.CRITERIA[name]
+        for name in "kd dkd dist fitnet at nst kdsvd cat_kd vid ofd reviewkd sp rkd pkt".split()
+    },
+}
+CASES = sorted({name.split("/")[0] for name in GOLDEN})
+
+
+def expected(case: str) -> tuple[float, dict[str, np.ndarray]]:
+    """The value, and student/... and params/... -> gradient."""
+    found = {k.removeprefix(f"{case}/"): GOLDEN[k] for k in GOLDEN if k.startswith(f"{case}/")}
+    return found.pop("value"), found
+
+
+def outputs(net: cases.Net) -> Outputs:
+    return Outputs(tuple(net.stages), tuple(net.preacts), net.pooled, net.logits, net.cam)
+
+
+def seen(student: Outputs, teacher: Outputs) -> View:
+    pair, step = Match(student.logits, teacher.logits), jnp.int32(cases.STEP)
+    return View(None, student, (teacher,), pair, jnp.asarray(cases.labels()), None, step)
+
+
+def a_teacher():
+    """A model and its variables, as far as OFD looks at them."""
+    norms = {f"bn{i}": dict(zip(("scale", "bias"), cases.norm(i), strict=True)) for i in (1, 2, 3)}
+    return SimpleNamespace(bn_before_relu=tuple(norms)), Variables(norms, {})
+
+
+def flat(prefix: str, tree) -> dict:
+    """Every leaf under its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {prefix + jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+
+
+def run(case: str, dtype):
+    """The value and its gradients, named as in the golden file, in one program."""
+    name, _, setting = case.partition("-")
+    distiller, (student, teacher) = METHODS[name](), map(outputs, cases.nets(setting or "even"))
+
+    def cast(tree):
+        return jax.tree.map(lambda x: jnp.asarray(x, dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+    @jax.jit
+    def program(student, teacher):
+        view = seen(student, teacher)
+        facts = Facts(view, cases.CLASSES, teachers=(a_teacher(),), steps_per_epoch=cases.STEPS_PER_EPOCH)
+        vars = cast(distiller.init(jax.random.key(0), facts))
+        paths, tree = jax.tree_util.tree_flatten_with_path(vars.params)
+        made = [cases.parameter(jax.tree_util.keystr(k, simple=True, separator="/"), x.shape) for k, x in paths]
+        params = cast(jax.tree.unflatten(tree, made))
+
+        def loss(params, student):
+            _, found, _, _ = distiller.apply(
+                vars._replace(params=params), seen(student, teacher), jax.random.key(1), True
+            )
+            return sum(term.mean() for term in found.values())
+
+        return jax.value_and_grad(loss, (0, 1))(params, student)
+
+    value, (params, student) = program(cast(student), cast(teacher))
+    return value, {**flat("params/", params), **flat("student/", student._asdict())}
+
+
+def tolerances() -> list:
+    """(case, dtype, tolerance): CTKD's lambda is float32 always; a second setting tells little more about float32."""
+    wide = [(case, "float64", 1e-6 if case == "ctkd+kd" else 1e-9) for case in CASES]
+    marks = {case: [pytest.mark.full] if "-" in case and case.split("-")[0] in CASES else [] for case in CASES}
+    return wide + [pytest.param(case, "float32", 1e-4, marks=marks[case]) for case in CASES]
+
+
+@pytest.mark.parametrize(("case", "dtype", "tolerance"), tolerances())
+def test_value_and_gradients_are_the_references(x64, case, dtype, tolerance):
+    value, grads = run(case, dtype)
+    theirs, gradients = expected(case)
+    assert value.dtype == dtype and all(g.dtype == dtype for g in grads.values())
+    np.testing.assert_allclose(value, theirs, rtol=tolerance)
+    assert {k for k in grads if k.startswith("params/")} == {k for k in gradients if k.startswith("params/")}
+    assert set(gradients) <= set(grads)
+    largest = max(np.abs(g).max() for g in gradients.values())
+    for name, ours in grads.items():
+        wanted = gradients.get(name, np.zeros(ours.shape))
+        assert ours.shape == wanted.shape
+        np.testing.assert_allclose(
+            ours, wanted, rtol=tolerance, atol=tolerance * max(np.abs(wanted).max(), 0.1 * largest), err_msg=name
+        )
+
+
+def test_every_method_is_in_the_golden_file():
+    assert {case.split("-")[0] for case in CASES} == set(METHODS)
