@@ -20,8 +20,7 @@ import argparse
 import os
 import statistics
 import sys
-
-METHODS = ("kd", "dkd", "skd", "skd_dkd", "fitnet", "at", "sokd_fitnet", "skd_sokd")
+from importlib import import_module
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,17 +42,18 @@ def table(flags) -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # seconds to compile are to be true
     import trials
 
-    before, made = load(), trials.prepare(flags.pair, flags.method, flags.batch, flags.image)
+    method = flags.method.replace("+", "_")
+    before, made = load(), trials.prepare(flags.pair, (flags.method,), flags.batch, flags.image)
     teacher = trials.teacher_of(made)
     jobs = {job.phase.name: job for job in made.jobs}
-    tried = {name: trials.Trial(jobs[name], made, teacher) for name in dict.fromkeys(("kd", flags.method, "alone"))}
+    tried = {name: trials.Trial(jobs[name], made, teacher) for name in dict.fromkeys(("kd", method, "alone"))}
     programs = {f"{name}: training step": trial.lowered for name, trial in tried.items()}
     programs["teacher: forward"] = tried["kd"].lowered_teacher
     compiled = {name: trials.compiled(lowered) for name, lowered in programs.items()}
     contenders = {f"{name}: whole step": trial.step for name, trial in tried.items() if name != "alone"}
     contenders |= {"student's step alone": tried["alone"].step, "teacher's forward alone": tried["kd"].forward}
-    if jobs[flags.method].distiller.search:
-        contenders[f"{flags.method}: policy step"] = tried[flags.method].search
+    if jobs[method].distiller.search:
+        contenders[f"{method}: policy step"] = tried[method].search
     other = trials.torch_step(tried["kd"], made)
     if not isinstance(other, str):
         contenders["kd in PyTorch: whole step"] = other
@@ -78,7 +78,7 @@ def table(flags) -> None:
         if name != "alone":
             whole, parts = tried[name].flops(teacher)
             print(f"{name}: {whole:.4g} flops a step = {whole / parts:.4f} of teacher + 3 x student ({parts:.4g})")
-    print(f"{flags.method}: {tried[flags.method].parameters:,} parameters of its own")
+    print(f"{method}: {tried[method].parameters:,} parameters of its own")
 
 
 def main() -> int:
@@ -86,7 +86,7 @@ def main() -> int:
     parser.add_argument("--pair", default="resnet32x4,resnet8x4", help="TEACHER,STUDENT")
     for name, default, what in (("batch", 64, "images"), ("steps", 10, "rounds"), ("image", 32, "pixels a side")):
         parser.add_argument(f"--{name}", type=int, default=default, help=what)
-    parser.add_argument("--method", default="skd", choices=METHODS)
+    parser.add_argument("--method", default="skd", help="as configs/compose.py spells it: dkd, skd+dkd, sokd, ...")
     parser.add_argument("--first_step", action="store_true", help="time from command to first step instead")
     parser.add_argument("--teacher_phase", action="store_true", help="cost of SFTN's teacher phase instead")
     parser.add_argument("--memory", type=int, nargs="?", const=5000, metavar="STEPS", help="memory instead")
@@ -110,8 +110,9 @@ def main() -> int:
 
         try:
             recipes.argument(flags.pair)
+            import_module("configs.compose").get_config(f"{flags.method},{flags.pair}")
         except InputError as e:
-            parser.error(f"--pair={flags.pair}: {e}")
+            parser.error(f"--pair={flags.pair} --method={flags.method}: {e}")
         if flags.teacher_phase:
             import teacher_phase
 

@@ -14,7 +14,7 @@ def report(pair: str, batch: int, steps: int, image: int) -> None:
     named = recipes.argument(pair)
     phases = {
         "plain": recipes.phase(named.teacher, terms={"ce": recipes.member("ce")}),
-        "sftn": recipes.phase(named.teacher, terms=sftn.teacher_terms(named)),
+        "sftn": recipes.phase(named.teacher, terms={"ce": recipes.member("ce"), **sftn.part(named).teacher_terms}),
     }
     for phase in phases.values():
         phase.batch_size = batch

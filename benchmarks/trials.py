@@ -11,12 +11,13 @@ from kd_jax.models.resnet import ResNet
 from kd_jax.programs import Carry, Programs, Resident
 
 
-def prepare(pair: str, method: str, batch: int, image: int) -> loop.Prepared:
-    """The networks and methods to be measured, as phases of a recipe that is never run."""
-    named = recipes.argument(pair)
-    kd, other = (import_module(f"configs.{m}").get_config(pair) for m in ("kd", method))
+def prepare(pair: str, methods: tuple[str, ...], batch: int, image: int) -> loop.Prepared:
+    """The networks and methods to be measured (as configs/compose.py spells them), as phases of a recipe that is
+    never run: teacher, alone, kd, and every method, a + in its name read as _."""
+    get_config, named = import_module("configs.compose").get_config, recipes.argument(pair)
     alone = recipes.phase(named.student, terms={"ce": recipes.member("ce")})
-    phases = {"teacher": kd.teacher, "alone": alone, "kd": kd.student, method: other.student}
+    phases = {"teacher": get_config(f"kd,{pair}").teacher, "alone": alone}
+    phases |= {m.replace("+", "_"): get_config(f"{m},{pair}").student for m in ("kd", *methods)}
     for phase in phases.values():
         phase.batch_size = batch
     config = recipes.recipe("step", data="synthetic", **phases)

@@ -7,7 +7,12 @@ Published on CIFAR-100 (RepDistiller): 73.44 from a teacher of 79.42. Not yet re
 from kd_jax import recipes
 
 
+def part(pair: recipes.Argument) -> recipes.Part:
+    """CE + AT."""
+    return recipes.Part(terms={"ce": recipes.member("ce"), "at": recipes.member("at")})
+
+
 def get_config(arg: str = ""):
     """Teacher, then student by AT."""
-    terms = {"ce": recipes.member("ce"), "at": recipes.member("at")}
-    return recipes.distillation("at", recipes.argument(arg), terms=terms)
+    pair = recipes.argument(arg)
+    return recipes.distillation("at", pair, part(pair))

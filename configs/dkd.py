@@ -4,17 +4,17 @@ python launch/train.py --config=configs/dkd.py:resnet32x4,resnet8x4 --workdir=ru
 Published on CIFAR-100 (mdistiller): 76.32 from a teacher of 79.42. Not yet repeated by us: no GPU run.
 """
 
-from configs.pairs import dkd_beta
+from configs import pairs
 from kd_jax import recipes
 
 
-def terms(arg: recipes.Argument) -> dict:
+def part(pair: recipes.Argument) -> recipes.Part:
     """CE and DKD with the pair's beta."""
-    dkd = recipes.member("dkd", beta=dkd_beta(arg.teacher, arg.student), warmup_epochs=20)
-    return {"ce": recipes.member("ce"), "dkd": dkd}
+    dkd = recipes.member("dkd", beta=pairs.of(pairs.DKD_BETA, pair, 8.0), warmup_epochs=20)
+    return recipes.Part(terms={"ce": recipes.member("ce"), "dkd": dkd})
 
 
 def get_config(arg: str = ""):
     """Teacher, then student by DKD."""
-    parsed = recipes.argument(arg)
-    return recipes.distillation("dkd", parsed, terms=terms(parsed))
+    pair = recipes.argument(arg)
+    return recipes.distillation("dkd", pair, part(pair))

@@ -7,7 +7,12 @@ Published on CIFAR-100 (RepDistiller): 73.50 from a teacher of 79.42. Not yet re
 from kd_jax import recipes
 
 
+def part(pair: recipes.Argument) -> recipes.Part:
+    """CE + FitNet."""
+    return recipes.Part(terms={"ce": recipes.member("ce"), "fitnet": recipes.member("fitnet")})
+
+
 def get_config(arg: str = ""):
     """Teacher, then student by FitNet."""
-    terms = {"ce": recipes.member("ce"), "fitnet": recipes.member("fitnet")}
-    return recipes.distillation("fitnet", recipes.argument(arg), terms=terms)
+    pair = recipes.argument(arg)
+    return recipes.distillation("fitnet", pair, part(pair))

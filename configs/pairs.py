@@ -1,5 +1,12 @@
 """What the papers choose by pair of networks, in one place."""
 
+
+def of(table: dict, pair: tuple, otherwise):
+    """What a table says of (teacher, student, ...), letter case aside; `otherwise` for a pair that is not listed."""
+    known = {(a.lower(), b.lower()): value for (a, b), value in table.items()}
+    return known.get((pair[0].lower(), pair[1].lower()), otherwise)
+
+
 # DKD's beta (mdistiller's configs); 8 for any pair not listed
 DKD_BETA = {
     ("resnet56", "resnet20"): 2.0,
@@ -8,14 +15,38 @@ DKD_BETA = {
     ("wrn_40_2", "wrn_16_2"): 6.0,
     ("wrn_40_2", "wrn_40_1"): 6.0,
     ("vgg13", "vgg8"): 6.0,
-    ("vgg13", "mobilenetv2"): 6.0,
+    ("vgg13", "MobileNetV2"): 6.0,
 }
 
+# ReviewKD's weight (its authors' script; the last three recalled); 1 for any pair not listed
+REVIEWKD_WEIGHT = {
+    ("resnet56", "resnet20"): 0.6,
+    ("resnet110", "resnet32"): 1.0,
+    ("resnet32x4", "resnet8x4"): 5.0,
+    ("resnet32x4", "ShuffleV1"): 5.0,
+    ("resnet32x4", "ShuffleV2"): 8.0,
+    ("wrn_40_2", "wrn_16_2"): 5.0,
+    ("wrn_40_2", "wrn_40_1"): 5.0,
+    ("wrn_40_2", "ShuffleV1"): 5.0,
+    ("vgg13", "vgg8"): 5.0,
+    ("vgg13", "MobileNetV2"): 8.0,
+    ("ResNet50", "MobileNetV2"): 8.0,
+}
 
-def dkd_beta(teacher: str, student: str) -> float:
-    """DKD's beta for a pair, letter case aside; 8, the most frequent one, where none was published."""
-    return DKD_BETA.get((teacher.lower(), student.lower()), 8.0)
-
+# CAT-KD's settings (its authors' configs); the method's defaults for any pair not listed
+CAT_KD = {
+    ("resnet56", "resnet20"): {"weight": 0.7, "resolution": 2, "normalize": False},
+    ("resnet110", "resnet32"): {"weight": 1.8, "resolution": 2, "normalize": False},
+    ("resnet32x4", "resnet8x4"): {"weight": 15.0, "resolution": 2, "normalize": False},
+    ("resnet32x4", "ShuffleV1"): {"weight": 600.0, "resolution": 4, "normalize": True},
+    ("resnet32x4", "ShuffleV2"): {"weight": 600.0, "resolution": 4, "normalize": True},
+    ("wrn_40_2", "wrn_16_2"): {"weight": 12.0, "resolution": 2, "normalize": False},
+    ("wrn_40_2", "wrn_40_1"): {"weight": 1.5, "resolution": 2, "normalize": False},
+    ("wrn_40_2", "ShuffleV1"): {"weight": 80.0, "resolution": 4, "normalize": True},
+    ("vgg13", "vgg8"): {"weight": 4.5, "resolution": 2, "normalize": False},
+    ("vgg13", "MobileNetV2"): {"weight": 15.0, "resolution": 2, "normalize": True},
+    ("ResNet50", "MobileNetV2"): {"weight": 40.0, "resolution": 2, "normalize": True},
+}
 
 # the pairs of the papers' CIFAR tables and, for SFTN, where the branches of the student leave the teacher and
 # enter the student, by index in `Outputs.stages`; all but the stem and the last stage, from the output side.
@@ -39,9 +70,3 @@ SFTN_STAGES = {
     ("wrn_40_2", "ShuffleV2"): _THREE,
 }
 PAIRS = tuple(SFTN_STAGES)
-
-
-def sftn_stages(teacher: str, student: str) -> str:
-    """The branches of a pair, letter case aside; "" (paired from the output side) for one not listed."""
-    known = {(a.lower(), b.lower()): stages for (a, b), stages in SFTN_STAGES.items()}
-    return known.get((teacher.lower(), student.lower()), "")

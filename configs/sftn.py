@@ -5,18 +5,19 @@ Student not known yet: --config.teacher.terms.sftn_branches.student=resnet8x4 tr
 family than the one that is distilled. No figure of the paper was available to us for re-reading.
 """
 
-from configs.pairs import sftn_stages
+from configs import pairs
 from kd_jax import recipes
 
 
-def teacher_terms(arg: recipes.Argument) -> dict:
-    """The teacher's own CE and the branches of the student."""
-    branches = recipes.member("sftn_branches", student=arg.student, stages=sftn_stages(arg.teacher, arg.student))
-    return {"ce": recipes.member("ce"), "sftn_branches": branches}
+def part(pair: recipes.Argument) -> recipes.Part:
+    """Branches of the student on the teacher; then KD where there is no other loss."""
+    stages = pairs.of(pairs.SFTN_STAGES, pair, "")
+    branches = {"sftn_branches": recipes.member("sftn_branches", student=pair.student, stages=stages)}
+    host = {"ce": recipes.member("ce", weight=0.1), "kd": recipes.member("kd", weight=0.9)}
+    return recipes.Part(teacher_terms=branches, host=host)
 
 
 def get_config(arg: str = ""):
-    """SFTN teacher, then student by KD."""
-    parsed = recipes.argument(arg)
-    terms = {"ce": recipes.member("ce", weight=0.1), "kd": recipes.member("kd", weight=0.9)}
-    return recipes.distillation("sftn", parsed, terms=terms, teacher_terms=teacher_terms(parsed))
+    """Teacher, then student by SFTN + KD."""
+    pair = recipes.argument(arg)
+    return recipes.distillation("sftn", pair, part(pair))

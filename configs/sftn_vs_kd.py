@@ -13,7 +13,7 @@ def get_config(arg: str = ""):
     ce, kd, plain = recipes.member("ce", weight=0.1), recipes.member("kd", weight=0.9), recipes.member("ce")
     phases = {
         "teacher": recipes.phase(pair.teacher, terms={"ce": plain}),
-        "sftn": recipes.phase(pair.teacher, terms=sftn.teacher_terms(pair)),
+        "sftn": recipes.phase(pair.teacher, terms={"ce": plain, **sftn.part(pair).teacher_terms}),
     }
     for name in ("teacher", "sftn"):
         before = "" if name == "teacher" else "sftn_"

@@ -8,7 +8,13 @@ The literal reading: --config.student.refine.skd.bound=None --config.student.ref
 from kd_jax import recipes
 
 
+def part(pair: recipes.Argument) -> recipes.Part:
+    """SKD; in front of KD where there is no other loss on logits."""
+    host = {"ce": recipes.member("ce", weight=0.1), "kd": recipes.member("kd", weight=0.9)}
+    return recipes.Part(refine={"skd": recipes.member("skd")}, host=host)
+
+
 def get_config(arg: str = ""):
     """Teacher, then student by SKD."""
-    terms = {"ce": recipes.member("ce", weight=0.1), "kd": recipes.member("kd", weight=0.9)}
-    return recipes.distillation("skd", recipes.argument(arg), terms=terms, refine={"skd": recipes.member("skd")})
+    pair = recipes.argument(arg)
+    return recipes.distillation("skd", pair, part(pair))

@@ -7,12 +7,14 @@ The weights 1000 and 1000 and the 20 epochs of search are those of a public work
 from kd_jax import recipes
 
 
-def refiners(weight: float = 1000.0) -> dict:
-    """DAM sees the teacher's own features, so it stands first."""
-    return {"dam": recipes.member("dam", weight=weight), "dafa": recipes.member("dafa")}
+def part(pair: recipes.Argument) -> recipes.Part:
+    """DAM and DAFA; in front of FitNet where no other term reads the teacher's maps."""
+    refine = {"dam": recipes.member("dam", weight=1000.0), "dafa": recipes.member("dafa")}
+    host = {"ce": recipes.member("ce"), "fitnet": recipes.member("fitnet", weight=1000.0, depth=3)}
+    return recipes.Part(refine=refine, host=host)
 
 
 def get_config(arg: str = ""):
     """Teacher, then student by SoKD + FitNet."""
-    terms = {"ce": recipes.member("ce"), "fitnet": recipes.member("fitnet", weight=1000.0, depth=3)}
-    return recipes.distillation("sokd_fitnet", recipes.argument(arg), terms=terms, refine=refiners())
+    pair = recipes.argument(arg)
+    return recipes.distillation("sokd_fitnet", pair, part(pair))

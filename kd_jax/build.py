@@ -7,23 +7,22 @@ found at once, not after the teacher's hours.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import optax
 from etils import epath
 
 from kd_jax import config, data, methods, models, recipes, teachers
+from kd_jax.data.resident import Split
 from kd_jax.engine import optim
 from kd_jax.engine.state import TrainState, abstract_state, make_facts
-from kd_jax.models import weights
 from kd_jax.teachers import Loaded, Network, Teacher
 from kd_jax.typing import Distiller, Facts, InputError, Schedule, Search
 
 
 @dataclass(frozen=True)
 class Job:
-    """A phase, ready to run. Times in steps. weights: what to load in place of training. start: what to
-    begin with, the network or a part of it."""
+    """A phase, ready to run. Times in steps. split: what a search of a policy holds out, and for how long.
+    weights: what to load in place of training. start: what to begin with, the network or a part of it."""
 
     phase: config.Phase
     network: Network
@@ -36,7 +35,7 @@ class Job:
     steps_per_epoch: int
     eval_every: int
     save_every: int
-    search_steps: int
+    split: Split
     abstract: TrainState
     weights: Callable[[], Loaded] | None = None
     start: Callable[[], Loaded] | None = None
@@ -91,9 +90,7 @@ def _weights(phase: config.Phase, network: Network, workdir: epath.Path) -> tupl
     load, key = teachers.loader(phase.weights, network), f"{phase.name}.weights"
     if (workdir / phase.name / "DONE").exists():
         return _at(key, teachers.from_checkpoint, str(workdir / phase.name)).network, load
-    network = teachers.own_normalisation(_at(key, weights.read, phase.weights), network)
-    _at(key, load)
-    return network, load
+    return teachers.own_normalisation(_at(key, load).about, network), load
 
 
 def _teacher(phase: config.Phase, origin: str, networks: dict[str, Network], workdir: epath.Path) -> Teacher:
@@ -142,6 +139,16 @@ def _start(recipe, phase: config.Phase, networks: dict[str, Network], workdir: e
     return load
 
 
+def members_of(phase: config.Phase, steps_per_epoch: int) -> dict[str, Distiller]:
+    """label -> refiner or criterion of a phase, in the order they apply.
+
+    Raises:
+      InputError: naming the key of what a factory does not take.
+    """
+    groups = {"refine": phase.refine, "terms": phase.terms}
+    return {m.label: _member(phase, part, m, steps_per_epoch) for part, group in groups.items() for m in group}
+
+
 def _member(phase: config.Phase, part: str, member: config.Member, steps_per_epoch: int) -> Distiller:
     at = f"{phase.name}.{part}.{member.label}"
     known = methods.REFINERS if part == "refine" else methods.CRITERIA
@@ -176,25 +183,39 @@ def _optimiser(phase: config.Phase):
     return partial(optim.sgd, nesterov=phase.optim.nesterov, **shared)
 
 
-def _check_needs(phase: config.Phase, needs: frozenset, facts: Facts) -> None:
-    has_no_preacts = {"student": facts.view_shapes.student.preacts is None}
-    has_no_preacts["teacher"] = any(t.preacts is None for t in facts.view_shapes.teachers)
-    for need in sorted(needs):
+_OPTIONAL = {"preacts": "pre-activation features", "cam": "class activation maps"}  # of Outputs
+
+
+def _check_needs(phase: config.Phase, members: dict[str, Distiller], networks: dict[str, list], facts: Facts) -> None:
+    """Refuse a member that needs what is not there. networks: by seat ("student", "teacher")."""
+    seen = {"student": [facts.view_shapes.student], "teacher": facts.view_shapes.teachers}
+    for refiner in phase.refine:
+        refines = members[refiner.label].refines
+        if not any(members[term.label].needs & refines for term in phase.terms):
+            at = f"config.{phase.name}.refine.{refiner.label}"
+            raise InputError(f"{at}: no term can see its work; give one that needs {' or '.join(sorted(refines))}")
+    for label, need in ((label, need) for label, member in members.items() for need in sorted(member.needs)):
         seat, _, what = need.partition(".")
-        if (need == "match" or seat == "teacher") and not facts.view_shapes.teachers:
+        if (need == "match" or seat == "teacher") and not seen["teacher"]:
             raise InputError(f"config.{phase.name}.teacher: none, but the phase's refiners or terms need one")
-        if what == "preacts" and has_no_preacts[seat]:
-            raise InputError(f"config.{phase.name}: a term needs pre-activation features, which the {seat} has not")
+        for network, outputs in zip(networks.get(seat, ()), seen.get(seat, ()), strict=True):
+            if what in _OPTIONAL and getattr(outputs, what) is None:
+                part = "refine" if label in {m.label for m in phase.refine} else "terms"
+                lacking = f"needs {_OPTIONAL[what]} ({need}), which {network.name} has not"
+                raise InputError(f"config.{phase.name}.{part}.{label}: {lacking}")
 
 
-def _check_search(phase: config.Phase, search: Search | None, examples: int) -> None:
-    """The held-out part must make a batch, and so must the rest."""
-    held_out = round(search.holdout * examples) if search else 0
+def _split(phase: config.Phase, search: Search | None, examples: int, steps: int, steps_per_epoch: int) -> Split:
+    """Of the training set while the policy is searched: the held-out part must make a batch, and so must the rest."""
+    if search is None:
+        return Split()
+    held_out = round(search.holdout * examples)
     if held_out and not phase.batch_size <= held_out <= examples - phase.batch_size:
         raise InputError(
             f"config.{phase.name}: holdout {search.holdout:g} of {examples} training examples is {held_out}; "
             f"that and the rest must each make a batch of {phase.batch_size}"
         )
+    return Split(min(steps, search.epochs * steps_per_epoch), held_out)
 
 
 def _job(recipe, phase, dataset, network, taught_by, devices) -> Job:
@@ -205,14 +226,12 @@ def _job(recipe, phase, dataset, network, taught_by, devices) -> Job:
         raise InputError(f"config.{phase.name}.batch_size: {batch} does not divide by the {devices} devices")
     per_epoch = n // batch
     steps = phase.steps or phase.epochs * per_epoch
-    members: dict[str, Any] = {m.label: _member(phase, "refine", m, per_epoch) for m in phase.refine}
-    members |= {m.label: _member(phase, "terms", m, per_epoch) for m in phase.terms}
+    members = members_of(phase, per_epoch)
     distiller = _at(phase.name, methods.chain, **members)
     known = {"num_examples": n, "labels": dataset.train.labels, "steps_per_epoch": per_epoch}
     models_of = tuple(t.network.model for t in taught_by)
     facts = make_facts(network.model, models_of, image_shape=network.image_shape, batch_size=batch, **known)
-    _check_needs(phase, distiller.needs, facts)
-    _check_search(phase, distiller.search, n)
+    _check_needs(phase, members, {"student": [network], "teacher": [t.network for t in taught_by]}, facts)
     schedule = _schedule(phase, steps, per_epoch)
     tx = optim.grouped(_optimiser(phase), schedule, distiller.rates)
     variables = (models.shapes(t.network.model, t.network.image_shape)[0] for t in taught_by)
@@ -223,6 +242,6 @@ def _job(recipe, phase, dataset, network, taught_by, devices) -> Job:
         phase, network, taught_by, distiller, schedule, tx, facts, steps, per_epoch,
         eval_every=recipe.eval.every * per_epoch,
         save_every=recipe.checkpoint.every or per_epoch,
-        search_steps=min(steps, distiller.search.epochs * per_epoch) if distiller.search else 0,
+        split=_split(phase, distiller.search, n, steps, per_epoch),
         abstract=abstract,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from functools import partial
 from inspect import getdoc
 from pathlib import Path
 
-from kd_jax import data, methods, models, recipes
+from kd_jax import combinations, data, methods, models, recipes
 from kd_jax.data.folder import folder
 from kd_jax.data.tfds import tfds
 from kd_jax.models.base import multiply_adds, trace
@@ -18,13 +18,14 @@ from kd_jax.typing import InputError, suggest
 WIDTH = 120
 
 
-def listing(only: str = "", *, num_classes: int = 100, image_size: int = 32, configs: Path) -> str:
-    """All parts, or one of them.
+def listing(only: str = "", *, num_classes: int = 100, image_size: int = 32, pair: str = "", configs: Path) -> str:
+    """All parts but the combinations, which take minutes, or one part.
 
     Args:
-      only: models, methods, configs or data; "" is all.
+      only: models, methods, configs, data or combinations; "" is all but the last.
       num_classes: of the models.
       image_size: pixels a side of the colour image that the models are measured with.
+      pair: TEACHER,STUDENT of the combinations.
       configs: folder of the config files.
 
     Raises:
@@ -35,10 +36,12 @@ def listing(only: str = "", *, num_classes: int = 100, image_size: int = 32, con
         "methods": list_methods,
         "configs": partial(list_configs, configs),
         "data": list_data,
+        "combinations": partial(list_combinations, pair, configs),
     }
     if only and only not in parts:
         raise InputError(f"--only={only}: not a part; {suggest(only, parts)}")
-    return "\n\n".join(part() for name, part in parts.items() if only in ("", name))
+    wanted = [only] if only else [name for name in parts if name != "combinations"]
+    return "\n\n".join(parts[name]() for name in wanted)
 
 
 def list_models(num_classes: int = 100, image_size: int = 32) -> str:
@@ -69,9 +72,14 @@ def list_methods() -> str:
 def list_configs(where: Path) -> str:
     """Every config file in a folder: how it is spelled, what it is, the phases of its default pair."""
     read = ((path, read_config(path)) for path in sorted(where.glob("*.py")))
-    rows = [(f"{os.path.relpath(path)}:TEACHER,STUDENT", about) for path, about in read if about]
+    rows = [(f"{os.path.relpath(path)}:{about[0]}", about[1]) for path, about in read if about]
     title = "configs: --config=FILE.py or FILE.py:TEACHER,STUDENT; with smoke behind it, two steps on made-up data"
     return f"{title}\n\n{table(('spelled', 'what it is'), rows)}"
+
+
+def list_combinations(pair: str, configs: Path) -> str:
+    """Every method alone and behind SKD, SoKD and SFTN, for a pair: built and traced."""
+    return f"combinations: {pair}\n\n{combinations.table(combinations.combinations(pair, configs))}"
 
 
 def list_data() -> str:
@@ -83,8 +91,8 @@ def list_data() -> str:
     return f"data: --config.data.name=NAME\n\n{table(('name', 'what it is'), rows)}"
 
 
-def read_config(path: Path) -> str:
-    """What a config file is and its phases, a line each; "" where it has no get_config.
+def read_config(path: Path) -> tuple[str, str] | None:
+    """Its argument; what a config file is and its phases, a line each. None where it has no get_config.
 
     Raises:
       InputError: the file or its get_config raises anything; the message names the file.
@@ -92,12 +100,12 @@ def read_config(path: Path) -> str:
     try:
         found = runpy.run_path(str(path))
         if "get_config" not in found:
-            return ""
+            return None
         made = found["get_config"]()
         phases = ", ".join(f"{name}={made[name].model}" for name in made.phases)
     except Exception as e:
         raise InputError(f"{path}: {type(e).__name__}: {' '.join(str(e).split())}") from e
-    return f"{first_sentence(found['__doc__'])}\nphases: {phases}"
+    return found.get("ARGUMENT", "TEACHER,STUDENT"), f"{first_sentence(found['__doc__'])}\nphases: {phases}"
 
 
 def keywords(kind: str) -> str:

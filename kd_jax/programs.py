@@ -99,6 +99,7 @@ class Programs:
             return engine.maps(state, teachers, seen(batch), model=job.network.model, distiller=job.distiller)
 
         counted, measured = self._metrics(parts)
+        self._search = partial(engine.policy_step, **parts)
         self.init = layout.jit(init, ins="rr", outs="r")
         self.train = layout.jit_step(train, ins="rbbr", outs="r", donate=(0,))
         self.search = layout.jit_step(search, ins="rbbr", outs="r", donate=(0,))
@@ -116,12 +117,17 @@ class Programs:
         """Every teacher's outputs for a batch of images, by programs of their own."""
         return tuple(program(v, image) for program, v in zip(self._teachers, teachers, strict=True))
 
+    def trace_search(self) -> None:
+        """Find what the policy step cannot differentiate, without computing anything."""
+        jax.eval_shape(self._search, self.job.abstract, self._seen, self._seen, jax.random.key(0))
+
     def _metrics(self, parts: dict) -> tuple[metrics_lib.Metrics, metrics_lib.Metrics]:
         """Shapes of the metrics of a training step and of an evaluation step."""
         job, view = self.job, self.job.facts.view_shapes
         mask = jax.ShapeDtypeStruct(view.labels.shape, jnp.float32)
         batch = {"image": view.image, "label": view.labels, "index": view.labels, "mask": mask}
         taught = tuple(only(t, job.distiller.needs) for t in view.teachers) if job.needs_teachers else ()
+        self._seen = taught, batch
         train = partial(engine.train_step, **parts)
         test = partial(engine.eval_step, model=job.network.model)
         logits = view.student.logits if job.teachers else None

@@ -167,19 +167,47 @@ def recipe(name: str, *, smoke: bool = False, data: str = "cifar100", **phases: 
     return made
 
 
-def distillation(
-    name: str,
-    arg: Argument,
-    *,
-    terms: dict[str, Config],
-    refine: dict[str, Config] | None = None,
-    teacher_terms: dict[str, Config] | None = None,
-) -> Config:
-    """The two phases of every distillation recipe: a teacher (plain, unless terms are given), then a
-    student that learns from it."""
+class Part(NamedTuple):
+    """What a method brings into a recipe; all label -> member.
+
+    terms and refine: of the student's phase. teacher_terms: of the teacher's, beside its `ce`. host: terms that the
+    method is used with where no other part brings one that can see its work.
+    """
+
+    terms: dict[str, Config] = {}
+    refine: dict[str, Config] = {}
+    teacher_terms: dict[str, Config] = {}
+    host: dict[str, Config] = {}
+
+
+def distillation(name: str, arg: Argument, *parts: Part) -> Config:
+    """The two phases of every distillation recipe: a teacher, then a student that learns from it.
+
+    Terms of one label stand once, as the first part has them; but where a method is used with a host of its own
+    weights (SoKD's FitNet, LSKD's KD), these count, and `ce` gets the largest of its weights. Refiners stand in the
+    registry's order.
+    """
+    terms, refine, teacher_terms, ces = {}, {}, {"ce": member("ce")}, []
+    for part in parts:
+        terms, refine, teacher_terms = part.terms | terms, refine | part.refine, teacher_terms | part.teacher_terms
+        ces += [part.terms["ce"]] if "ce" in part.terms else []
+    for part in sorted(parts, key=lambda p: not p.refine):  # what refines, first: its host may do for the others
+        refines = frozenset().union(*(factory(m.kind)().refines for m in part.refine.values()))
+        needs = [factory(m.kind)().needs for m in terms.values()]
+        if not any(need & refines if refines else need for need in needs):
+            terms = terms | part.host
+            ces += [part.host["ce"]] if "ce" in part.host else []
+        terms |= {label: m for label, m in part.host.items() if label in terms}
+    terms["ce"] = max(ces, key=lambda m: m.weight)
+    order = [*methods.REFINERS]
     return recipe(
         name,
         smoke=arg.smoke,
-        teacher=phase(arg.teacher, terms=teacher_terms or {"ce": member("ce")}),
-        student=phase(arg.student, terms=terms, refine=refine, teacher="phase:teacher"),
+        teacher=phase(arg.teacher, terms=teacher_terms),
+        student=phase(
+            arg.student,
+            terms=terms,
+            refine=dict(sorted(refine.items(), key=lambda item: order.index(item[1].kind))),
+            teacher="phase:teacher",
+        ),
     )

@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 
-from kd_jax import InputError, build, config, data, teachers
+from kd_jax import InputError, build, config, data, methods, recipes, teachers
+from kd_jax.methods.base import identity
+from kd_jax.models import base
 from tests.conftest import tree
 
 
@@ -73,10 +75,31 @@ def test_what_is_wrong_is_named(changes, message):
 
 
 def test_dkd_with_two_classes_is_refused_by_name():
-    from kd_jax import recipes
-
     with pytest.raises(InputError, match="config.student: dkd: needs at least 3 classes, the data has 2"):
         plan(synthetic={"classes": 2}, student__terms__dkd=recipes.member("dkd"))
+
+
+@pytest.mark.parametrize("seat", ["student", "teacher"])
+def test_a_term_that_needs_what_a_network_has_not(monkeypatch, seat):
+    """The message names the term, what it needs and the network that lacks it."""
+
+    def hint(*, weight: float = 1.0):
+        return identity()._replace(needs=frozenset({f"{seat}.preacts", "teacher.stages"}))
+
+    monkeypatch.setitem(methods.CRITERIA, "hint", hint)
+    told = rf"^config.student.terms.low: needs pre-activation features \({seat}.preacts\), which MobileNetV2 has not$"
+    with pytest.raises(InputError, match=told):
+        plan(**{f"{seat}__model": "MobileNetV2"}, student__terms__low=recipes.member("hint"))
+    plan(student__terms__low=recipes.member("hint"))
+
+
+def test_a_network_without_class_activation_maps(monkeypatch):
+    monkeypatch.setitem(methods.CRITERIA, "hint", lambda: identity()._replace(needs=frozenset({"student.cam"})))
+    whole = base.apply
+    monkeypatch.setattr(base, "apply", lambda *a, **k: (whole(*a, **k)[0]._replace(cam=None), {}))
+    told = r"^config.student.terms.low: needs class activation maps \(student.cam\), which resnet8 has not$"
+    with pytest.raises(InputError, match=told):
+        plan(student__terms__low=recipes.member("hint"))
 
 
 def test_a_batch_that_does_not_divide():

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from kd_jax import loop
+from tests.conftest import ROOT, shrunk
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
 SMALL = [f"--config.data.synthetic.{k}={v}" for k, v in {"size": 8, "classes": 5, "train": 16, "test": 9}.items()]
@@ -20,13 +21,17 @@ def train(*args, cwd=ROOT, **env):
 
 
 def test_every_config_is_tested():
-    assert {"quickstart", "kd", "dkd", "skd", "skd_dkd"} <= set(CONFIGS)
+    assert {"quickstart", "kd", "dkd", "skd", "skd_dkd", "compose"} <= set(CONFIGS)
+
+
+def spelled(name):
+    return f"{'sftn+sokd+skd+dist,' * (name == 'compose')}resnet8,resnet8,smoke"
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_phases_share_nothing(name):
     """A flag for one phase changes that phase alone."""
-    made = importlib.import_module(f"configs.{name}").get_config("resnet8,resnet8,smoke")
+    made = importlib.import_module(f"configs.{name}").get_config(spelled(name))
     before = made.to_json()
     parts = [getattr(made[phase], group) for phase in made.phases for group in ("terms", "refine")]
     members = [member for part in parts for member in part.values()]
@@ -36,13 +41,22 @@ def test_phases_share_nothing(name):
     assert made.to_json().count('!"') == len(members) and before.count('!"') == 0
 
 
+def test_a_config_takes_two_steps(tmp_path):
+    done = train("--config=configs/kd.py:wrn_16_1,resnet8,smoke", f"--workdir={tmp_path}")
+    assert (done.returncode, done.stderr) == (0, "")
+    check_two_steps(tmp_path)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_takes_two_steps(name, tmp_path):
-    teacher = "wrn_16_1" if name == "kd" else "resnet8"
-    some = ["--config.phases=('teacher','both','random')"] if name == "sokd_ablation" else []  # the rest in test-all
-    done = train(f"--config=configs/{name}.py:{teacher},resnet8,smoke", f"--workdir={tmp_path}", *some)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stderr == ""
+def test_every_config_takes_two_steps(name, tmp_path, capfd):
+    changes = {"phases": ("teacher", "both", "random")} if name == "sokd_ablation" else {}  # the rest in test-all
+    made = importlib.import_module(f"configs.{name}").get_config(spelled(name))
+    loop.run(json.loads(json.dumps(shrunk(made, **changes))), str(tmp_path))
+    assert capfd.readouterr().err == ""
+    check_two_steps(tmp_path)
+
+
+def check_two_steps(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     phases = json.loads((tmp_path / "summary.json").read_text())["phases"]
     for phase in phases:

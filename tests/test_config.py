@@ -79,7 +79,7 @@ def test_each_recipe_says_what_its_name_says():
         assert [m.kind for m in student.refine] == refiners and [m.kind for m in student.terms] == terms
     ramp = config.parse(dkd.get_config("resnet56,resnet20").to_dict()).phases[1].terms[1]
     assert ramp.warmup_epochs == 20 and ramp.kwargs["beta"] == 2.0
-    assert pairs.dkd_beta("ResNet32x4", "resnet8x4") == 8.0 and pairs.dkd_beta("a", "b") == 8.0
+    assert pairs.of(pairs.DKD_BETA, ("VGG13", "vgg8"), 8.0) == 6.0 and pairs.of(pairs.DKD_BETA, ("a", "b"), 8.0) == 8.0
     quick = config.parse(quickstart.get_config().to_dict())
     assert [p.name for p in quick.phases] == ["teacher", "alone", "kd", "skd"]
     assert {p.model for p in quick.phases[1:]} == {"resnet8"} and quick.data.name == "digits"

@@ -47,7 +47,8 @@ def test_every_name_appears(printed):
     assert names(printed["models"]) == list(models.MODELS)
     assert names(printed["methods"]) == [*methods.REFINERS, *methods.CRITERIA]
     files = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
-    assert names(printed["configs"]) == [f"configs/{p.name}:TEACHER,STUDENT" for p in files]
+    takes = {p.name: "METHODS," * (p.name == "compose.py") + "TEACHER,STUDENT" for p in files}
+    assert names(printed["configs"]) == [f"configs/{name}:{takes[name]}" for name in takes]
     said = [line.partition("  ")[0].split(", ") for line in printed["data"][1:]]
     assert sum(said, []) == [*data.SOURCES, "folder:DIR", "tfds:NAME"]
 
@@ -87,7 +88,7 @@ def test_configs(printed, monkeypatch):
         phases = ", ".join(f"{name}={made[name].model}" for name in made.phases)
         said = text[text.index(one) :].partition("phases: ")[2]
         assert said == phases or said.startswith(f"{phases} configs/")
-        made = cli._default(one.replace("TEACHER,STUDENT", "wrn_16_1,resnet14"))
+        made = cli._default(one.replace("TEACHER,STUDENT", "wrn_16_1,resnet14").replace("METHODS", "sokd+dkd"))
         assert {made[name].model for name in made.phases} == {"wrn_16_1", "resnet14"}
 
 
@@ -105,15 +106,15 @@ def test_one_part_from_anywhere(tmp_path):
     done = command("--only=configs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("configs: ") and not any(f"\n{name}: " in done.stdout for name in PARTS)
-    spelled = next(line.split(":")[0] for line in done.stdout.splitlines() if "skd.py" in line)
+    spelled = next(line.split(":")[0] for line in done.stdout.splitlines() if "/skd.py" in line)
     assert (tmp_path / spelled).resolve() == ROOT / "configs" / "skd.py"  # as typed there
 
 
 @pytest.mark.parametrize(
     "flag, message",
     {
-        "--only=modles": "--only=modles: not a part; did you mean models? known: models, methods, configs, data",
-        "--only=x": "--only=x: not a part; known: models, methods, configs, data",
+        "--only=modles": "--only=modles: not a part; did you mean models? known: models, methods, configs, data, comb",
+        "--only=x": "--only=x: not a part; known: models, methods, configs, data, combinations",
         "--image_size=0": "--image_size",
         "--num_classes=0": "--num_classes",
     }.items(),

@@ -1,0 +1,52 @@
+"""Methods combined: their names joined by +, then the pair, as in compose.py:skd+reviewkd,resnet32x4,resnet8x4.
+
+python launch/train.py --config=configs/compose.py:sokd+reviewkd,resnet32x4,resnet8x4 --workdir=runs/compose
+Every method keeps the weights it is published with; kd_jax.recipes.distillation says how parts that share a term agree.
+"""
+
+from configs import (
+    at,
+    cat_kd,
+    cc,
+    ctkd,
+    dist,
+    dkd,
+    fitnet,
+    kd,
+    kdsvd,
+    lskd,
+    nst,
+    ofd,
+    pkt,
+    reviewkd,
+    rkd,
+    sftn,
+    skd,
+    sokd_fitnet,
+    sp,
+    vid,
+)  # fmt: skip
+from kd_jax import recipes
+from kd_jax.typing import InputError, suggest
+
+ARGUMENT = "METHODS,TEACHER,STUDENT"  # for launch/list.py
+PARTS = {
+    "kd": kd.part, "dkd": dkd.part, "dist": dist.part,
+    "fitnet": fitnet.part, "at": at.part, "nst": nst.part, "kdsvd": kdsvd.part, "cat_kd": cat_kd.part,
+    "vid": vid.part, "ofd": ofd.part, "reviewkd": reviewkd.part,
+    "sp": sp.part, "cc": cc.part, "rkd": rkd.part, "pkt": pkt.part,
+    "skd": skd.part, "lskd": lskd.part, "ctkd": ctkd.part, "sokd": sokd_fitnet.part, "sftn": sftn.part,
+}  # fmt: skip
+
+
+def get_config(arg: str = "skd"):
+    """Teacher, then student by all methods named."""
+    spelled, _, rest = (arg or "skd").partition(",")
+    names = spelled.split("+")
+    for name in names:
+        if name not in PARTS:
+            raise InputError(f"config argument {arg!r}: unknown method {name!r}; {suggest(name, PARTS)}")
+        if names.count(name) > 1:
+            raise InputError(f"config argument {arg!r}: {name} twice")
+    pair = recipes.argument(rest)
+    return recipes.distillation(spelled, pair, *(PARTS[name](pair) for name in names))

@@ -1,0 +1,19 @@
+"""CTKD (Li et al. 2023): KD at a global temperature that is learned against the student.
+
+python launch/train.py --config=configs/ctkd.py:resnet32x4,resnet8x4 --workdir=runs/ctkd --config.data.dir=DIR
+Published on CIFAR-100 (CTKD's README): 73.39 from a teacher of 79.42. Not yet repeated by us: no GPU run.
+"""
+
+from kd_jax import recipes
+
+
+def part(pair: recipes.Argument) -> recipes.Part:
+    """CTKD; in front of KD where there is no other loss on logits."""
+    host = {"ce": recipes.member("ce", weight=0.1), "kd": recipes.member("kd", weight=0.9)}
+    return recipes.Part(refine={"ctkd": recipes.member("ctkd")}, host=host)
+
+
+def get_config(arg: str = ""):
+    """Teacher, then student by CTKD + KD."""
+    pair = recipes.argument(arg)
+    return recipes.distillation("ctkd", pair, part(pair))

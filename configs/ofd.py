@@ -1,0 +1,18 @@
+"""OFD (Heo et al. 2019): CE + 0.001 partial distance of maps before their ReLU, above a margin.
+
+python launch/train.py --config=configs/ofd.py:resnet32x4,resnet8x4 --workdir=runs/ofd --config.data.dir=DIR
+Recalled for CIFAR-100 (from DKD's paper): 74.95 from a teacher of 79.42. Not yet repeated by us: no GPU run.
+"""
+
+from kd_jax import recipes
+
+
+def part(pair: recipes.Argument) -> recipes.Part:
+    """CE + OFD."""
+    return recipes.Part(terms={"ce": recipes.member("ce"), "ofd": recipes.member("ofd")})
+
+
+def get_config(arg: str = ""):
+    """Teacher, then student by OFD."""
+    pair = recipes.argument(arg)
+    return recipes.distillation("ofd", pair, part(pair))

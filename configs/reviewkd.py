@@ -1,0 +1,20 @@
+"""ReviewKD (Chen et al. 2021): CE + deeper stages fused into shallower ones, ramped over 20 epochs, weight by pair.
+
+python launch/train.py --config=configs/reviewkd.py:resnet32x4,resnet8x4 --workdir=runs/reviewkd --config.data.dir=DIR
+Recalled for CIFAR-100 (from DKD's paper): 75.63 from a teacher of 79.42. Not yet repeated by us: no GPU run.
+"""
+
+from configs import pairs
+from kd_jax import recipes
+
+
+def part(pair: recipes.Argument) -> recipes.Part:
+    """CE and ReviewKD with the pair's weight."""
+    review = recipes.member("reviewkd", weight=pairs.of(pairs.REVIEWKD_WEIGHT, pair, 1.0), warmup_epochs=20)
+    return recipes.Part(terms={"ce": recipes.member("ce"), "reviewkd": review})
+
+
+def get_config(arg: str = ""):
+    """Teacher, then student by ReviewKD."""
+    pair = recipes.argument(arg)
+    return recipes.distillation("reviewkd", pair, part(pair))

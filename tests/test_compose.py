@@ -1,0 +1,74 @@
+"""Methods combined by name: who brings which terms, and what every pair makes of it."""
+
+import pytest
+
+from configs import compose, pairs, skd_dkd, skd_sokd
+from kd_jax import InputError, config
+
+
+def student(spelled, pair="resnet32x4,resnet8x4"):
+    """{label: weight} of the terms and the refiners, in order."""
+    phase = config.parse(compose.get_config(f"{spelled},{pair}").to_dict()).phases[1]
+    return {m.label: m.kwargs["weight"] for m in phase.terms}, [m.label for m in phase.refine]
+
+
+@pytest.mark.parametrize(
+    ("spelled", "terms", "refine"),
+    [
+        ("skd", {"ce": 0.1, "kd": 0.9}, ["skd"]),
+        ("skd+dkd", {"ce": 1.0, "dkd": 1.0}, ["skd"]),
+        ("dkd+skd", {"ce": 1.0, "dkd": 1.0}, ["skd"]),
+        ("skd+fitnet", {"ce": 1.0, "fitnet": 100.0, "kd": 0.9}, ["skd"]),
+        ("kd+lskd", {"ce": 0.1, "kd": 9.0}, ["lskd"]),
+        ("ctkd+lskd+skd+dist", {"ce": 1.0, "dist": 1.0}, ["skd", "lskd", "ctkd"]),
+        ("sokd", {"ce": 1.0, "fitnet": 1000.0}, ["dam", "dafa"]),
+        ("sokd+fitnet", {"ce": 1.0, "fitnet": 1000.0}, ["dam", "dafa"]),
+        ("sokd+reviewkd", {"ce": 1.0, "reviewkd": 5.0}, ["dam", "dafa"]),
+        ("sokd+ofd", {"ce": 1.0, "ofd": 1e-3}, ["dam", "dafa"]),
+        ("sokd+kd", {"ce": 1.0, "kd": 0.9, "fitnet": 1000.0}, ["dam", "dafa"]),
+        ("sokd+skd", {"ce": 1.0, "kd": 0.9, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
+        ("sftn", {"ce": 0.1, "kd": 0.9}, []),
+        ("sftn+at", {"ce": 1.0, "at": 1000.0}, []),
+        ("sftn+sokd", {"ce": 1.0, "fitnet": 1000.0}, ["dam", "dafa"]),
+        ("sftn+skd+sokd+rkd", {"ce": 1.0, "rkd": 1.0, "kd": 0.9, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
+    ],
+)
+def test_what_a_composition_holds(spelled, terms, refine):
+    assert student(spelled) == (terms, refine)
+
+
+def test_a_composition_in_full():
+    made = config.parse(compose.get_config("sftn+sokd+dkd,vgg13,vgg8").to_dict())
+    teacher, pupil = made.phases
+    assert made.name == "sftn+sokd+dkd" and (teacher.model, pupil.model) == ("vgg13", "vgg8")
+    branches = {m.label: m.kwargs for m in teacher.terms}["sftn_branches"]
+    assert branches["student"] == "vgg8" and branches["stages"] == "1:1,2:2,3:3"
+    dkd = {m.label: m for m in pupil.terms}["dkd"]
+    assert dkd.kwargs["beta"] == 6.0 and dkd.warmup_epochs == 20
+    assert {m.label: m for m in pupil.terms}["fitnet"].kwargs["depth"] == 3
+    for config_file, spelled in ((skd_dkd, "skd+dkd"), (skd_sokd, "skd+sokd")):
+        assert config_file.get_config("vgg13,vgg8") == compose.get_config(f"{spelled},vgg13,vgg8")
+
+
+@pytest.mark.parametrize("pair", pairs.REVIEWKD_WEIGHT, ids="-".join)
+def test_what_the_papers_choose_by_pair(pair):
+    assert student("reviewkd", ",".join(pair).upper())[0]["reviewkd"] == pairs.REVIEWKD_WEIGHT[pair]
+
+
+@pytest.mark.parametrize(
+    ("spelled", "told"),
+    [
+        ("skd+review", "config argument 'skd.review': unknown method 'review'; did you mean reviewkd. known: kd, "),
+        ("", None),
+        ("skd+", "unknown method ''; known: kd"),
+        ("kd+kd", "'kd.kd': kd twice"),
+        ("resnet8,resnet8", "unknown method 'resnet8'; known: kd"),
+    ],
+)
+def test_wrong_compositions(spelled, told):
+    if told is None:
+        assert compose.get_config(spelled).name == "skd"
+        return
+    with pytest.raises(InputError, match=told) as e:
+        compose.get_config(spelled)
+    assert "\n" not in str(e.value)
