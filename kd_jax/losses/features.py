@@ -38,6 +38,8 @@ def fitnet(*, student: Array, teacher: Array, mask: Array | None = None) -> Arra
 def at(*, students: Sequence[Array], teachers: Sequence[Array], p: int = 2) -> Array:
     """Attention transfer: the squared difference of normalised attention maps, summed over stages.
 
+        sum over stages of mean( (a(f_S) - a(f_T))^2 ),   a(f) = flat(mean_c f^p) / its L2 norm
+
     The attention map of a feature map is the mean of its p-th power over channels, flattened and divided by its
     L2 norm. Of two maps that differ in size, the larger is average-pooled before. Nothing is detached.
 
@@ -95,6 +97,8 @@ def nst(*, students: Sequence[Array], teachers: Sequence[Array]) -> Array:
 
 def cat_kd(*, student: Array, teacher: Array, resolution: int = 2, normalize: bool = False) -> Array:
     """Class attention transfer: the mean squared difference of average-pooled class activation maps.
+
+        mean( (n(pool(cam_S)) - n(pool(cam_T)))^2 ),   n(c) = c, or c divided by its L2 norm over places
 
     Nothing is detached.
 

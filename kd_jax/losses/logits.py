@@ -31,6 +31,8 @@ def _positive(name: str, temperature) -> None:
 def cross_entropy(*, student: Array, labels: Array) -> Array:
     """Cross-entropy of the student's prediction with integer labels, in nats.
 
+        -log softmax(student)_label
+
     Args:
       student: (B, K) logits.
       labels: (B,) integers in [0, K).
@@ -44,7 +46,9 @@ def cross_entropy(*, student: Array, labels: Array) -> Array:
 
 
 def kd(*, student: Array, teacher: Array, temperature: Array | float = 4.0) -> Array:
-    """Softened-logit loss T^2 KL(softmax(teacher / T) || softmax(student / T)).
+    """Softened-logit loss: the divergence of the student's softened prediction from the teacher's.
+
+        T^2 KL(softmax(teacher / T) || softmax(student / T))
 
     Summed over classes, one value an example. Nothing is detached.
 
@@ -91,7 +95,9 @@ def dkd(
     beta: float = 8.0,
     temperature: Array | float = 4.0,
 ) -> Array:
-    """Decoupled distillation T^2 (alpha TCKD + beta NCKD).
+    """Decoupled distillation: the target class apart from how the others share what is left.
+
+        T^2 (alpha TCKD + beta NCKD)
 
     TCKD = KL(teacher || student) of the two events "target" and "not target"; NCKD = the same
     of the distribution over the other classes. Nothing is detached.

@@ -30,6 +30,8 @@ def dafa(
 ) -> Distiller:
     """Differentiable automatic feature augmentation: a refiner of the teacher's stages.
 
+        f_T  <-  op_j(op_i(f_T)),   (i, j) ~ softmax(weight),   each applied with its probability, at its magnitude
+
     A batch draws one of 36 pairs of operations and, for each of the two, whether it is applied; the maps go
     through them (kd_jax.layers.augment), before and after their last ReLU alike. Probabilities, magnitudes and the
     weights of the pairs are the policy (kd_jax.layers.policy). For the first `search_epochs` it is searched by
