@@ -18,15 +18,15 @@ from pathlib import Path
 from step import Parser, load
 
 
-def measured(trial, kd, rounds: int) -> dict:
-    """A method's row."""
+def measured(trial, kd, of_kd, rounds: int) -> dict:
+    """A method's row. of_kd: XLA's account of the memory of KD's training step."""
     import trials
 
-    sizes = [trials.compiled(t.lowered)[1] for t in (trial, kd)]
+    own = trials.compiled(trial.lowered)[1]
     contenders = {"kd": kd.step, "method": trial.step} | ({"policy": trial.search} if trial.job.split.steps else {})
     spent = {name: statistics.median(seconds) for name, seconds in trials.rounds(contenders, rounds).items()}
     extra = {
-        part: getattr(sizes[0], f"{part}_size_in_bytes") - getattr(sizes[1], f"{part}_size_in_bytes")
+        part: getattr(own, f"{part}_size_in_bytes") - getattr(of_kd, f"{part}_size_in_bytes")
         for part in ("temp", "argument")
     }
     row = {"time": spent["method"] / spent["kd"], "parameters": trial.parameters, **extra}
@@ -58,17 +58,16 @@ def main() -> int:
         parser.error(str(e))
     jobs, teacher = {job.phase.name: job for job in made.jobs}, trials.teacher_of(made)
     kd, rows = trials.Trial(jobs["kd"], made, teacher), {}
+    of_kd = trials.compiled(kd.lowered)[1]
     print(f"{flags.pair}, batch {flags.batch}, {flags.steps} rounds; {jax.devices()[0].device_kind}, ", end="")
     print(f"{os.cpu_count()} cores, jax {jax.__version__}; load before: {before}\n")
     print(f"{'':<12}{'time of kd':>11}{'temporaries':>14}{'arguments':>14}{'parameters':>12}{'policy step':>12}")
     for name in names:
-        row = rows[name] = measured(trials.Trial(jobs[name.replace("+", "_")], made, teacher), kd, flags.steps)
+        row = rows[name] = measured(trials.Trial(jobs[name.replace("+", "_")], made, teacher), kd, of_kd, flags.steps)
         policy = f"{row['policy']:>12.2f}" if "policy" in row else ""
-        print(
-            f"{name:<12}{row['time']:>11.3f}{row['temp']:>+14,}{row['argument']:>+14,}{row['parameters']:>12,}{policy}"
-        )
-    own = trials.compiled(kd.lowered)[1].temp_size_in_bytes
-    print(f"\nload after: {load()}; bytes are beside kd's, whose temporaries are {own:,}")
+        sizes = f"{row['temp']:>+14,}{row['argument']:>+14,}{row['parameters']:>12,}"
+        print(f"{name:<12}{row['time']:>11.3f}{sizes}{policy}", flush=True)
+    print(f"\nload after: {load()}; bytes are beside kd's, whose temporaries are {of_kd.temp_size_in_bytes:,}")
     if flags.out:
         flags.out.write_text(json.dumps({"pair": flags.pair, "batch": flags.batch, "methods": rows}, indent=1) + "\n")
     return 0

@@ -1,7 +1,9 @@
 """Methods combined: their names joined by +, then the pair, as in compose.py:skd+reviewkd,resnet32x4,resnet8x4.
 
 python launch/train.py --config=configs/compose.py:sokd+reviewkd,resnet32x4,resnet8x4 --workdir=runs/compose
-Every method keeps the weights it is published with; kd_jax.recipes.distillation says how parts that share a term agree.
+Every method keeps the weights it is published with, so kd+at is 1 CE + 0.9 KD + 1000 AT (RepDistiller's KD beside
+another method has weight 1: --config.student.terms.kd.weight=1); kd_jax.recipes.distillation says how parts that share
+a term agree. Refiners stand in the order skd, lskd, ctkd, dam, dafa; of several temperatures the last one counts.
 """
 
 from configs import (

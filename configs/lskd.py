@@ -1,16 +1,20 @@
-"""LSKD (Sun et al. 2024): logits standardised on both sides, in front of 9 KD, T = 2.
+"""LSKD (Sun et al. 2024): logits standardised on both sides, in front of 9 KD, T = 2; both by pair.
 
 python launch/train.py --config=configs/lskd.py:resnet32x4,resnet8x4 --workdir=runs/lskd --config.data.dir=DIR
 Published on CIFAR-100 (LSKD's README): 76.62 from a teacher of 79.42. Not yet repeated by us: no GPU run.
 """
 
+from configs import pairs
 from kd_jax import recipes
 
 
 def part(pair: recipes.Argument) -> recipes.Part:
-    """LSKD; in front of 9 KD where there is no other loss on logits."""
-    host = {"ce": recipes.member("ce", weight=0.1), "kd": recipes.member("kd", weight=9.0)}
-    return recipes.Part(refine={"lskd": recipes.member("lskd")}, host=host)
+    """LSKD; in front of KD where there is no other loss on logits. Beside DKD, what its authors take for that."""
+    temperature, weight = pairs.of(pairs.LSKD_KD, pair, (2.0, 9.0))
+    host = {"ce": recipes.member("ce", weight=0.1), "kd": recipes.member("kd", weight=weight)}
+    of_dkd = dict(zip(("temperature", "weight", "beta"), pairs.of(pairs.LSKD_DKD, pair, (2.0, 9.0)), strict=False))
+    retunes = {"dkd": {"lskd": {"temperature": of_dkd.pop("temperature")}, "dkd": of_dkd}}
+    return recipes.Part(refine={"lskd": recipes.member("lskd", temperature=temperature)}, host=host, retunes=retunes)
 
 
 def get_config(arg: str = ""):

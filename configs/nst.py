@@ -1,7 +1,7 @@
 """NST (Huang, Wang 2017): CE + 50 squared MMD between the channels' patterns of every stage.
 
 python launch/train.py --config=configs/nst.py:resnet32x4,resnet8x4 --workdir=runs/nst --config.data.dir=DIR
-No published figure was at hand for this pair. Not yet run by us on a GPU.
+Published on CIFAR-100 (RepDistiller): 73.30 from a teacher of 79.42. Not yet repeated by us: no GPU run.
 """
 
 from kd_jax import recipes

@@ -1,7 +1,7 @@
 """OFD (Heo et al. 2019): CE + 0.001 partial distance of maps before their ReLU, above a margin.
 
 python launch/train.py --config=configs/ofd.py:resnet32x4,resnet8x4 --workdir=runs/ofd --config.data.dir=DIR
-Recalled for CIFAR-100 (from DKD's paper): 74.95 from a teacher of 79.42. Not yet repeated by us: no GPU run.
+Published on CIFAR-100 (DKD's paper, from memory): 74.95 from a teacher of 79.42. Not yet repeated by us: no GPU run.
 """
 
 from kd_jax import recipes

@@ -18,7 +18,7 @@ DKD_BETA = {
     ("vgg13", "MobileNetV2"): 6.0,
 }
 
-# ReviewKD's weight (its authors' script; the last three recalled); 1 for any pair not listed
+# ReviewKD's weight (its authors' script; of the last three we have it from memory); 1 for any pair not listed
 REVIEWKD_WEIGHT = {
     ("resnet56", "resnet20"): 0.6,
     ("resnet110", "resnet32"): 1.0,
@@ -31,6 +31,33 @@ REVIEWKD_WEIGHT = {
     ("vgg13", "vgg8"): 5.0,
     ("vgg13", "MobileNetV2"): 8.0,
     ("ResNet50", "MobileNetV2"): 8.0,
+}
+
+# LSKD's base temperature and KD weight (its authors' log names); 2 and 9 for any pair not listed
+LSKD_KD = {
+    ("resnet110", "resnet20"): (4.0, 12.0),
+    ("resnet32x4", "wrn_16_2"): (3.0, 9.0),
+    ("resnet32x4", "wrn_40_2"): (3.0, 9.0),
+    ("wrn_40_2", "MobileNetV2"): (3.0, 9.0),
+    ("vgg13", "vgg8"): (3.0, 9.0),
+    ("vgg13", "MobileNetV2"): (3.0, 9.0),
+    ("ResNet50", "MobileNetV2"): (3.0, 1.0),
+}
+# the same in front of DKD, whose alpha and beta are both times the weight, and beta before that; 2, 9 and
+# DKD's own beta for any pair not listed
+LSKD_DKD = {
+    ("resnet56", "resnet20"): (3.0, 18.0, 2.0),
+    ("resnet110", "resnet32"): (2.0, 15.0, 2.0),
+    ("resnet110", "resnet20"): (2.0, 15.0, 2.0),
+    ("resnet32x4", "wrn_16_2"): (2.0, 9.0, 2.0),
+    ("resnet32x4", "wrn_40_2"): (2.0, 9.0, 8.0),
+    ("wrn_40_2", "wrn_16_2"): (2.0, 12.0, 2.0),
+    ("wrn_40_2", "wrn_40_1"): (2.0, 12.0, 2.0),
+    ("wrn_40_2", "resnet8x4"): (2.0, 18.0, 2.0),
+    ("wrn_40_2", "MobileNetV2"): (2.0, 15.0, 2.0),
+    ("vgg13", "vgg8"): (2.0, 15.0, 2.0),
+    ("vgg13", "MobileNetV2"): (3.0, 9.0, 2.0),
+    ("ResNet50", "MobileNetV2"): (2.0, 15.0, 2.0),
 }
 
 # CAT-KD's settings (its authors' configs); the method's defaults for any pair not listed

@@ -1,7 +1,7 @@
 """ReviewKD (Chen et al. 2021): CE + deeper stages fused into shallower ones, ramped over 20 epochs, weight by pair.
 
 python launch/train.py --config=configs/reviewkd.py:resnet32x4,resnet8x4 --workdir=runs/reviewkd --config.data.dir=DIR
-Recalled for CIFAR-100 (from DKD's paper): 75.63 from a teacher of 79.42. Not yet repeated by us: no GPU run.
+Published on CIFAR-100 (DKD's paper, from memory): 75.63 from a teacher of 79.42. Not yet repeated by us: no GPU run.
 """
 
 from configs import pairs

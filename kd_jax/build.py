@@ -162,9 +162,9 @@ def _member(phase: config.Phase, part: str, member: config.Member, steps_per_epo
             raise InputError(f"config.{at}.{name}: unknown key; known: {', '.join(names)}")
         kind, optional, _ = names[name]
         kwargs[name] = config.typed(value, kind | None if optional else kind, f"{at}.{name}")
-    if member.warmup_epochs and kwargs.get("weight", 1.0):
-        ramp = {"epochs": member.warmup_epochs, "steps_per_epoch": steps_per_epoch}
-        kwargs["weight"] = methods.ramp(kwargs.get("weight", 1.0), **ramp)
+    weight = kwargs.get("weight", names["weight"][2]) if "weight" in names else 0.0
+    if member.warmup_epochs and weight:
+        kwargs["weight"] = methods.ramp(weight, epochs=member.warmup_epochs, steps_per_epoch=steps_per_epoch)
     return _at(at, make, **kwargs)
 
 
@@ -191,7 +191,7 @@ def _check_needs(phase: config.Phase, members: dict[str, Distiller], networks: d
     seen = {"student": [facts.view_shapes.student], "teacher": facts.view_shapes.teachers}
     for refiner in phase.refine:
         refines = members[refiner.label].refines
-        if not any(members[term.label].needs & refines for term in phase.terms):
+        if refines and not any(members[term.label].needs & refines for term in phase.terms):
             at = f"config.{phase.name}.refine.{refiner.label}"
             raise InputError(f"{at}: no term can see its work; give one that needs {' or '.join(sorted(refines))}")
     for label, need in ((label, need) for label, member in members.items() for need in sorted(member.needs)):
@@ -230,12 +230,15 @@ def _job(recipe, phase, dataset, network, taught_by, devices) -> Job:
     distiller = _at(phase.name, methods.chain, **members)
     known = {"num_examples": n, "labels": dataset.train.labels, "steps_per_epoch": per_epoch}
     models_of = tuple(t.network.model for t in taught_by)
-    facts = make_facts(network.model, models_of, image_shape=network.image_shape, batch_size=batch, **known)
+    facts_of = partial(make_facts, network.model, models_of, image_shape=network.image_shape, **known)
+    facts = facts_of(batch_size=batch)
     _check_needs(phase, members, {"student": [network], "teacher": [t.network for t in taught_by]}, facts)
     schedule = _schedule(phase, steps, per_epoch)
     tx = optim.grouped(_optimiser(phase), schedule, distiller.rates)
     variables = (models.shapes(t.network.model, t.network.image_shape)[0] for t in taught_by)
-    checked = facts._replace(teachers=tuple(zip(models_of, variables, strict=True)))
+    per_device = devices > 1 and recipe.parallel.scope == "device"
+    checked = facts_of(batch_size=batch // devices) if per_device else facts  # a loss must accept what it will see
+    checked = checked._replace(teachers=tuple(zip(models_of, variables, strict=True)))
     parts = {"student": network.model, "distiller": distiller, "tx": tx, "facts": checked}
     abstract = _at(phase.name, abstract_state, **parts)
     return Job(

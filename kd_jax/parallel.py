@@ -1,9 +1,11 @@
 """The mesh, the shardings, and the only jit of the project.
 
 scope "global": one program over all devices. The batch is split along the axis "data", everything
-else is replicated, and XLA makes statistics over the batch (BatchNorm, SKD's attention) global.
-scope "device": every device runs the step on its part of the batch (shard_map), with statistics and
-attention of its own, as the papers' one-GPU batches; gradients and running statistics are averaged.
+else is replicated, and XLA makes what is over the batch (BatchNorm, SKD's attention, and losses about
+the batch: SP, CC, RKD, PKT, DIST) global.
+scope "device": every device runs the step on its part of the batch (shard_map), with statistics,
+attention and such losses of its own, as the papers' one-GPU batches; gradients and running statistics
+are averaged.
 On one device the two are the same.
 """
 

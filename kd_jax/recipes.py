@@ -171,34 +171,36 @@ class Part(NamedTuple):
     """What a method brings into a recipe; all label -> member.
 
     terms and refine: of the student's phase. teacher_terms: of the teacher's, beside its `ce`. host: terms that the
-    method is used with where no other part brings one that can see its work.
+    method is used with where no other part brings one that can see its work. retunes: label of a term -> what to
+    change beside it, label -> keywords and values.
     """
 
     terms: dict[str, Config] = {}
     refine: dict[str, Config] = {}
     teacher_terms: dict[str, Config] = {}
     host: dict[str, Config] = {}
+    retunes: dict[str, dict[str, dict]] = {}
 
 
 def distillation(name: str, arg: Argument, *parts: Part) -> Config:
     """The two phases of every distillation recipe: a teacher, then a student that learns from it.
 
-    Terms of one label stand once, as the first part has them; but where a method is used with a host of its own
-    weights (SoKD's FitNet, LSKD's KD), these count, and `ce` gets the largest of its weights. Refiners stand in the
+    Where two parts bring a term of one label, the one with the larger weight counts (SoKD's FitNet and LSKD's KD
+    weigh more than those alone; beside a criterion with 1 CE, KD's 0.1 CE becomes 1). Refiners stand in the
     registry's order.
     """
-    terms, refine, teacher_terms, ces = {}, {}, {"ce": member("ce")}, []
+    terms, refine, teacher_terms = {}, {}, {"ce": member("ce")}
     for part in parts:
-        terms, refine, teacher_terms = part.terms | terms, refine | part.refine, teacher_terms | part.teacher_terms
-        ces += [part.terms["ce"]] if "ce" in part.terms else []
+        terms = _heavier(terms, part.terms)
+        refine, teacher_terms = refine | part.refine, teacher_terms | part.teacher_terms
     for part in sorted(parts, key=lambda p: not p.refine):  # what refines, first: its host may do for the others
-        refines = frozenset().union(*(factory(m.kind)().refines for m in part.refine.values()))
         needs = [factory(m.kind)().needs for m in terms.values()]
-        if not any(need & refines if refines else need for need in needs):
-            terms = terms | part.host
-            ces += [part.host["ce"]] if "ce" in part.host else []
-        terms |= {label: m for label, m in part.host.items() if label in terms}
-    terms["ce"] = max(ces, key=lambda m: m.weight)
+        refines = [factory(m.kind)().refines for m in part.refine.values()]
+        hosted = all(any(n & r for n in needs) for r in refines) if refines else any(needs)
+        terms = _heavier(terms, {label: m for label, m in part.host.items() if not hosted or label in terms})
+    for beside, changes in (item for part in parts for item in part.retunes.items()):
+        for label, values in changes.items() if beside in terms else ():
+            (terms | refine)[label].update(values)
     order = [*methods.REFINERS]
     return recipe(
         name,
@@ -211,3 +213,8 @@ def distillation(name: str, arg: Argument, *parts: Part) -> Config:
             teacher="phase:teacher",
         ),
     )
+
+
+def _heavier(a: dict[str, Config], b: dict[str, Config]) -> dict[str, Config]:
+    """Both; of members with one label, the one with the larger weight."""
+    return a | {label: m for label, m in b.items() if label not in a or m.weight > a[label].weight}

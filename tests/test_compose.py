@@ -20,6 +20,10 @@ def student(spelled, pair="resnet32x4,resnet8x4"):
         ("dkd+skd", {"ce": 1.0, "dkd": 1.0}, ["skd"]),
         ("skd+fitnet", {"ce": 1.0, "fitnet": 100.0, "kd": 0.9}, ["skd"]),
         ("kd+lskd", {"ce": 0.1, "kd": 9.0}, ["lskd"]),
+        ("lskd+skd", {"ce": 0.1, "kd": 9.0}, ["skd", "lskd"]),
+        ("sftn+lskd", {"ce": 0.1, "kd": 9.0}, ["lskd"]),
+        ("lskd+dkd", {"ce": 1.0, "dkd": 9.0}, ["lskd"]),
+        ("sokd+cat_kd", {"ce": 1.0, "cat_kd": 15.0, "fitnet": 1000.0}, ["dam", "dafa"]),
         ("ctkd+lskd+skd+dist", {"ce": 1.0, "dist": 1.0}, ["skd", "lskd", "ctkd"]),
         ("sokd", {"ce": 1.0, "fitnet": 1000.0}, ["dam", "dafa"]),
         ("sokd+fitnet", {"ce": 1.0, "fitnet": 1000.0}, ["dam", "dafa"]),
@@ -48,6 +52,24 @@ def test_a_composition_in_full():
     assert {m.label: m for m in pupil.terms}["fitnet"].kwargs["depth"] == 3
     for config_file, spelled in ((skd_dkd, "skd+dkd"), (skd_sokd, "skd+sokd")):
         assert config_file.get_config("vgg13,vgg8") == compose.get_config(f"{spelled},vgg13,vgg8")
+
+
+def test_lskd_beside_dkd_takes_what_its_authors_take():
+    phase = config.parse(compose.get_config("dkd+lskd,vgg13,MobileNetV2").to_dict()).phases[1]
+    dkd = {m.label: m for m in phase.terms}["dkd"]
+    assert (dkd.kwargs["weight"], dkd.kwargs["beta"], dkd.warmup_epochs) == (9.0, 2.0, 20)
+    assert phase.refine[0].kwargs["temperature"] == 3.0
+    phase = config.parse(compose.get_config("lskd,resnet110,resnet20").to_dict()).phases[1]
+    assert (
+        phase.refine[0].kwargs["temperature"] == 4.0 and {m.label: m.kwargs["weight"] for m in phase.terms}["kd"] == 12
+    )
+
+
+def test_parts_do_not_depend_on_their_order():
+    for a in compose.PARTS:
+        for b in compose.PARTS:
+            if a < b:
+                assert student(f"{a}+{b}") == student(f"{b}+{a}"), (a, b)
 
 
 @pytest.mark.parametrize("pair", pairs.REVIEWKD_WEIGHT, ids="-".join)

@@ -43,9 +43,9 @@ def depthwise(width: int, stride: int = 1, **kwargs) -> nn.Conv:
     return conv(width, 3, stride, feature_group_count=width, **kwargs)
 
 
-def linear(num_classes: int, fan_in: int, *, name: str, bias_init=None) -> nn.Dense:
-    """A classifier with PyTorch's default initialisation."""
-    return nn.Dense(num_classes, kernel_init=torch_default, bias_init=bias_init or torch_bias(fan_in), name=name)
+def linear(width: int, fan_in: int, *, name: str, bias_init=None) -> nn.Dense:
+    """A dense layer with PyTorch's default initialisation."""
+    return nn.Dense(width, kernel_init=torch_default, bias_init=bias_init or torch_bias(fan_in), name=name)
 
 
 def small_linear(num_classes: int, *, name: str) -> nn.Dense:

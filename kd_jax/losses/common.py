@@ -1,4 +1,4 @@
-"""What several losses are made of: widening, pooling to one size, lengths, Gram matrices, distances."""
+"""What several losses are made of: checks, widening, means, pooling to one size, lengths, Gram matrices, distances."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,34 @@ import numpy as np
 from kd_jax.typing import Array
 
 TINY = 1e-12  # smallest norm that a vector is divided by, as PyTorch's normalize
+
+
+def as_many(
+    name: str, *given: Sequence[Array], least: int = 1, wanted: str = "as many maps of one as of the other"
+) -> None:
+    """Refuse sequences of different lengths, or shorter than `least`.
+
+    Raises:
+      ValueError: naming the loss, what is wanted and what was given.
+    """
+    counts = [len(g) for g in given]
+    if counts[0] < least or len(set(counts)) > 1:
+        raise ValueError(f"{name}: needs {wanted}, got {' and '.join(map(str, counts))}")
+
+
+def alike(name: str, student: Array, teacher: Array) -> None:
+    """Refuse maps of different shapes.
+
+    Raises:
+      ValueError: naming the loss and both shapes.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(f"{name}: maps of one shape wanted, got {student.shape} and {teacher.shape}")
+
+
+def mean_square(x: Array) -> Array:
+    """(B, ...) to (B,): the mean of the squares over all other axes."""
+    return jnp.mean(x**2, axis=tuple(range(1, x.ndim)))
 
 
 def wide(*arrays: Array) -> list[Array]:
@@ -47,7 +75,7 @@ def distances(x: Array, *, squared: bool = False) -> Array:
 
 
 def pool_to(x: Array, size: Sequence[int]) -> Array:
-    """(B, H, W, C) average-pooled to a height and width that are not larger, or repeated to a multiple.
+    """(B, H, W, C) average-pooled along an axis that is not shorter than wanted, else the nearest cell is repeated.
 
     Sizes that do not divide are pooled by windows that overlap, as PyTorch's adaptive pooling does.
     """

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from kd_jax.losses.common import gram, pool_to, to_common_size, unit, wide
+from kd_jax.losses.common import alike, as_many, gram, mean_square, pool_to, to_common_size, unit, wide
 from kd_jax.typing import Array
 
 
@@ -32,7 +32,11 @@ def fitnet(*, student: Array, teacher: Array, mask: Array | None = None) -> Arra
     Differs: the paper has half the squared norm, summed over the map; this is the published re-implementations'
       mean. The mask is SoKD's.
     """
-    return _mean_square("fitnet", student, teacher, mask)
+    alike("fitnet", student, teacher)
+    if mask is not None and mask.shape != (*student.shape[:-1], 1):
+        raise ValueError(f"fitnet: a mask {(*student.shape[:-1], 1)} wanted, got {mask.shape}")
+    student, teacher = wide(student, teacher)
+    return mean_square(student - teacher if mask is None else mask * (student - teacher))
 
 
 def at(*, students: Sequence[Array], teachers: Sequence[Array], p: int = 2) -> Array:
@@ -59,13 +63,13 @@ def at(*, students: Sequence[Array], teachers: Sequence[Array], p: int = 2) -> A
     Differs: as in the published code, the mean over positions where the paper has a norm, and no absolute value
       before an odd power. Maps that are not square, which that code pools to a square, are pooled by axis.
     """
-    _as_many("at", students, teachers)
+    as_many("at", students, teachers)
     if p < 1 or p != int(p):
         raise ValueError(f"at: p must be a whole number, at least 1, got {p}")
     total = 0.0
     for pair in zip(students, teachers, strict=True):
         s, t = (_attention(f, int(p)) for f in to_common_size(*pair))
-        total += jnp.mean((s - t) ** 2, axis=-1)
+        total += mean_square(s - t)
     return total
 
 
@@ -91,11 +95,11 @@ def nst(*, students: Sequence[Array], teachers: Sequence[Array]) -> Array:
       arXiv 1707.01219.
     Differs: maps that are not square, which the published code pools to a square, are pooled by axis.
     """
-    _as_many("nst", students, teachers)
+    as_many("nst", students, teachers)
     return sum(_discrepancy(*to_common_size(*pair)) for pair in zip(students, teachers, strict=True))
 
 
-def cat_kd(*, student: Array, teacher: Array, resolution: int = 2, normalize: bool = False) -> Array:
+def cat_kd(*, student: Array, teacher: Array, resolution: int = 2, normalize: bool = True) -> Array:
     """Class attention transfer: the mean squared difference of average-pooled class activation maps.
 
         mean( (n(pool(cam_S)) - n(pool(cam_T)))^2 ),   n(c) = c, or c divided by its L2 norm over places
@@ -107,7 +111,7 @@ def cat_kd(*, student: Array, teacher: Array, resolution: int = 2, normalize: bo
       teacher: (B, H, W, K); its height and width may be others.
       resolution: >= 1, height and width that both are pooled to. A map that is smaller must divide it, and is
         repeated.
-      normalize: whether every pooled map of a class is divided by its L2 norm.
+      normalize: whether every pooled map of a class is divided by its L2 norm, as the published code's default is.
 
     Returns:
       (B,): the mean over places and classes.
@@ -127,7 +131,7 @@ def cat_kd(*, student: Array, teacher: Array, resolution: int = 2, normalize: bo
     student, teacher = (pool_to(x, (resolution, resolution)) for x in wide(student, teacher))
     if normalize:
         student, teacher = (unit(x, axis=(1, 2)) for x in (student, teacher))
-    return jnp.mean((student - teacher) ** 2, axis=(1, 2, 3))
+    return mean_square(student - teacher)
 
 
 def areas(*, student: Sequence[Array], teacher: Sequence[Array]) -> Array:
@@ -146,23 +150,10 @@ def areas(*, student: Sequence[Array], teacher: Sequence[Array]) -> Array:
     Reference: Shen, Huang, Zhu, Fan, Zhang, "Student-Oriented Teacher Knowledge Refinement for Knowledge
       Distillation", 2024, arXiv 2409.18785.
     """
-    return _mean_square("areas", jnp.concatenate([*student], axis=-1), jnp.concatenate([*teacher], axis=-1))
-
-
-def _as_many(name: str, students: Sequence[Array], teachers: Sequence[Array]) -> None:
-    if not len(students) == len(teachers) > 0:
-        raise ValueError(f"{name}: needs as many maps of one as of the other, got {len(students)} and {len(teachers)}")
-
-
-def _mean_square(name: str, student: Array, teacher: Array, mask: Array | None = None) -> Array:
-    """(B,): over all other axes."""
-    if student.shape != teacher.shape:
-        raise ValueError(f"{name}: maps of one shape wanted, got {student.shape} and {teacher.shape}")
-    if mask is not None and mask.shape != (*student.shape[:-1], 1):
-        raise ValueError(f"{name}: a mask {(*student.shape[:-1], 1)} wanted, got {mask.shape}")
+    student, teacher = (jnp.concatenate([*maps], axis=-1) for maps in (student, teacher))
+    alike("areas", student, teacher)
     student, teacher = wide(student, teacher)
-    difference = student - teacher if mask is None else mask * (student - teacher)
-    return jnp.mean(difference**2, axis=tuple(range(1, difference.ndim)))
+    return mean_square(student - teacher)
 
 
 def _attention(x: Array, p: int) -> Array:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from kd_jax.losses.common import pool_to, wide
+from kd_jax.losses.common import alike, as_many, mean_square, pool_to, wide
 from kd_jax.typing import Array
 
 LEVELS = (4, 2, 1)  # heights that ReviewKD's context loss pools to
@@ -36,7 +36,7 @@ def vid(*, student: Array, teacher: Array, variance: Array) -> Array:
       2019, arXiv 1904.05835.
     Differs: the paper sums over the map, with the deviation's logarithm; this is the published code's mean.
     """
-    _alike("vid", student, teacher)
+    alike("vid", student, teacher)
     if variance.shape != student.shape[-1:]:
         raise ValueError(f"vid: variances {student.shape[-1:]} wanted, got {variance.shape}")
     student, teacher, variance = wide(student, teacher, variance)
@@ -68,7 +68,7 @@ def ofd(*, students: Sequence[Array], teachers: Sequence[Array], margins: Sequen
     Differs: a student's map that is larger than the teacher's takes its nearest cell, where the published code
       averages the cells around it if the sizes do not divide.
     """
-    _as_many("ofd", students, teachers, margins)
+    as_many("ofd", students, teachers, margins, wanted="as many of one as of the other")
     total = 0.0
     for s, t, m in zip(students, teachers, margins, strict=True):
         if not s.shape[-1:] == t.shape[-1:] == m.shape:
@@ -101,32 +101,17 @@ def hcl(*, students: Sequence[Array], teachers: Sequence[Array]) -> Array:
     Reference: Chen, Liu, Zhao, Jia, "Distilling Knowledge via Knowledge Review", 2021, arXiv 2104.09044.
     Differs: a map that is narrower than a level is not stretched to it.
     """
-    _as_many("hcl", students, teachers)
+    as_many("hcl", students, teachers, wanted="as many of one as of the other")
     total = 0.0
     for s, t in zip(students, teachers, strict=True):
-        _alike("hcl", s, t)
+        alike("hcl", s, t)
         s, t = wide(s, t)
         difference = (s - t).reshape(len(s), *(s.shape[1:3] if s.ndim == 4 else (1, 1)), -1)
         height, width = difference.shape[1:3]
-        value, weight, weights = _mean_square(difference), 1.0, 1.0
+        value, weight, weights = mean_square(difference), 1.0, 1.0
         for n in (n for n in LEVELS if n < height):
             weight /= 2
             weights += weight
-            value += weight * _mean_square(pool_to(difference, (n, min(n, width))))
+            value += weight * mean_square(pool_to(difference, (n, min(n, width))))
         total += value / weights
     return total
-
-
-def _mean_square(x: Array) -> Array:
-    return jnp.mean(x**2, axis=(1, 2, 3))
-
-
-def _alike(name: str, student: Array, teacher: Array) -> None:
-    if student.shape != teacher.shape:
-        raise ValueError(f"{name}: maps of one shape wanted, got {student.shape} and {teacher.shape}")
-
-
-def _as_many(name: str, *maps: Sequence[Array]) -> None:
-    counts = [len(m) for m in maps]
-    if not counts[0] or len(set(counts)) > 1:
-        raise ValueError(f"{name}: needs as many of one as of the other, got {' and '.join(map(str, counts))}")

@@ -1,4 +1,5 @@
-"""Losses on logits. Arrays in, one value an example out (DIST: one a batch); always called by keyword.
+"""Losses on logits, and LSKD's standardisation of them. Arrays in; out of a loss one value an example, of DIST one a
+batch, of `standardize` logits. Losses are always called by keyword.
 
 All are computed in float32 (or wider) from log-softmax, and none detaches an argument:
 whether a teacher receives gradient is decided where its outputs are made.
@@ -157,6 +158,7 @@ def dist(
 
     with p = softmax(student / T) and q of the teacher, r Pearson's correlation: of an example over its classes
     (inter-class), and of a class over the examples of the batch (intra-class). Nothing is detached.
+    Under parallel.scope="device" the batch is what one device sees, in scope "global" the whole one.
 
     Args:
       student: (B, K) logits; with B = 1 or K = 1 a correlation is 0 by definition.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.common import gram, to_common_size, unit
+from kd_jax.losses.common import as_many, gram, to_common_size, unit
 from kd_jax.typing import Array
 
 CANDIDATES = 3  # how many vectors more of the student than of the teacher are looked at
@@ -46,9 +46,7 @@ def kdsvd(*, students: Sequence[Array], teachers: Sequence[Array], k: int = 1) -
       average-pooled before; that code cannot compare them. What is not finite is not replaced by 0. The gradient is
       that of the singular vectors, but finite where singular values are equal, or 0.
     """
-    if len(students) != len(teachers) or len(students) < 2:
-        had = f"{len(students)} and {len(teachers)}"
-        raise ValueError(f"kdsvd: needs two or more maps, as many of one as of the other, got {had}")
+    as_many("kdsvd", students, teachers, least=2, wanted="two or more maps, as many of one as of the other")
     pairs = [to_common_size(*pair) for pair in zip(students, teachers, strict=True)]
     most = min(min(x.shape[2], x.shape[1] * x.shape[3]) for pair in pairs for x in pair)
     if k != int(k) or not 1 <= k <= most:

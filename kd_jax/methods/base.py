@@ -4,8 +4,9 @@ from collections.abc import Callable
 from zlib import crc32
 
 import jax
+from flax import linen as nn
 
-from kd_jax.typing import Array, Distiller, Facts, Schedule, Search, Vars, View
+from kd_jax.typing import Array, Distiller, Facts, PyTree, Schedule, Search, Vars, View
 
 NO_VARS = Vars({}, {}, {})
 
@@ -24,6 +25,12 @@ def no_vars(key: Array, facts: Facts) -> Vars:
     """The `init` of a method without variables of its own."""
     del key, facts
     return NO_VARS
+
+
+def run(layer: nn.Module, params: PyTree, stats: PyTree, *args, train: bool) -> tuple[PyTree, PyTree]:
+    """What a flax layer with BatchNorm returns, and its statistics: moved in training, else kept."""
+    output, moved = layer.apply({"params": params, "batch_stats": stats}, *args, train=train, mutable=["batch_stats"])
+    return output, moved["batch_stats"]
 
 
 def identity() -> Distiller:

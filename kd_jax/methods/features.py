@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from kd_jax import losses
 from kd_jax.layers.regressor import Regressor
 from kd_jax.losses import features, svd
-from kd_jax.methods.base import no_vars, require, weigh
+from kd_jax.methods.base import no_vars, require, run, weigh
 from kd_jax.methods.stages import NEEDS, focus_of, focused, last_stages, require_stages
 from kd_jax.methods.terms import criterion
 from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
@@ -49,11 +49,10 @@ def fitnet(*, weight: float | Schedule = 100.0, stage: int = 2, depth: int = 1) 
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
         student, teacher = view.student.stages[stage], view.teachers[0].stages[stage]
-        own = {"params": vars.params["regressor"], "batch_stats": vars.stats["regressor"]}
         layer = Regressor(teacher.shape[1:], depth)
-        student, moved = layer.apply(own, student, train, mutable=["batch_stats"])
+        student, moved = run(layer, vars.params["regressor"], vars.stats["regressor"], student, train=train)
         value = losses.fitnet(student=student, teacher=teacher, mask=focus_of(view, teacher))
-        return view, {"": value}, {}, {"regressor": moved["batch_stats"]}
+        return view, {"": value}, {}, {"regressor": moved}
 
     return weigh(Distiller(init, apply, NEEDS), weight)
 

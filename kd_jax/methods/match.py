@@ -101,4 +101,4 @@ def ctkd(
         return view._replace(match=match), {}, {"temperature": temperature}, vars.stats
 
     watch = (Watch("temperature", unit="temperature"),)
-    return Distiller(make, apply, NEEDS, rates={"": rate}, watch=watch, refines=NEEDS)
+    return Distiller(make, apply, NEEDS, rates={"": rate}, watch=watch, refines=frozenset({"match.temperature"}))

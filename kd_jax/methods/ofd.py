@@ -9,7 +9,7 @@ from jax.scipy.stats import norm
 from kd_jax.layers.projector import Connector
 from kd_jax.losses import hints
 from kd_jax.losses.common import wide
-from kd_jax.methods.base import fold, weigh
+from kd_jax.methods.base import fold, run, weigh
 from kd_jax.methods.stages import focused, last_preacts, require_stages
 from kd_jax.typing import Array, Distiller, Facts, Schedule, Vars, View
 
@@ -56,10 +56,10 @@ def ofd(*, weight: float | Schedule = 1e-3) -> Distiller:
         students, teachers = last_preacts("ofd", view)
         stats, connected, margins = {}, [], []
         for i, (student, teacher) in enumerate(zip(students, teachers, strict=True), 1):
-            own = vars.stats[f"stage{i}"]
-            tree = {"params": vars.params[f"stage{i}"]["connector"], "batch_stats": own["connector"]}
-            x, moved = Connector(teacher.shape[-1]).apply(tree, student, train, mutable=["batch_stats"])
-            stats[f"stage{i}"] = {**own, "connector": moved["batch_stats"]}
+            params, own = vars.params[f"stage{i}"], vars.stats[f"stage{i}"]
+            layer = Connector(teacher.shape[-1])
+            x, moved = run(layer, params["connector"], own["connector"], student, train=train)
+            stats[f"stage{i}"] = {**own, "connector": moved}
             connected.append(x)
             margins.append(own["margin"])
         students, teachers = ([focused(view, x) for x in maps] for maps in (connected, teachers))

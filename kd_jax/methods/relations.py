@@ -1,7 +1,11 @@
 """Criteria on relations between the examples of a batch: SP, RKD, PKT, CC. Their terms are about the batch: ().
 
-Examples mix in them, so that they depend on how many a device sees. Of several teachers the first is read.
+Examples mix in them: under parallel.scope="device" every device compares its own examples only, in scope "global"
+the whole batch is compared. SP and PKT fall about as 1/B with the number B of examples compared, so that their
+published weights are for batches of 64. Of several teachers the first is read.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +24,9 @@ def sp(*, weight: float | Schedule = 3000.0) -> Distiller:
     """Similarity-preserving distillation: which examples resemble which in the last stage is to be as for the teacher.
 
     Nothing is detached here. Where a refiner has set `view.focus`, both maps are multiplied by it before.
+
+    Under parallel.scope="device" every device compares its own examples only, in scope "global" the whole batch. The
+    term falls about as 1/B with the number of examples compared: the published weight is for batches of 64.
 
     Args:
       weight: a number, or a schedule of the step.
@@ -42,7 +49,8 @@ def rkd(
 ) -> Distiller:
     """Relational knowledge distillation of the pooled features: distances of pairs, angles of triplets.
 
-    Nothing is detached here. The angles take memory for B^3 numbers: see kd_jax.losses.relations.
+    Nothing is detached here. The angles take memory for B^3 numbers: see kd_jax.losses.relations. Under
+    parallel.scope="device" every device compares its own examples only, in scope "global" the whole batch.
 
     Args:
       weight: a number, or a schedule of the step.
@@ -50,7 +58,7 @@ def rkd(
       angle_weight: >= 0, of the angles; 0 leaves them out.
 
     Raises:
-      ValueError: an argument outside its range; a batch of one example, when it is traced.
+      ValueError: an argument outside its range; a batch of one example, when variables are made.
 
     Reference: Park, Kim, Lu, Cho, "Relational Knowledge Distillation", 2019, arXiv 1904.05068.
     """
@@ -62,7 +70,9 @@ def rkd(
 def pkt(*, weight: float | Schedule = 30000.0) -> Distiller:
     """Probabilistic knowledge transfer of the pooled features: who resembles whom in the batch, as a distribution.
 
-    Nothing is detached here.
+    Nothing is detached here. Under parallel.scope="device" every device compares its own examples only, in scope
+    "global" the whole batch. The term falls about as 1/B with the number of examples compared: the published weight is
+    for batches of 64.
 
     Args:
       weight: a number, or a schedule of the step.
@@ -77,7 +87,8 @@ def cc(*, weight: float | Schedule = 0.02, dim: int = 128) -> Distiller:
     """Correlation congruence of the pooled features, each network's behind a linear layer of its own.
 
     Both layers are the method's, with PyTorch's default initialisation, and are trained along with the student.
-    Nothing is detached here.
+    Nothing is detached here. Under parallel.scope="device" every device compares its own examples only, in scope
+    "global" the whole batch.
 
     Args:
       weight: a number, or a schedule of the step.
@@ -99,7 +110,9 @@ def cc(*, weight: float | Schedule = 0.02, dim: int = 128) -> Distiller:
             seat: linear(dim, width, name="embedding").init(k, jnp.zeros((1, width)))["params"]
             for (seat, width), k in zip(widths.items(), jax.random.split(key), strict=True)
         }
-        return Vars(made, {}, {})
+        vars = Vars(made, {}, {})
+        jax.eval_shape(partial(apply, train=True), vars, facts.view_shapes, key)  # a batch of one is refused now
+        return vars
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
         embedded = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from kd_jax.layers.fusion import Fusion
 from kd_jax.losses import hints
-from kd_jax.methods.base import fold, require, weigh
+from kd_jax.methods.base import fold, require, run, weigh
 from kd_jax.methods.stages import focused, last_preacts, require_stages
 from kd_jax.typing import Array, Distiller, Facts, Schedule, Vars, View
 
@@ -63,10 +63,8 @@ def reviewkd(*, weight: float | Schedule = 1.0, max_width: int = 512, preact: bo
         students, teachers = maps(view)
         made, stats, deeper = [], {}, None
         for (name, layer), x in zip(layers(students, teachers), students, strict=True):
-            own = {"params": vars.params[name], "batch_stats": vars.stats[name]}
-            (y, deeper), moved = layer.apply(own, x, deeper, train, mutable=["batch_stats"])
+            (y, deeper), stats[name] = run(layer, vars.params[name], vars.stats[name], x, deeper, train=train)
             made.append(y)
-            stats[name] = moved["batch_stats"]
         made, teachers = ([x, *(focused(view, f) for f in stages)] for x, *stages in (made, teachers))
         return view, {"": hints.hcl(students=made, teachers=teachers)}, {}, stats
 

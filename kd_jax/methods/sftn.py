@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from kd_jax import losses, models
 from kd_jax.layers.transform import FORMS, Transform
-from kd_jax.methods.base import fold, identity, require, weigh
+from kd_jax.methods.base import fold, identity, require, run, weigh
 from kd_jax.typing import Array, Distiller, Facts, Schedule, Variables, Vars, View, Watch
 
 WATCH = (Watch("branch*/top1", unit="share of examples"), Watch("branch*/kl", unit="nats"))
@@ -142,11 +142,11 @@ def student_in(vars: Vars) -> Variables:
 
 def _run(model, branch: Branch, params, stats, view: View, train: bool, place: str):
     """Logits of a branch, and the statistics moved."""
-    own = {"params": params[branch.name]["transform"], "batch_stats": stats[branch.name]["transform"]}
-    x, moved = branch.transform.apply(own, view.student.stages[branch.start], train, mutable=["batch_stats"])
+    own, kept = params[branch.name]["transform"], stats[branch.name]["transform"]
+    x, moved = run(branch.transform, own, kept, view.student.stages[branch.start], train=train)
     net = Variables(params[place]["student"], stats[place]["student"])
     outputs, after = models.apply(model, net, x, train, after=branch.enter)
-    stats = {**stats, branch.name: {**stats[branch.name], "transform": moved["batch_stats"]}}
+    stats = {**stats, branch.name: {**stats[branch.name], "transform": moved}}
     return outputs.logits, {**stats, place: {**stats[place], "student": after}}
 
 

@@ -7,8 +7,8 @@ from kd_jax import losses
 from kd_jax.layers import augment, policy
 from kd_jax.layers.areas import OVERLAPS, AreaHeads, Areas, masks
 from kd_jax.layers.regressor import Regressor
-from kd_jax.methods.base import NO_VARS, fold, require, weigh
-from kd_jax.methods.stages import NEEDS
+from kd_jax.methods.base import NO_VARS, fold, require, run, weigh
+from kd_jax.methods.stages import NEEDS, require_stages
 from kd_jax.typing import Array, Distiller, Facts, Logs, Schedule, Search, Vars, View, Watch
 
 MAPS = frozenset({"teacher.stages", "teacher.preacts"})
@@ -39,8 +39,9 @@ def dafa(
     drawing goes on. Whatever feature criterion follows reads the refined maps; pooled features and logits stay.
 
     Args:
-      stages: indices in `Outputs.stages` of the (first) teacher, joined by commas; "" takes all but the stem. What
-        a batch draws, it draws for all of them, and a map that no criterion reads costs nothing.
+      stages: indices in `Outputs.stages` of the (first) teacher, joined by commas; "" takes all but the stem. They
+        must hold those that the host reads; others are refined in vain, at no cost. What a batch draws, it draws for
+        all of them.
       search_epochs: 0 leaves the policy as it starts.
       every: steps between two steps of the policy.
       holdout: share of the training examples that, while the search lasts, only judge; 0 judges by the next batch.
@@ -86,9 +87,8 @@ def dafa(
         return [int(i) for i in stages.split(",")] if stages else [*range(1, len(maps))]
 
     def init(key: Array, facts: Facts) -> Vars:
-        of_teacher = facts.view_shapes.teachers[0].stages
-        for i in refined_of(of_teacher):
-            _stage_of(of_teacher, i, "dafa", "teacher")
+        for i in refined_of(facts.view_shapes.teachers[0].stages):
+            require_stages("dafa", facts, i, seats=("teacher",))
         return NO_VARS._replace(policy=policy.init(key, estimator=estimator, start=start))
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
@@ -148,7 +148,8 @@ def dam(
 
     Returns:
       A Distiller with one term. Logs: share, of the map that is in focus; heat_std, deviation of the student's
-      heat over positions (near 0: the heads have become constant, the term's trivial solution).
+      heat over positions; below 0.001 (0.02 is usual at the start) a run warns that the heads have become constant,
+      the term's trivial solution, so that peaks and areas are arbitrary.
 
     Raises:
       ValueError: an argument outside its range; a stage that one network has not.
@@ -169,9 +170,9 @@ def dam(
     heads = AreaHeads(channels, heat_relu)
 
     def init(key: Array, facts: Facts) -> Vars:
+        require_stages("dam", facts, stage)
         view = facts.view_shapes
-        student = _stage_of(view.student.stages, stage, "dam", "student")
-        teacher = _stage_of(view.teachers[0].stages, stage, "dam", "teacher")
+        student, teacher = (net.stages[stage].shape[1:] for net in (view.student, view.teachers[0]))
         made = Regressor(teacher, depth).init(fold(key, "regressor"), jnp.zeros((1, *student)))
         params = {
             "regressor": made["params"],
@@ -182,11 +183,10 @@ def dam(
     def seen(vars: Vars, view: View, train: bool) -> tuple[Areas, Areas, dict]:
         """What the heads say of student and teacher, and the regressor's statistics moved."""
         teacher = view.teachers[0].stages[stage]
-        own = {"params": vars.params["regressor"], "batch_stats": vars.stats["regressor"]}
-        layer = Regressor(teacher.shape[1:], depth)
-        student, moved = layer.apply(own, view.student.stages[stage], train, mutable=["batch_stats"])
+        layer, own, stats = Regressor(teacher.shape[1:], depth), vars.params["regressor"], vars.stats["regressor"]
+        student, moved = run(layer, own, stats, view.student.stages[stage], train=train)
         both = (heads.apply({"params": vars.params["heads"]}, x) for x in (student, teacher))
-        return *both, {"regressor": moved["batch_stats"]}
+        return *both, {"regressor": moved}
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
         student, teacher, stats = seen(vars, view, train)
@@ -203,15 +203,9 @@ def dam(
             name: masks(*a, k=areas, overlap="sum")[..., 0] for name, a in (("student", student), ("teacher", teacher))
         }
 
-    watch = (Watch("share", unit="share of the map"), Watch("heat_std", unit="deviation of the heat"))
-    return weigh(Distiller(init, apply, NEEDS, watch=watch, maps=maps, refines=MAPS), weight)
-
-
-def _stage_of(stages: tuple, stage: int, name: str, seat: str) -> tuple[int, ...]:
-    """Shape (H, W, C) of a stage."""
-    if stage >= len(stages):
-        raise ValueError(f"{name}: no stage {stage}: the {seat} has {len(stages)}")
-    return stages[stage].shape[1:]
+    constant = "the heads say the same of every place (the term's trivial solution): the areas mean nothing"
+    watch = (Watch("share", unit="share of the map"), Watch("heat_std", 1e-3, constant, "deviation of the heat"))
+    return weigh(Distiller(init, apply, NEEDS, watch=watch, maps=maps, refines=MAPS | {"teacher.cam"}), weight)
 
 
 def _usage(own) -> Logs:

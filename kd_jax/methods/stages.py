@@ -11,9 +11,7 @@ NEEDS = frozenset({"teacher.stages"})
 def last_stages(view: View) -> tuple[list[Array], list[Array]]:
     """Student's and teacher's stages behind the stem. Of the network that has more, the last ones: networks with
     different numbers of stages are aligned from the output side."""
-    both = view.student.stages[1:], view.teachers[0].stages[1:]
-    last = min(map(len, both))
-    return tuple([*stages[len(stages) - last :]] for stages in both)
+    return _aligned(view.student.stages, view.teachers[0].stages)
 
 
 def last_preacts(name: str, view: View, student: str = "preacts") -> tuple[list[Array], list[Array]]:
@@ -22,23 +20,30 @@ def last_preacts(name: str, view: View, student: str = "preacts") -> tuple[list[
     Raises:
       ValueError: naming the method and the network that has none.
     """
-    teacher, (own, theirs) = view.teachers[0], (getattr(view.student, student), view.teachers[0].preacts)
+    own, theirs = getattr(view.student, student), view.teachers[0].preacts
     for seat, maps in (("student", own), ("teacher", theirs)):
         if maps is None:
             raise ValueError(f"{name}: needs pre-activation features, which the {seat} has not")
-    seen = view._replace(student=view.student._replace(stages=own), teachers=(teacher._replace(stages=theirs),))
-    return last_stages(seen)
+    return _aligned(own, theirs)
 
 
-def require_stages(name: str, facts: Facts, stage: int = 1) -> None:
-    """Refuse a network that has no such stage; by default, none behind the stem.
+def _aligned(own: tuple[Array, ...], theirs: tuple[Array, ...]) -> tuple[list[Array], list[Array]]:
+    """Both without the stem, and of the longer one the last ones."""
+    last = min(len(own), len(theirs)) - 1
+    return tuple([*maps[len(maps) - last :]] for maps in (own, theirs))
+
+
+def require_stages(name: str, facts: Facts, stage: int = 1, seats: tuple[str, ...] = ("student", "teacher")) -> None:
+    """Refuse a network in one of the seats that has no such stage; by default, none behind the stem.
 
     Raises:
       ValueError: naming the method and what the networks have.
     """
-    student, teacher = (len(outputs.stages) for outputs in (facts.view_shapes.student, facts.view_shapes.teachers[0]))
-    if stage >= min(student, teacher):
-        raise ValueError(f"{name}: no stage {stage}: the student has {student}, the teacher {teacher}")
+    networks = {"student": facts.view_shapes.student, "teacher": facts.view_shapes.teachers[0]}
+    counts = [len(networks[seat].stages) for seat in seats]
+    if stage >= min(counts):
+        had = ", the ".join(f"{seat} {n}" for seat, n in zip(seats, counts, strict=True)).replace(" ", " has ", 1)
+        raise ValueError(f"{name}: no stage {stage}: the {had}")
 
 
 def focused(view: View, x: Array) -> Array:

@@ -2,20 +2,30 @@
 
 from collections.abc import Callable
 
+import jax
+
 from kd_jax import losses
-from kd_jax.methods.base import no_vars, weigh
+from kd_jax.methods.base import no_vars, require, weigh
 from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
 
 KD_TEMPERATURE = 4.0  # the classic papers' on CIFAR-100, where neither criterion nor refiner sets one
 
 
 def criterion(terms: Callable[[View], Terms], needs: frozenset = frozenset(), init=no_vars) -> Distiller:
-    """A distiller without statistics that leaves the view alone and yields `terms(view)`."""
+    """A distiller without statistics that leaves the view alone and yields `terms(view)`.
+
+    What the terms refuse (a batch of one, maps that do not fit) they refuse when variables are made.
+    """
+
+    def checked(key: Array, facts: Facts) -> Vars:
+        made = init(key, facts)
+        jax.eval_shape(terms, facts.view_shapes)
+        return made
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
         return view, terms(view), {}, vars.stats
 
-    return Distiller(init, apply, needs)
+    return Distiller(checked, apply, needs)
 
 
 def temperature_of(view: View, temperature: float | None) -> Array | float:
@@ -25,9 +35,11 @@ def temperature_of(view: View, temperature: float | None) -> Array | float:
     return KD_TEMPERATURE if view.match.temperature is None else view.match.temperature
 
 
-def _check(name: str, temperature: float | None) -> None:
-    if temperature is not None and not 0 < temperature < float("inf"):
-        raise ValueError(f"{name}: temperature must be a finite number above 0, or None, got {temperature}")
+def _reads(name: str, temperature: float | None) -> frozenset:
+    """What a criterion on logits needs: the pair and, unless it has its own, the temperature that refiners set."""
+    fine = temperature is None or 0 < temperature < float("inf")
+    require(name, temperature=(temperature, fine, "a finite number above 0, or None"))
+    return frozenset({"match"} if temperature is not None else {"match", "match.temperature"})
 
 
 def ce(*, weight: float | Schedule = 1.0) -> Distiller:
@@ -55,13 +67,13 @@ def kd(*, weight: float | Schedule = 1.0, temperature: float | None = None) -> D
     Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015,
       arXiv 1503.02531.
     """
-    _check("kd", temperature)
+    needs = _reads("kd", temperature)
 
     def terms(view: View) -> Terms:
         t = temperature_of(view, temperature)
         return {"": losses.kd(student=view.match.student, teacher=view.match.teacher, temperature=t)}
 
-    return weigh(criterion(terms, frozenset({"match"})), weight)
+    return weigh(criterion(terms, needs), weight)
 
 
 def dkd(
@@ -88,7 +100,7 @@ def dkd(
     Reference: Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022,
       arXiv 2203.08679.
     """
-    _check("dkd", temperature)
+    needs = _reads("dkd", temperature)
 
     def init(key: Array, facts: Facts) -> Vars:
         if facts.num_classes < 3:
@@ -100,7 +112,7 @@ def dkd(
         pair = {"student": view.match.student, "teacher": view.match.teacher}
         return {"": losses.dkd(**pair, labels=view.labels, alpha=alpha, beta=beta, temperature=t)}
 
-    return weigh(criterion(terms, frozenset({"match"}), init), weight)
+    return weigh(criterion(terms, needs, init), weight)
 
 
 def dist(
@@ -126,13 +138,13 @@ def dist(
 
     Reference: Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", 2022,
       arXiv 2205.10536.
-    Differs: as in the published code, which see in kd_jax.losses.logits, T^2 multiplies both parts.
+    Differs: as in the published code (see kd_jax.losses.logits), T^2 multiplies both parts.
     """
-    _check("dist", temperature)
+    needs = _reads("dist", temperature)
 
     def terms(view: View) -> Terms:
         t = temperature_of(view, temperature)
         pair = {"student": view.match.student, "teacher": view.match.teacher}
         return {"": losses.dist(**pair, beta=beta, gamma=gamma, temperature=t)}
 
-    return weigh(criterion(terms, frozenset({"match"})), weight)
+    return weigh(criterion(terms, needs), weight)

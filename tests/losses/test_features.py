@@ -71,7 +71,7 @@ def slow_nst(students, teachers):
     return values
 
 
-def slow_cat_kd(student, teacher, resolution=2, normalize=False):
+def slow_cat_kd(student, teacher, resolution=2, normalize=True):
     values = []
     for s, t in zip(student, teacher, strict=True):
         maps = [slow_pool(f, resolution, resolution) for f in (s, t)]
@@ -211,8 +211,8 @@ LOSSES = {
     "at, p = 3": lambda s, t: losses.at(students=[s], teachers=[t], p=3),
     "areas": lambda s, t: losses.areas(student=[s, s**2], teacher=[t, t]),
     "nst": lambda s, t: features.nst(students=[s, s.reshape(2, 3, 1, 6)], teachers=[t, t[:, :, :1]]),
-    "cat_kd": lambda s, t: features.cat_kd(student=s, teacher=t),
-    "cat_kd, normalised": lambda s, t: features.cat_kd(student=s, teacher=t, resolution=3, normalize=True),
+    "cat_kd": lambda s, t: features.cat_kd(student=s, teacher=t, normalize=False),
+    "cat_kd, normalised": lambda s, t: features.cat_kd(student=s, teacher=t, resolution=3),
 }
 
 
@@ -243,7 +243,7 @@ SCALED = {
     "at": lambda s, t: losses.at(students=[s], teachers=[t]),
     "nst": lambda s, t: features.nst(students=[s], teachers=[t]),
     "nst, more channels than places": lambda s, t: features.nst(students=[s.reshape(3, 2, 2, 8)], teachers=[t]),
-    "cat_kd": lambda s, t: features.cat_kd(student=s, teacher=t, normalize=True),
+    "cat_kd": lambda s, t: features.cat_kd(student=s, teacher=t),
 }
 
 

@@ -162,9 +162,9 @@ def test_wrong_arguments(call, told):
 
 def test_a_stage_that_is_not_there(setting):
     _, facts = setting
-    with pytest.raises(ValueError, match="dafa: no stage 4: the teacher has 4"):
+    with pytest.raises(ValueError, match="dafa: no stage 4: the teacher has 4$"):
         methods.dafa(stages="1,4").init(jax.random.key(0), facts)
-    with pytest.raises(ValueError, match="dam: no stage 4: the student has 4"):
+    with pytest.raises(ValueError, match="dam: no stage 4: the student has 4, the teacher 4$"):
         methods.dam(stage=4).init(jax.random.key(0), facts)
 
 
