@@ -1,12 +1,10 @@
 """Class attention transfer: the student is to find the evidence for every class where the teacher finds it."""
 
-import jax
-
 from kd_jax.losses import features
-from kd_jax.methods.base import no_vars, require, weigh
+from kd_jax.methods.base import require, weigh
 from kd_jax.methods.stages import focused
 from kd_jax.methods.terms import criterion
-from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
+from kd_jax.typing import Distiller, Schedule, Terms, View
 
 
 def cat_kd(*, weight: float | Schedule = 400.0, resolution: int = 2, normalize: bool = True) -> Distiller:
@@ -33,12 +31,8 @@ def cat_kd(*, weight: float | Schedule = 400.0, resolution: int = 2, normalize: 
     """
     require("cat_kd", resolution=(resolution, resolution >= 1, "at least 1"))
 
-    def init(key: Array, facts: Facts) -> Vars:
-        jax.eval_shape(terms, facts.view_shapes)  # what the loss refuses, it refuses now
-        return no_vars(key, facts)
-
     def terms(view: View) -> Terms:
         student, teacher = (focused(view, outputs.cam) for outputs in (view.student, view.teachers[0]))
         return {"": features.cat_kd(student=student, teacher=teacher, resolution=resolution, normalize=normalize)}
 
-    return weigh(criterion(terms, frozenset({"student.cam", "teacher.cam"}), init), weight)
+    return weigh(criterion(terms, frozenset({"student.cam", "teacher.cam"})), weight)

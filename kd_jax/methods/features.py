@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 
 from kd_jax import losses
@@ -125,7 +124,6 @@ def _on_stages(name: str, loss: Callable, stages: int = 1) -> Distiller:
 
     def init(key: Array, facts: Facts) -> Vars:
         require_stages(name, facts, stages)
-        jax.eval_shape(terms, facts.view_shapes)  # what the loss refuses, it refuses now
         return no_vars(key, facts)
 
     def terms(view: View) -> Terms:

@@ -198,7 +198,11 @@ def test_dist_as_a_criterion():
         after, terms, logs, stats = run(distiller, seen)
         assert after is seen and set(terms) == {""} and logs == stats == {} and terms[""].shape == ()
         np.testing.assert_allclose(terms[""], weight * dist_loss(**on(view), **kwargs), rtol=1e-6)
-    assert dist().needs == {"match"} and dist(weight=0.0).needs == frozenset()
+    assert (
+        dist().needs == {"match", "match.temperature"}
+        and dist(temperature=2.0).needs == {"match"}
+        and dist(weight=0.0).needs == frozenset()
+    )
 
 
 INF = float("inf")
