@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TESTED := losses layers methods engine
+UNITS := $(TESTED:%=tests/%)
 
 .PHONY: quickstart test test-all lint clean
 
@@ -10,7 +11,8 @@ quickstart: .venv/.run
 	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: .venv/.test
-	$(BIN)/python -m pytest -m "not full" -n 3 --dist loadfile --cov-fail-under=95 $(TESTED:%=--cov=kd_jax/%)
+	$(BIN)/python -m pytest $(UNITS) -m "not full" -n 3 --dist loadfile --cov-fail-under=95 $(TESTED:%=--cov=kd_jax/%)
+	$(BIN)/python -m pytest $(UNITS:%=--ignore=%) -m "not full" -n 3 --dist loadfile
 
 test-all: .venv/.test
 	$(BIN)/python -m pytest -n 3 --dist loadfile

@@ -12,6 +12,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 from importlib import import_module
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def main() -> int:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     known = [name for name in import_module("configs.compose").PARTS if name != "sftn"]  # its cost is the teacher's
     names = tuple(flags.methods.split(",")) if flags.methods else tuple(known)
-    jax.config.update("jax_enable_compilation_cache", False)
+    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())  # methods share the teacher's program
     before = load()
     try:
         made = trials.prepare(flags.pair, names, flags.batch, flags.image)

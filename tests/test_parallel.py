@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 @pytest.mark.parametrize("n", [4, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 2, 8))])
 def test_scopes(n):
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={n}"}
+    env = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={n}"}
     command = [sys.executable, str(ROOT / "tests" / "devices.py"), str(n)]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
     assert done.stdout == "same\n", done.stderr[-3000:]

@@ -55,10 +55,10 @@ def test_a_killed_teacher_phase_resumes_bit_for_bit(home, tmp_path, monkeypatch)
     folder, _ = home
     train = phase.Resident.train
 
-    def killed(self, step, batch_size):
+    def killed(self, step, *args):
         if step == 5:
             raise KeyboardInterrupt
-        return train(self, step, batch_size)
+        return train(self, step, *args)
 
     monkeypatch.setattr(phase.Resident, "train", killed)
     with pytest.raises(KeyboardInterrupt):

@@ -14,6 +14,7 @@ def soak(*flags):
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.full
 def test_three_random_kills():
     done = soak("--kills=3", "--seed=43")  # SIGKILL, SIGKILL within a save, SIGTERM, on any machine
     assert done.returncode == 0, done.stdout + done.stderr
