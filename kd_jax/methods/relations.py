@@ -95,7 +95,7 @@ def cc(*, weight: float | Schedule = 0.02, dim: int = 128) -> Distiller:
       dim: >= 1, width of the embeddings.
 
     Raises:
-      ValueError: an argument outside its range; a batch of one example, when it is traced.
+      ValueError: an argument outside its range; a batch of one example, when variables are made.
 
     Reference: Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang, "Correlation Congruence for Knowledge Distillation", 2019,
       arXiv 1904.01802.
