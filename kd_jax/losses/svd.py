@@ -52,8 +52,9 @@ def kdsvd(*, students: Sequence[Array], teachers: Sequence[Array], k: int = 1) -
     if k != int(k) or not 1 <= k <= most:
         raise ValueError(f"kdsvd: k must be a whole number from 1 to {most}, what the smallest map has, got {k}")
     total, before = 0.0, None
-    for pair in pairs:
-        now = _vectors(*pair, int(k))
+    spectra = iter(_right_singular([x for pair in pairs for x in pair]))
+    for spectrum in zip(spectra, spectra, strict=True):
+        now = _vectors(*spectrum, int(k))
         if before:
             student, teacher = map(_relate, now, before)
             total += jnp.sum((student - teacher) ** 2, axis=(1, 2, 3))
@@ -61,10 +62,9 @@ def kdsvd(*, students: Sequence[Array], teachers: Sequence[Array], k: int = 1) -
     return total
 
 
-def _vectors(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
+def _vectors(student: tuple[Array, Array], teacher: tuple[Array, Array], k: int) -> tuple[Array, Array]:
     """Both (B, W, k), the student's aligned with the teacher's."""
-    _, ours = _right_singular(student, k + CANDIDATES)
-    squares, theirs = _right_singular(teacher, k)
+    ours, squares, theirs = student[1][..., : k + CANDIDATES], teacher[0][:, :k], teacher[1][..., :k]
     theirs *= jnp.where(jnp.sum(theirs, axis=1, keepdims=True) < 0, -1.0, 1.0)
     cosines = gram(ours.swapaxes(1, 2), theirs.swapaxes(1, 2))
     size = jnp.abs(cosines)
@@ -74,13 +74,22 @@ def _vectors(student: Array, teacher: Array, k: int) -> tuple[Array, Array]:
     return gram(ours, chosen.swapaxes(1, 2)) * factor, theirs * factor
 
 
-def _right_singular(x: Array, n: int) -> tuple[Array, Array]:
-    """The n largest squared singular values (B, n) of every example of (B, H, W, C), relative to the sum of all, and
-    their right singular vectors (B, W, n); fewer where the map has fewer."""
-    n = min(n, x.shape[2], x.shape[1] * x.shape[3])
-    columns = unit(x.swapaxes(1, 2).reshape(len(x), x.shape[2], -1), axis=(1, 2))
-    values, vectors = _spectrum(gram(columns))
-    return values[:, :n], vectors[..., :n]
+def _right_singular(maps: list[Array]) -> list[tuple[Array, Array]]:
+    """Of every map (B, H, W, C): its N = min(W, H C) squared singular values (B, N), the largest first, relative to the
+    sum of all, and its right singular vectors (B, W, N).
+
+    One decomposition for all: XLA's CPU runtime can hang where two of them run at once on few cores (jaxlib 0.10).
+    """
+    widest = max(x.shape[2] for x in maps)
+    grams = []
+    for x in maps:
+        b, _, w, _ = x.shape
+        own = gram(unit(x.swapaxes(1, 2).reshape(b, w, -1), axis=(1, 2)))
+        last = jnp.diag(-(jnp.arange(widest) >= w).astype(own.dtype))  # eigenvalues of the padding: behind all others
+        grams.append(last + jnp.pad(own, ((0, 0), (0, widest - w), (0, widest - w))))
+    values, vectors = _spectrum(jnp.stack(grams))
+    counts = [min(x.shape[2], x.shape[1] * x.shape[3]) for x in maps]
+    return [(values[i, :, :n], vectors[i, :, : maps[i].shape[2], :n]) for i, n in enumerate(counts)]
 
 
 @jax.custom_jvp
