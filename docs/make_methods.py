@@ -27,9 +27,9 @@ Names are those of `kd_jax.methods` and of configs; weights are the ones that `c
 What departs from a paper or its code is said under `Differs:` in the docstring (`help(kd_jax.methods.NAME)`).
 
 Costs: a whole step (the teacher's forward, then the training step) as a ratio to plain KD's, {pair}, batch {batch},
-on two CPU cores, in one run of `python benchmarks/methods.py --pair={pair} --out=docs/methods.json`. The row of kd is KD
-timed against itself: so far apart can two equal steps be. Larger networks and a GPU have other ratios. MiB of temporaries
-and of arguments of the training step are beside KD's.
+on two CPU cores, in one run of `python benchmarks/methods.py --pair={pair} --out=docs/methods.json`. The row of
+kd is KD timed against itself: so far apart can two equal steps be. Larger networks and a GPU have other ratios. MiB
+of temporaries and of arguments of the training step are beside KD's.
 """
 
 
