@@ -1,6 +1,6 @@
 """Class attention transfer: the student is to find the evidence for every class where the teacher finds it."""
 
-from kd_jax.losses import features
+from kd_jax import losses
 from kd_jax.methods.base import require, weigh
 from kd_jax.methods.stages import focused
 from kd_jax.methods.terms import criterion
@@ -33,6 +33,6 @@ def cat_kd(*, weight: float | Schedule = 400.0, resolution: int = 2, normalize: 
 
     def terms(view: View) -> Terms:
         student, teacher = (focused(view, outputs.cam) for outputs in (view.student, view.teachers[0]))
-        return {"": features.cat_kd(student=student, teacher=teacher, resolution=resolution, normalize=normalize)}
+        return {"": losses.cat_kd(student=student, teacher=teacher, resolution=resolution, normalize=normalize)}
 
     return weigh(criterion(terms, frozenset({"student.cam", "teacher.cam"})), weight)

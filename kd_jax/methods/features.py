@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from kd_jax import losses
 from kd_jax.layers.regressor import Regressor
-from kd_jax.losses import features, svd
 from kd_jax.methods.base import no_vars, require, run, weigh
 from kd_jax.methods.stages import NEEDS, focus_of, focused, last_stages, require_stages
 from kd_jax.methods.terms import criterion
@@ -94,7 +93,7 @@ def nst(*, weight: float | Schedule = 50.0) -> Distiller:
       arXiv 1707.01219.
     Differs: as `at`, in networks with different numbers of stages.
     """
-    return weigh(_on_stages("nst", features.nst), weight)
+    return weigh(_on_stages("nst", losses.nst), weight)
 
 
 def kdsvd(*, weight: float | Schedule = 1.0, k: int = 1) -> Distiller:
@@ -116,7 +115,7 @@ def kdsvd(*, weight: float | Schedule = 1.0, k: int = 1) -> Distiller:
     Differs: as `at`, in networks with different numbers of stages; kd_jax.losses.svd says in what else.
     """
     require("kdsvd", k=(k, k >= 1, "at least 1"))
-    return weigh(_on_stages("kdsvd", partial(svd.kdsvd, k=k), stages=2), weight)
+    return weigh(_on_stages("kdsvd", partial(losses.kdsvd, k=k), stages=2), weight)
 
 
 def _on_stages(name: str, loss: Callable, stages: int = 1) -> Distiller:

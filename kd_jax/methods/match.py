@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from kd_jax import losses
 from kd_jax.layers.augment import straight_through
-from kd_jax.losses.logits import standardize
 from kd_jax.methods.base import no_vars, require
 from kd_jax.typing import Array, Distiller, Facts, Vars, View, Watch
 
@@ -33,7 +33,7 @@ def lskd(*, temperature: float = 2.0) -> Distiller:
     require("lskd", temperature=(temperature, 0 < temperature < float("inf"), "a finite number above 0"))
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
-        pair = {"student": standardize(view.match.student), "teacher": standardize(view.match.teacher)}
+        pair = {"student": losses.standardize(view.match.student), "teacher": losses.standardize(view.match.teacher)}
         return view._replace(match=view.match._replace(**pair, temperature=temperature)), {}, {}, vars.stats
 
     return Distiller(no_vars, apply, NEEDS, refines=NEEDS)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.stats import norm
 
+from kd_jax import losses
 from kd_jax.layers.projector import Connector
-from kd_jax.losses import hints
 from kd_jax.losses.common import wide
 from kd_jax.methods.base import fold, run, weigh
 from kd_jax.methods.stages import focused, last_preacts, require_stages
@@ -63,7 +63,7 @@ def ofd(*, weight: float | Schedule = 1e-3) -> Distiller:
             connected.append(x)
             margins.append(own["margin"])
         students, teachers = ([focused(view, x) for x in maps] for maps in (connected, teachers))
-        return view, {"": hints.ofd(students=students, teachers=teachers, margins=margins)}, {}, stats
+        return view, {"": losses.ofd(students=students, teachers=teachers, margins=margins)}, {}, stats
 
     return weigh(Distiller(init, apply, NEEDS), weight)
 

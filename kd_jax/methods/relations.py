@@ -10,8 +10,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from kd_jax import losses
 from kd_jax.layers.basic import linear
-from kd_jax.losses import relations
 from kd_jax.methods.base import require, weigh
 from kd_jax.methods.stages import NEEDS, focused
 from kd_jax.methods.terms import criterion
@@ -36,7 +36,7 @@ def sp(*, weight: float | Schedule = 3000.0) -> Distiller:
 
     def terms(view: View) -> Terms:
         student, teacher = (focused(view, outputs.stages[-1]) for outputs in (view.student, view.teachers[0]))
-        return {"": relations.sp(student=student, teacher=teacher)}
+        return {"": losses.sp(student=student, teacher=teacher)}
 
     return weigh(criterion(terms, NEEDS), weight)
 
@@ -64,7 +64,7 @@ def rkd(
     """
     weights = {"distance_weight": distance_weight, "angle_weight": angle_weight}
     require("rkd", **{n: (w, 0 <= w < float("inf"), "a finite number, at least 0") for n, w in weights.items()})
-    return weigh(criterion(lambda view: {"": relations.rkd(**_pooled(view), **weights)}, POOLED), weight)
+    return weigh(criterion(lambda view: {"": losses.rkd(**_pooled(view), **weights)}, POOLED), weight)
 
 
 def pkt(*, weight: float | Schedule = 30000.0) -> Distiller:
@@ -80,7 +80,7 @@ def pkt(*, weight: float | Schedule = 30000.0) -> Distiller:
     Reference: Passalis, Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", 2018,
       arXiv 1803.10837.
     """
-    return weigh(criterion(lambda view: {"": relations.pkt(**_pooled(view))}, POOLED), weight)
+    return weigh(criterion(lambda view: {"": losses.pkt(**_pooled(view))}, POOLED), weight)
 
 
 def cc(*, weight: float | Schedule = 0.02, dim: int = 128) -> Distiller:
@@ -119,7 +119,7 @@ def cc(*, weight: float | Schedule = 0.02, dim: int = 128) -> Distiller:
             seat: linear(dim, f.shape[-1], name="embedding").apply({"params": vars.params[seat]}, f)
             for seat, f in _pooled(view).items()
         }
-        return view, {"": relations.cc(**embedded)}, {}, vars.stats
+        return view, {"": losses.cc(**embedded)}, {}, vars.stats
 
     return weigh(Distiller(init, apply, POOLED), weight)
 

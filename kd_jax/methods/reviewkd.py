@@ -5,8 +5,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from kd_jax import losses
 from kd_jax.layers.fusion import Fusion
-from kd_jax.losses import hints
 from kd_jax.methods.base import fold, require, run, weigh
 from kd_jax.methods.stages import focused, last_preacts, require_stages
 from kd_jax.typing import Array, Distiller, Facts, Schedule, Vars, View
@@ -66,7 +66,7 @@ def reviewkd(*, weight: float | Schedule = 1.0, max_width: int = 512, preact: bo
             (y, deeper), stats[name] = run(layer, vars.params[name], vars.stats[name], x, deeper, train=train)
             made.append(y)
         made, teachers = ([x, *(focused(view, f) for f in stages)] for x, *stages in (made, teachers))
-        return view, {"": hints.hcl(students=made, teachers=teachers)}, {}, stats
+        return view, {"": losses.hcl(students=made, teachers=teachers)}, {}, stats
 
     return weigh(Distiller(init, apply, frozenset(needs)), weight)
 

@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from kd_jax import losses
 from kd_jax.layers.projector import Projector
-from kd_jax.losses import hints
 from kd_jax.losses.common import to_common_size
 from kd_jax.methods.base import fold, require, weigh
 from kd_jax.methods.stages import NEEDS, focused, last_stages, require_stages
@@ -60,7 +60,7 @@ def vid(*, weight: float | Schedule = 1.0, init_variance: float = 5.0, eps: floa
             own, (student, teacher) = vars.params[f"stage{i}"], to_common_size(*pair)
             mean = Projector(teacher.shape[-1]).apply({"params": own["projector"]}, student)
             variance = jax.nn.softplus(own["log_scale"]) + eps
-            total += hints.vid(student=focused(view, mean), teacher=focused(view, teacher), variance=variance)
+            total += losses.vid(student=focused(view, mean), teacher=focused(view, teacher), variance=variance)
         return view, {"": total}, {}, {}
 
     return weigh(Distiller(init, apply, NEEDS), weight)
