@@ -5,7 +5,7 @@ Student not known yet: --config.teacher.terms.sftn_branches.student=resnet8x4 tr
 family than the one that is distilled. No figure of the paper was available to us for re-reading.
 """
 
-from configs import pairs
+from configs import kd, pairs
 from kd_jax import recipes
 
 
@@ -13,8 +13,7 @@ def part(pair: recipes.Argument) -> recipes.Part:
     """Branches of the student on the teacher; then KD where there is no other loss."""
     stages = pairs.of(pairs.SFTN_STAGES, pair, "")
     branches = {"sftn_branches": recipes.member("sftn_branches", student=pair.student, stages=stages)}
-    host = {"ce": recipes.member("ce", weight=0.1), "kd": recipes.member("kd", weight=0.9)}
-    return recipes.Part(teacher_terms=branches, host=host)
+    return recipes.Part(teacher_terms=branches, host=kd.part(pair).terms)
 
 
 def get_config(arg: str = ""):

@@ -5,13 +5,13 @@ The literal reading: --config.student.refine.skd.bound=None --config.student.ref
 --config.student.refine.skd.rate=1. No figure of the paper is available to us.
 """
 
+from configs import kd
 from kd_jax import recipes
 
 
 def part(pair: recipes.Argument) -> recipes.Part:
     """SKD; in front of KD where there is no other loss on logits."""
-    host = {"ce": recipes.member("ce", weight=0.1), "kd": recipes.member("kd", weight=0.9)}
-    return recipes.Part(refine={"skd": recipes.member("skd")}, host=host)
+    return recipes.Part(refine={"skd": recipes.member("skd")}, host=kd.part(pair).terms)
 
 
 def get_config(arg: str = ""):
