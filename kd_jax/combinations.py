@@ -5,8 +5,9 @@ from pathlib import Path
 
 from etils import epath
 
-from kd_jax import config, data
+from kd_jax import config
 from kd_jax.build import plan
+from kd_jax.loop import load_data
 from kd_jax.parallel import Layout
 from kd_jax.programs import Programs
 from kd_jax.typing import InputError
@@ -43,10 +44,8 @@ def refusal(made, traced: list) -> str:
     """
     made.data.synthetic.train = made.data.synthetic.test = 8
     recipe = config.parse(made.to_dict())
-    wanted = {**vars(recipe.data), "seed": 0}
-    del wanted["augment"]
     try:
-        for job in plan(recipe, data.load(**wanted), epath.Path("never-written")):
+        for job in plan(recipe, load_data(recipe), epath.Path("never-written")):
             if job.phase not in traced:
                 programs = Programs(job, Layout((1,)))  # traces a step
                 if job.split.steps:

@@ -9,7 +9,7 @@ from functools import partial
 from inspect import getdoc
 from pathlib import Path
 
-from kd_jax import combinations, data, methods, models, recipes
+from kd_jax import data, methods, models, recipes
 from kd_jax.data.folder import folder
 from kd_jax.data.tfds import tfds
 from kd_jax.models.base import multiply_adds, trace
@@ -79,6 +79,8 @@ def list_configs(where: Path) -> str:
 
 def list_combinations(pair: str, configs: Path) -> str:
     """Every method alone and behind SKD, SoKD and SFTN, for a pair: built and traced."""
+    from kd_jax import combinations  # and with it Orbax and the engine, which the other lists do without
+
     return f"combinations: {pair}\n\n{combinations.table(combinations.combinations(pair, configs))}"
 
 

@@ -13,7 +13,7 @@ FLOOR = {
     "methods": 2, "engine": 3, "parallel": 4, "checkpoints": 4,
     "teachers": 5, "recipes": 5, "build": 5.1, "programs": 5.2, "feed": 5.3,
     "report": 6, "phase": 6.1, "loop": 6.2, "dry_run": 6.3, "evaluate": 6.3, "exchange": 6.3,
-    "combinations": 6.1, "listing": 6.3, "cli": 6,
+    "combinations": 6.3, "listing": 6.4, "cli": 6,
 }  # fmt: skip
 
 
