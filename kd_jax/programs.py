@@ -98,8 +98,8 @@ class Programs:
         def maps(state: TrainState, teachers: tuple[Outputs, ...], batch: Batch) -> dict[str, Array]:
             return engine.maps(state, teachers, seen(batch), model=job.network.model, distiller=job.distiller)
 
-        counted, measured = self._metrics(parts)
-        self._search = partial(engine.policy_step, **parts)
+        self._parts = parts
+        counted, measured = self._metrics()
         self.init = layout.jit(init, ins="rr", outs="r")
         self.train = layout.jit_step(train, ins="rbbr", outs="r", donate=(0,))
         self.search = layout.jit_step(search, ins="rbbr", outs="r", donate=(0,))
@@ -119,18 +119,22 @@ class Programs:
 
     def trace_search(self) -> None:
         """Find what the policy step cannot differentiate, without computing anything."""
-        jax.eval_shape(self._search, self.job.abstract, self._seen, self._seen, jax.random.key(0))
+        step, read = partial(engine.policy_step, **self._parts), self._read()
+        jax.eval_shape(step, self.job.abstract, read, read, jax.random.key(0))
 
-    def _metrics(self, parts: dict) -> tuple[metrics_lib.Metrics, metrics_lib.Metrics]:
-        """Shapes of the metrics of a training step and of an evaluation step."""
+    def _read(self) -> tuple[tuple[Outputs, ...], Batch]:
+        """Shapes of what a training step reads: the teachers' outputs and the batch."""
         job, view = self.job, self.job.facts.view_shapes
         mask = jax.ShapeDtypeStruct(view.labels.shape, jnp.float32)
         batch = {"image": view.image, "label": view.labels, "index": view.labels, "mask": mask}
-        taught = tuple(only(t, job.distiller.needs) for t in view.teachers) if job.needs_teachers else ()
-        self._seen = taught, batch
-        train = partial(engine.train_step, **parts)
+        return tuple(only(t, job.distiller.needs) for t in view.teachers) if job.needs_teachers else (), batch
+
+    def _metrics(self) -> tuple[metrics_lib.Metrics, metrics_lib.Metrics]:
+        """Shapes of the metrics of a training step and of an evaluation step."""
+        job, (taught, batch) = self.job, self._read()
+        train = partial(engine.train_step, **self._parts)
         test = partial(engine.eval_step, model=job.network.model)
-        logits = view.student.logits if job.teachers else None
+        logits = job.facts.view_shapes.student.logits if job.teachers else None
         return (
             jax.eval_shape(train, job.abstract, taught, batch, jax.random.key(0))[1],
             jax.eval_shape(test, job.abstract.student, logits, batch),
