@@ -16,7 +16,7 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-from step import Parser, load
+from step import Parser, at_least, load
 
 
 def measured(trial, kd, of_kd, rounds: int) -> dict:
@@ -43,12 +43,12 @@ def main() -> int:
     parser.add_argument("--methods", default="", help="as configs/compose.py spells them, joined by commas")
     parser.add_argument("--out", type=Path, help="JSON file for docs/make_methods.py")
     flags = parser.parse_args()
+    at_least(parser, flags, batch=1, steps=1, image=8)
     import jax
     import trials
 
     from kd_jax import InputError
 
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     known = [name for name in import_module("configs.compose").PARTS if name != "sftn"]  # its cost is the teacher's
     names = tuple(flags.methods.split(",")) if flags.methods else tuple(known)
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())  # methods share the teacher's program

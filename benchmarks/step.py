@@ -30,6 +30,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; --help shows what is accepted\n")
 
 
+def at_least(parser: Parser, flags, **least: int) -> None:
+    """Refuse a number below what is the least of its flag."""
+    for name, low in least.items():
+        value = getattr(flags, name)
+        if value is not None and value < low:
+            parser.error(f"--{name}={value}: must be at least {low}")
+
+
 def load() -> str:
     """The machine's load in the last 1, 5 and 15 minutes."""
     return " ".join(f"{x:.2f}" for x in os.getloadavg())
@@ -91,10 +99,7 @@ def main() -> int:
     parser.add_argument("--teacher_phase", action="store_true", help="cost of SFTN's teacher phase instead")
     parser.add_argument("--memory", type=int, nargs="?", const=5000, metavar="STEPS", help="memory instead")
     flags = parser.parse_args()
-    for name, low in (("batch", 1), ("steps", 1), ("image", 8), ("memory", 100)):
-        value = getattr(flags, name)
-        if value is not None and value < low:
-            parser.error(f"--{name}={value}: must be at least {low}")
+    at_least(parser, flags, batch=1, steps=1, image=8, memory=100)
     if bool(flags.first_step) + bool(flags.memory) + flags.teacher_phase > 1:
         parser.error("--first_step, --memory, --teacher_phase: give one of them")
     if flags.first_step:

@@ -12,13 +12,11 @@ import re
 import sys
 from pathlib import Path
 
+from configs import compose
+from kd_jax import combinations, losses, methods, recipes
+from kd_jax.listing import first_sentence, reference
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-from configs import compose  # noqa: E402
-from kd_jax import combinations, losses, methods, recipes  # noqa: E402
-from kd_jax.listing import first_sentence, reference  # noqa: E402
-
 PAIR = "vgg13,MobileNetV2"  # a pair that not everything fits
 HEAD = """# Methods
 
