@@ -10,6 +10,7 @@ import pytest
 from kd_jax import losses
 from kd_jax.losses import features
 from kd_jax.losses.common import to_common_size, windows
+from tests.losses.slopes import gradients_are_slopes
 
 at = jax.jit(losses.at, static_argnames="p")
 fitnet = jax.jit(losses.fitnet)
@@ -219,13 +220,7 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_against_finite_differences(rng, x64, name):
     """Of both arguments: a teacher's map behind a refiner that learns must not be detached."""
-    maps = jnp.asarray(rng.normal(0, 1, (2, 2, 3, 3, 2)))
-    loss = jax.jit(lambda maps: LOSSES[name](*maps).sum())
-    grad = jax.jit(jax.grad(loss))(maps)
-    assert (jnp.abs(grad).max(axis=(1, 2, 3, 4)) > 1e-3).all()
-    for i in np.ndindex(maps.shape):
-        slope = (loss(maps.at[i].add(1e-6)) - loss(maps.at[i].add(-1e-6))) / 2e-6
-        np.testing.assert_allclose(grad[i], slope, rtol=1e-5, atol=1e-8)
+    gradients_are_slopes(LOSSES[name], rng)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kd_jax.losses import hints
+from tests.losses.slopes import gradients_are_slopes
 from tests.losses.test_features import slow_pool, wave
 
 vid, ofd, hcl = map(jax.jit, (hints.vid, hints.ofd, hints.hcl))
@@ -145,13 +146,7 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_against_finite_differences(rng, x64, name):
     """Of both arguments: nothing is detached."""
-    maps = jnp.asarray(rng.normal(0, 1, (2, 2, 3, 3, 2)))
-    loss = jax.jit(lambda maps: LOSSES[name](*maps).sum())
-    grad = jax.jit(jax.grad(loss))(maps)
-    assert (jnp.abs(grad).max(axis=(1, 2, 3, 4)) > 1e-3).all()
-    for i in np.ndindex(maps.shape):
-        slope = (loss(maps.at[i].add(1e-6)) - loss(maps.at[i].add(-1e-6))) / 2e-6
-        np.testing.assert_allclose(grad[i], slope, rtol=1e-5, atol=1e-8)
+    gradients_are_slopes(LOSSES[name], rng)
 
 
 def test_vid_gradient_of_the_variance(rng, x64):
