@@ -15,7 +15,8 @@ Array = jax.Array
 PyTree = Any
 Terms = dict[str, Array]  # each (B,), or () where the loss is about the batch as a whole
 Logs = dict[str, Any]  # each (B,), (), or a Mean (a ratio of two sums); reported, never summed
-Batch = dict[str, Array]  # image (B, H, W, C), label (B,), index (B,), mask (B,)
+# image (B, H, W, C), label (B,), index (B,), mask (B,); views: name -> {image, teachers}, see View.others
+Batch = dict[str, Any]
 Schedule = Callable[[Array], Array]  # step -> value
 
 
@@ -78,7 +79,9 @@ class View(NamedTuple):
 
     teachers: one Outputs for every teacher, detached. match: None in a phase without teacher.
     index: (B,) positions in the training set. step: () steps done. focus: None, or a mask
-    (B, H, W, 1) of the areas that feature criteria should look at.
+    (B, H, W, 1) of the areas that feature criteria should look at. others: the same examples seen otherwise, as
+    far as a member needs it: "strong", from images augmented more strongly; "alone.1", as the second teacher by
+    itself sees them.
     """
 
     image: Array
@@ -89,6 +92,7 @@ class View(NamedTuple):
     index: Array | None
     step: Array
     focus: Array | None = None
+    others: dict[str, Any] = {}  # of View; never changed in place
 
 
 class Facts(NamedTuple):
@@ -96,7 +100,7 @@ class Facts(NamedTuple):
 
     view_shapes: a View of ShapeDtypeStructs. labels: (N,) of the training set, or None.
     teachers: one (model, Variables) for every teacher; Variables may be shapes only while a
-    recipe is being checked.
+    recipe is being checked. given: label -> Vars of the members of an earlier phase that this one starts with.
     """
 
     view_shapes: View
@@ -105,6 +109,7 @@ class Facts(NamedTuple):
     labels: Any = None
     teachers: tuple = ()
     steps_per_epoch: int = 1
+    given: Mapping[str, Any] = MappingProxyType({})
 
 
 class Vars(NamedTuple):
@@ -114,6 +119,26 @@ class Vars(NamedTuple):
     params: PyTree
     stats: PyTree
     policy: PyTree
+
+
+class Written(NamedTuple):
+    """In the statistics that `apply` returns: a table of which this batch writes some rows.
+
+    table: (N, ...) as it was. index: (B,) int32, which rows, each once. rows: (B, ...), their new content. The step
+    writes them, those of all devices; what is not Written is averaged over the devices, integers are left.
+    """
+
+    table: Array
+    index: Array
+    rows: Array
+
+
+class Peer(NamedTuple):
+    """A network that a method owns and trains beside the student. name: of the model."""
+
+    name: str
+    model: Any
+    variables: Variables
 
 
 class Watch(NamedTuple):
@@ -156,14 +181,15 @@ class Distiller(NamedTuple):
 
     init: (key, facts) -> Vars.
     apply: (vars, view, key, train) -> (view, terms, logs, stats).
-    needs: what the view must hold: "match", "teacher.stages", "teacher.preacts", "index", ...
+    needs: what the view must hold: "match", "teacher.stages", "teacher.preacts", "index", "strong", ...
     rates: learning rate of the method's parameters as a multiple of the phase's.
     watch: logs that deserve a look.
     search: how its policy is found, if it has one that is.
     maps: (vars, view) -> name -> (B, H, W), what it sees where in an image; drawn at the end of a phase.
     refines: of a refiner, the needs of terms that can see its work.
+    networks: vars -> name -> Peer, the networks of its own: measured, saved and exported like the student.
 
-    In terms, logs and rates the name "" is the member itself; `chain` puts its label there.
+    In terms, logs, rates and networks the name "" is the member itself; `chain` puts its label there.
     """
 
     init: Callable
@@ -174,3 +200,4 @@ class Distiller(NamedTuple):
     search: Search | None = None
     maps: Callable | None = None
     refines: frozenset = frozenset()
+    networks: Callable | None = None

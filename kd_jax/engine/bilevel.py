@@ -15,7 +15,7 @@ from flax import linen as nn
 from kd_jax.engine import metrics as metrics_lib
 from kd_jax.engine.optim import policy_adam
 from kd_jax.engine.state import TrainState, as_teachers
-from kd_jax.engine.step import mask_of, objective
+from kd_jax.engine.step import gradients, mask_of, objective
 from kd_jax.methods.base import fold
 from kd_jax.typing import Array, Batch, Distiller, Mean, Outputs, PyTree
 
@@ -29,6 +29,7 @@ def policy_step(
     student: nn.Module,
     distiller: Distiller,
     tx: optax.GradientTransformation,
+    task: frozenset | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One step of the policy; parameters, statistics and the step count stay. Pure.
@@ -38,7 +39,7 @@ def policy_step(
       inner: teacher outputs and batch of that training step.
       outer: the same of the examples that judge it.
       key: the run's root key; the step is folded in here.
-      student, distiller, tx, axis_name: as for `train_step`; `distiller.search` says how.
+      student, distiller, tx, task, axis_name: as for `train_step`; `distiller.search` says how.
 
     Returns:
       (state, metrics): metrics hold the outer loss.
@@ -55,6 +56,10 @@ def policy_step(
     def loss(params: PyTree, policy: PyTree) -> Array:
         return objective(params, policy, state, taught, batch, key, **parts)[0]
 
+    def descent(params: PyTree, policy: PyTree) -> PyTree:
+        given, mask = (policy, state, taught, batch, key), mask_of(batch)
+        return gradients(partial(objective, **parts), params, *given, task=task, mask=mask)[2]
+
     def update(grads: PyTree) -> PyTree:
         return optax.apply_updates(state.params, tx.update(grads, state.opt, state.params)[0])
 
@@ -63,8 +68,10 @@ def policy_step(
         return objective(params, policy, state, judge, judging, fold(key, "outer"), **parts)[0]
 
     mean = partial(jax.lax.pmean, axis_name=axis_name) if axis_name else lambda tree: tree
-    differentiate = _exact if search.hypergradient == "exact" else _finite
-    value, grads = differentiate(loss, update, judged, state.params, state.policy, mean)
+    if search.hypergradient == "exact":
+        value, grads = _exact(descent, update, judged, state.params, state.policy, mean)
+    else:
+        value, grads = _finite(loss, update, judged, state.params, state.policy, mean)
     value, grads = mean((value, grads))
     if search.score is not None:
         grads = jax.tree.map(jnp.add, grads, search.score(state.policy, fold(key, "method"), value))
@@ -76,11 +83,11 @@ def policy_step(
     return state._replace(policy=policy, policy_opt=policy_opt), measured
 
 
-def _exact(loss, update, judged, params: PyTree, policy: PyTree, mean) -> tuple[Array, PyTree]:
+def _exact(descent, update, judged, params: PyTree, policy: PyTree, mean) -> tuple[Array, PyTree]:
     """Value and gradient of the outer loss, through the update (a gradient of a gradient)."""
 
     def ahead(policy):
-        return judged(update(mean(jax.grad(loss)(params, policy))), policy)
+        return judged(update(mean(descent(params, policy))), policy)
 
     return jax.value_and_grad(ahead)(policy)
 

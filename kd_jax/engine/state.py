@@ -1,6 +1,6 @@
 """TrainState, and its first value."""
 
-from functools import partial
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -11,14 +11,15 @@ from flax import linen as nn
 from kd_jax.engine.optim import policy_adam
 from kd_jax.methods.base import fold
 from kd_jax.models import base as models
-from kd_jax.typing import Array, Distiller, Facts, Match, Outputs, PyTree, Variables, View
+from kd_jax.typing import Array, Distiller, Facts, Match, Outputs, PyTree, Variables, Vars, View
 
 
 class TrainState(NamedTuple):
     """All that training changes, and nothing else: no key, no data position, no teacher.
 
     step: () int32, steps done. params, stats: {"student": ..., "method": ...}. opt: the state of
-    one optax object over params. policy, policy_opt: what an outer objective trains.
+    one optax object over params. policy, policy_opt: what an outer objective trains. ema: the student's
+    params and stats averaged over the steps, or {}.
     """
 
     step: Array
@@ -27,6 +28,7 @@ class TrainState(NamedTuple):
     opt: PyTree
     policy: PyTree
     policy_opt: PyTree
+    ema: PyTree = {}
 
     @property
     def student(self) -> Variables:
@@ -46,16 +48,32 @@ def mean_logits(teachers: tuple[Outputs, ...]) -> Array:
     return sum(t.logits for t in teachers) / len(teachers)
 
 
-def make_view(image, student: Outputs, teachers: tuple[Outputs, ...], batch, step) -> View:
-    """The view before any refiner. Several teachers are matched by their averaged logits."""
-    match = None
-    if teachers:
-        match = Match(student.logits, mean_logits(teachers))
-    return View(image, student, teachers, match, batch["label"], batch.get("index"), step)
+def make_view(
+    image, student: Outputs, teachers: tuple[Outputs, ...], batch, step, *, needs=frozenset(), others=None
+) -> View:
+    """The view before any refiner. Several teachers are matched by their averaged logits.
+
+    Args:
+      image, student, teachers, step: see View.
+      batch: label and, if there is one, index.
+      needs: of the distiller; of the views of single teachers, it gets those that stand there.
+      others: views that are made already.
+    """
+    match = Match(student.logits, mean_logits(teachers)) if teachers else None
+    view = View(image, student, teachers, match, batch["label"], batch.get("index"), step, others=others or {})
+    alone = {f"alone.{i}": teachers[i : i + 1] for i in range(len(teachers)) if f"alone.{i}" in needs}
+    single = {name: make_view(image, student, one, batch, step) for name, one in alone.items()}
+    return view._replace(others=view.others | single) if single else view
 
 
 def make_facts(
-    student: nn.Module, teachers: tuple[nn.Module, ...], *, image_shape: tuple[int, ...], batch_size: int, **known
+    student: nn.Module,
+    teachers: tuple[nn.Module, ...],
+    *,
+    image_shape: tuple[int, ...],
+    batch_size: int,
+    needs: frozenset = frozenset(),
+    **known,
 ) -> Facts:
     """What a distiller's init may know, for batches of images (H, W, C); computes shapes only.
 
@@ -64,13 +82,16 @@ def make_facts(
       teachers: their networks, in order.
       image_shape: (H, W, C).
       batch_size: B.
+      needs: of the distiller, which decide what other views there are.
       **known: other fields of Facts.
     """
 
     def view(image, label):
         outputs = [models.apply(m, models.init(m, jax.random.key(0), image), image)[0] for m in (student, *teachers)]
-        batch = {"label": label, "index": label}
-        return make_view(image, outputs[0], tuple(outputs[1:]), batch, jnp.zeros((), jnp.int32))
+        batch, step = {"label": label, "index": label}, jnp.zeros((), jnp.int32)
+        given = (image, outputs[0], tuple(outputs[1:]), batch, step)
+        others = {"strong": make_view(*given)} if "strong" in needs else {}
+        return make_view(*given, needs=needs, others=others)
 
     image = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
     shapes = jax.eval_shape(view, image, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
@@ -84,6 +105,8 @@ def init_state(
     distiller: Distiller,
     tx: optax.GradientTransformation,
     facts: Facts,
+    trains: str = "all",
+    ema: bool = False,
 ) -> TrainState:
     """The state before the first step; pure, jittable with the keyword arguments bound.
 
@@ -96,20 +119,47 @@ def init_state(
       distiller: what it is trained by.
       tx: optimiser over {"student": ..., "method": ...}.
       facts: what the distiller's init may know; the student's input shape is read from it.
+      trains: "all", or "method": tx is then over {"method": ...}.
+      ema: whether an average of the student is kept; it starts as the student.
     """
     net = models.init(student, fold(key, "student"), jnp.zeros((1, *facts.view_shapes.image.shape[1:])))
-    own = distiller.init(fold(key, "method"), facts)
+    own = with_given(distiller.init(fold(key, "method"), facts), facts.given)
     params = {"student": net.params, "method": own.params}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         stats={"student": net.stats, "method": own.stats},
-        opt=tx.init(params),
+        opt=tx.init(trained(params, trains)),
         policy=own.policy,
         policy_opt=policy_adam(distiller.search).init(own.policy) if distiller.search else {},
+        ema=net._asdict() if ema else {},
     )
 
 
-def abstract_state(**kwargs) -> TrainState:
-    """`init_state` as shapes, without computing anything."""
-    return jax.eval_shape(partial(init_state, **kwargs), jax.random.key(0))
+def trained(params: PyTree, trains: str) -> PyTree:
+    """The part of the parameters that a step changes."""
+    return params if trains == "all" else {"method": params["method"]}
+
+
+def with_given(made: Vars, given: Mapping[str, Vars]) -> Vars:
+    """A chain's variables; members whose labels stand in `given` start with those.
+
+    Raises:
+      ValueError: a member of another shape than the one that is given.
+    """
+    for label in given.keys() & (made.params | made.stats).keys():
+        for ours, theirs in ((made.params, given[label].params), (made.stats, given[label].stats)):
+            shapes = [jax.tree.map(jnp.shape, tree) for tree in (ours.get(label, {}), theirs)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"{label}: its variables and those that it is to start with have different shapes")
+            ours |= {label: theirs} if theirs else {}
+    return made
+
+
+def abstract_state(*, facts: Facts, **kwargs) -> TrainState:
+    """`init_state` as shapes, without computing anything; what is given may be shapes too."""
+
+    def make(key: Array, given: dict) -> TrainState:
+        return init_state(key, facts=facts._replace(given=given), **kwargs)
+
+    return jax.eval_shape(make, jax.random.key(0), dict(facts.given))

@@ -9,10 +9,10 @@ from flax import linen as nn
 
 from kd_jax import losses
 from kd_jax.engine import metrics as metrics_lib
-from kd_jax.engine.state import TrainState, as_teachers, make_view
+from kd_jax.engine.state import TrainState, as_teachers, make_view, trained
 from kd_jax.methods.base import fold
 from kd_jax.models import base as models
-from kd_jax.typing import Array, Batch, Distiller, Mean, Outputs, PyTree, Terms, Variables, Vars
+from kd_jax.typing import Array, Batch, Distiller, Mean, Outputs, PyTree, Terms, Variables, Vars, View, Written
 
 
 def teacher_outputs(model: nn.Module, variables: Variables, image: Array) -> Outputs:
@@ -54,19 +54,90 @@ def objective(
     *,
     student: nn.Module,
     distiller: Distiller,
+    trains: str = "all",
 ):
     """The loss that a step descends, as a function of the parameters and the policy.
+
+    Args:
+      params: those that the loss is a function of; those of a student that does not train are read from the state.
+      policy, state, teachers, batch, key: as for `train_step`.
+      student, distiller, trains: likewise.
 
     Returns:
       loss (), and (student's logits, terms, logs, statistics moved).
     """
-    net = Variables(params["student"], state.stats["student"])
-    outputs, stats = models.apply(student, net, batch["image"], train=True)
-    view = make_view(batch["image"], outputs, teachers, batch, state.step)
+    params = {"student": state.params["student"], **params}
+    see = partial(models.apply, student, train=trains == "all")
+    outputs, stats = see(Variables(params["student"], state.stats["student"]), batch["image"])
+    others = {}
+    for name, seen in batch.get("views", {}).items():
+        again, stats = see(Variables(params["student"], stats), seen["image"])
+        others[name] = make_view(seen["image"], again, seen["teachers"], batch, state.step)
+    view = make_view(batch["image"], outputs, teachers, batch, state.step, needs=distiller.needs, others=others)
     own = Vars(params["method"], state.stats["method"], policy)
     _, terms, logs, method_stats = distiller.apply(own, view, fold(key, "method"), True)
     loss = total(terms, mask_of(batch))
     return loss, (outputs.logits, terms, logs, {"student": stats, "method": method_stats})
+
+
+def halves(loss, params: PyTree, *given, task: frozenset, mask: Array):
+    """An objective's terms summed apart, (loss (), loss ()): those of the members in `task`, and all others. And what
+    else it returns. Arguments as for `gradients`."""
+    _, aux = loss(params, *given)
+    parts = ({}, {})
+    for name, term in aux[1].items():
+        parts[name.partition("/")[0] not in task][name] = term
+    return tuple(total(part, mask) for part in parts), aux
+
+
+def gradients(loss, params: PyTree, *given, task: frozenset | None, mask: Array):
+    """Value, what else it returns, and the gradient of an objective; with `task`, a pair of gradients: of those terms,
+    and of all others.
+
+    Args:
+      loss: `objective` with its keyword arguments.
+      params: what it is differentiated by.
+      *given: its other arguments.
+      task: labels of members, or None.
+      mask: (B,), which examples count.
+    """
+    if task is None:
+        (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params, *given)
+        return value, aux, grads
+    apart = partial(halves, loss, task=task, mask=mask)
+    values, back, aux = jax.vjp(lambda params: apart(params, *given), params, has_aux=True)
+    one, zero = (jnp.full_like(values[0], x) for x in (1, 0))
+    return sum(values), aux, (back((one, zero))[0], back((zero, one))[0])
+
+
+def inputs(view: View, needs: frozenset) -> tuple[tuple[Outputs, ...], Batch]:
+    """Shapes of what a training step reads, teachers' outputs and batch, from those of its view (`Facts`)."""
+    mask = jax.ShapeDtypeStruct(view.labels.shape, jnp.float32)
+    batch = {"image": view.image, "label": view.labels, "index": view.labels, "mask": mask}
+    taught = tuple(only(t, needs) for t in view.teachers) if reads_teachers(needs) else ()
+    if "strong" in needs:
+        batch["views"] = {"strong": {"image": view.image, "teachers": taught}}
+    return taught, batch
+
+
+def reads_teachers(needs: frozenset) -> bool:
+    """Whether a step reads the teachers' outputs (agreement alone needs them in tests only)."""
+    return any(need == "match" or need.startswith("teacher") for need in needs)
+
+
+def settle(stats: PyTree, before: PyTree, axis_name: str | None) -> PyTree:
+    """The statistics that a step leaves: rows are written, what has changed is averaged over the devices."""
+
+    def one(leaf, old):
+        if isinstance(leaf, Written):
+            index, rows = leaf.index, leaf.rows
+            if axis_name:
+                index, rows = jax.lax.all_gather((index, rows), axis_name, tiled=True)
+            return leaf.table.at[index].set(rows.astype(leaf.table.dtype), unique_indices=True)
+        averaged = axis_name and leaf is not old and jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return jax.lax.pmean(leaf, axis_name) if averaged else leaf
+
+    return jax.tree.map(one, stats, before, is_leaf=lambda x: isinstance(x, Written))
 
 
 def mask_of(batch: Batch) -> Array:
@@ -83,6 +154,9 @@ def train_step(
     student: nn.Module,
     distiller: Distiller,
     tx: optax.GradientTransformation,
+    trains: str = "all",
+    task: frozenset | None = None,
+    ema: float | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One step of the student and of the method's own parameters. Pure, jittable by anyone.
@@ -90,11 +164,16 @@ def train_step(
     Args:
       state: from `init_state` or the step before.
       teacher_outputs: of one teacher, of several, or None.
-      batch: image (B, H, W, C) normalised for the student, label (B,); optional index (B,), mask (B,).
+      batch: image (B, H, W, C) normalised for the student, label (B,); optional index (B,), mask (B,) and, for a
+        method that needs "strong", views: {"strong": {"image": (B, H, W, C), "teachers": a tuple of Outputs}}.
       key: the run's root key, the same at every step: the step is folded in here.
       student: the network in training.
       distiller: what it is trained by.
       tx: optimiser over {"student": ..., "method": ...}.
+      trains: "all"; or "method": the student stays as it is, in eval mode, and tx is over {"method": ...}.
+      task: None; or labels of the members whose terms make a gradient of their own, and tx takes a pair of
+        gradients, of those terms and of all others (`optim.dot`).
+      ema: decay of the student's average, 0 <= ema < 1, where the state keeps one.
       axis_name: under shard_map, the axis over whose devices gradients and statistics are averaged
         and metrics summed; the batch is then this device's part.
 
@@ -103,12 +182,20 @@ def train_step(
     """
     mask, key = mask_of(batch), jax.random.fold_in(key, state.step)
     given = (state.policy, state, as_teachers(teacher_outputs), batch, key)
-    descend = jax.value_and_grad(partial(objective, student=student, distiller=distiller), has_aux=True)
-    (loss, (logits, terms, logs, stats)), grads = descend(state.params, *given)
+    loss_of, old = (
+        partial(objective, student=student, distiller=distiller, trains=trains),
+        trained(state.params, trains),
+    )
+    loss, (logits, terms, logs, stats), grads = gradients(loss_of, old, *given, task=task, mask=mask)
     if axis_name:
-        grads, stats = jax.lax.pmean((grads, stats), axis_name)
-    updates, opt = tx.update(grads, state.opt, state.params)
-    params = optax.apply_updates(state.params, updates)
+        grads = jax.lax.pmean(grads, axis_name)
+    stats = settle(stats, state.stats, axis_name)
+    updates, opt = tx.update(grads, state.opt, old)
+    params = {**state.params, **optax.apply_updates(old, updates)}
+    average = {}
+    if ema is not None:
+        now = {"params": params["student"], "stats": stats["student"]}
+        average = jax.tree.map(lambda a, b: ema * a + (1 - ema) * b, state.ema, now)
     measured = {
         "loss": metrics_lib.mean_of(loss, mask),
         "top1": metrics_lib.mean_of(metrics_lib.top_k(logits, batch["label"], 1), mask),
@@ -116,7 +203,8 @@ def train_step(
     }
     if axis_name:
         measured = jax.lax.psum(measured, axis_name)
-    return state._replace(step=state.step + 1, params=params, stats=stats, opt=opt), measured
+    moved = {"params": params, "stats": stats, "opt": opt, "ema": average}
+    return state._replace(step=state.step + 1, **moved), measured
 
 
 def maps(

@@ -6,7 +6,7 @@ from zlib import crc32
 import jax
 from flax import linen as nn
 
-from kd_jax.typing import Array, Distiller, Facts, PyTree, Schedule, Search, Vars, View
+from kd_jax.typing import Array, Distiller, Facts, Peer, PyTree, Schedule, Search, Vars, View
 
 NO_VARS = Vars({}, {}, {})
 
@@ -86,6 +86,7 @@ def chain(**members: Distiller) -> Distiller:
         search=_search(members),
         maps=_maps(members),
         refines=frozenset().union(*(member.refines for member in members.values())),
+        networks=_networks(members),
     )
 
 
@@ -100,6 +101,19 @@ def _maps(members: dict[str, Distiller]) -> Callable | None:
         return {join(a, n): x for a, draw in drawn.items() for n, x in draw(own[a], view).items()}
 
     return maps
+
+
+def _networks(members: dict[str, Distiller]) -> Callable | None:
+    """Every member's networks under its label."""
+    owners = {label: member.networks for label, member in members.items() if member.networks}
+    if not owners:
+        return None
+
+    def networks(vars: Vars) -> dict[str, Peer]:
+        own = {label: Vars(*(part.get(label, {}) for part in vars)) for label in owners}
+        return {join(a, n): peer for a, owned in owners.items() for n, peer in owned(own[a]).items()}
+
+    return networks
 
 
 def _search(members: dict[str, Distiller]) -> Search | None:
@@ -142,6 +156,47 @@ def weigh(distiller: Distiller, weight: float | Schedule) -> Distiller:
         return view, {name: factor * value for name, value in terms.items()}, logs, stats
 
     return distiller._replace(apply=apply)
+
+
+def everywhere(refiner: Distiller) -> Distiller:
+    """A refiner that also refines the other views of the batch (`view.others`), with the same variables.
+
+    Its statistics pass from one view to the next; its terms and logs are the first view's.
+    """
+
+    def apply(vars: Vars, view: View, key: Array, train: bool):
+        refined, terms, logs, stats = refiner.apply(vars, view, key, train)
+        others = {}
+        for name, other in view.others.items():
+            seen = vars._replace(stats=stats)
+            others[name], _, _, stats = refiner.apply(seen, other, fold(key, name), train)
+        return refined._replace(others=others), terms, logs, stats
+
+    return refiner._replace(apply=apply)
+
+
+def taught_by(criterion: Distiller, teacher: int) -> Distiller:
+    """A criterion that sees one of several teachers, counted from 0: its logits, not the average; its features, not
+    the first one's. Refiners of logits that stand before refine its logits too.
+
+    Raises:
+      ValueError: a criterion that compares two views of the batch; fewer teachers than that, when variables are made.
+    """
+    name = f"alone.{teacher}"
+    if "strong" in criterion.needs:
+        raise ValueError(f"teacher {teacher}: a criterion on two views of the batch reads all teachers, not one")
+
+    def init(key: Array, facts: Facts) -> Vars:
+        if not 0 <= teacher < len(facts.view_shapes.teachers):
+            raise ValueError(f"teacher {teacher}: there are {len(facts.view_shapes.teachers)}, counted from 0")
+        alone = facts.view_shapes.others[name]
+        return criterion.init(key, facts._replace(view_shapes=alone, teachers=facts.teachers[teacher:][:1]))
+
+    def apply(vars: Vars, view: View, key: Array, train: bool):
+        _, terms, logs, stats = criterion.apply(vars, view.others[name], key, train)
+        return view, terms, logs, stats
+
+    return criterion._replace(init=init, apply=apply, needs=criterion.needs | {name})
 
 
 def ramp(weight: float, *, epochs: int, steps_per_epoch: int) -> Schedule:
