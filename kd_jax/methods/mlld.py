@@ -1,0 +1,89 @@
+"""MLLD as a criterion: it reads two views of the batch."""
+
+from kd_jax import losses
+from kd_jax.methods.base import identity, require, weigh
+from kd_jax.methods.terms import criterion, temperature_of
+from kd_jax.typing import Distiller, Schedule, Terms, Vars, View
+
+
+def mlld(
+    *,
+    weight: float | Schedule = 0.9,
+    ce_weight: float = 0.1,
+    temperature: float | None = None,
+    temperatures: str = "3,5",
+    weak_temperatures: str = "2,6",
+) -> Distiller:
+    """Multi-level logit distillation: instances, classes and the batch compared at five temperatures, on two views.
+
+        weight mlld(match, match of the strong view)  +  ce_weight CE(student on the strong view, labels)
+
+    The loss is that of kd_jax.losses.multi_level. KD compares the pairs in `match`, as refiners left them; the masks,
+    the class and the batch level read the networks' own logits of the weak view (of several teachers the average),
+    which is what the published code does with LSKD. Those parts do use the temperature that a refiner sets: behind
+    lskd(temperature=2) the temperatures are 2, 3, 5, 2 and 6 everywhere.
+
+    The recipe's own `ce` is the task loss on the weak view; the one on the strong view is this method's, the term
+    "ce" beside the term "", and `weight` does not scale it. The published total is hence ce(weight=0.1) and mlld();
+    with LSKD ce(weight=0.1), lskd(temperature=2) and mlld(weight=9), for some pairs mlld(weight=6).
+
+    The networks' outputs for the strong view are `view.others["strong"]`. Under parallel.scope="device" every device
+    compares its own examples only, in scope "global" the whole batch.
+
+    Args:
+      weight: a number, or a schedule of the step; 0 turns the whole member off.
+      ce_weight: >= 0, of the task loss on the strong view.
+      temperature: T > 0; None takes the one a refiner set, else 4.
+      temperatures: "T,...", others at which all is compared.
+      weak_temperatures: "T,...", those at which the strong view is not compared (see the loss); "" for none.
+
+    Returns:
+      A Distiller with the terms "", about the batch: (), and "ce", (B,).
+
+    Raises:
+      ValueError: an argument outside its range.
+
+    Reference: Jin, Wang, Lin, "Multi-Level Logit Distillation", 2023 (CVPR).
+    Differs: the defaults are the published code's, slips included: see kd_jax.losses.multi_level.
+    """
+    finite = float("inf")
+    require(
+        "mlld",
+        ce_weight=(ce_weight, 0 <= ce_weight < finite, "a finite number, at least 0"),
+        temperature=(temperature, temperature is None or 0 < temperature < finite, "a finite number above 0, or None"),
+    )
+    more = {"temperatures": temperatures, "weak_temperatures": weak_temperatures}
+    more = {name: _parsed(name, text) for name, text in more.items()}
+    if weight == 0:
+        return identity()
+
+    def levels(view: View) -> Terms:
+        strong = view.others["strong"].match
+        pairs = {"student": view.match.student, "teacher": view.match.teacher}
+        pairs |= {"student_strong": strong.student, "teacher_strong": strong.teacher}
+        teacher = sum(t.logits for t in view.teachers) / len(view.teachers)
+        plain = {"plain_student": view.student.logits, "plain_teacher": teacher}
+        return {"": losses.mlld(**pairs, **plain, temperature=temperature_of(view, temperature), **more)}
+
+    def task(view: View) -> Terms:
+        return {"ce": losses.cross_entropy(student=view.others["strong"].student.logits, labels=view.labels)}
+
+    reads = {"match", "strong"} if temperature is not None else {"match", "match.temperature", "strong"}
+    parts = weigh(criterion(levels, frozenset(reads)), weight), weigh(criterion(task), ce_weight)
+
+    def apply(vars: Vars, view: View, key, train: bool):
+        first, second = (part.apply(vars, view, key, train)[1] for part in parts)
+        return view, first | second, {}, vars.stats
+
+    return parts[0]._replace(apply=apply)
+
+
+def _parsed(name: str, text: str) -> tuple[float, ...]:
+    """The numbers in "2,3.5"."""
+    try:
+        numbers = tuple(map(float, text.split(","))) if text.strip() else ()
+        if not all(0 < t < float("inf") for t in numbers):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"mlld: {name} must be finite numbers above 0 with commas between, got {text!r}") from None
+    return numbers
