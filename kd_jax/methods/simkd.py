@@ -1,0 +1,61 @@
+"""SimKD: a student grafted on its teacher's classifier learns the map that this classifier reads."""
+
+import jax
+from flax import linen as nn
+
+from kd_jax import losses
+from kd_jax.losses.common import pool_to
+from kd_jax.methods.base import no_vars, weigh
+from kd_jax.methods.stages import focus_of
+from kd_jax.methods.terms import criterion
+from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
+
+
+def simkd(*, weight: float | Schedule = 1.0) -> Distiller:
+    """SimKD: the projected last map of a grafted student is to be the map that the teacher's classifier reads.
+
+        weight mean((M f_S - M f_T)^2)
+
+    f_S is the student's last stage, where the student is the network "graft:STUDENT+TEACHER" (kd_jax.models.graft),
+    which ends in a projector and the teacher's own classifier; f_T is the teacher's last map behind its ReLU,
+    average-pooled to the size of f_S where it is larger. No other term is needed: the classifier is not trained.
+    Of several teachers the first is read. Nothing is detached here. M is `view.focus` where a refiner has set it;
+    the mean is over all elements, masked or not.
+
+    Args:
+      weight: a number, or a schedule of the step.
+
+    Raises:
+      ValueError: a student whose last stage has another width than the teacher's last map, or is larger; a teacher
+        whose classifier reads none of its stages. All when variables are made.
+
+    Reference: Chen, Mei, Zhang, Wang, Feng, Chen, "Knowledge Distillation with the Reused Teacher Classifier", 2022,
+      arXiv 2203.14001.
+    Differs: the map is read before its last ReLU, which is put on here, so that it is the one that the classifier
+      reads also in wide residual networks, whose stages stand before a BatchNorm.
+    """
+
+    def init(key: Array, facts: Facts) -> Vars:
+        view = facts.view_shapes
+        ours, teacher = view.student.stages[-1], view.teachers[0]
+        maps = teacher.preacts
+        if maps is None or maps[-1].shape[-1] != teacher.pooled.shape[-1]:
+            raise ValueError("simkd: this teacher's classifier reads none of its stages")
+        theirs = maps[-1]
+        if ours.shape[-1] != theirs.shape[-1] or any(map(int.__gt__, ours.shape[1:3], theirs.shape[1:3])):
+            raise ValueError(
+                f"simkd: the student is no graft on this teacher: its last stage is {_spelled(ours)}, the teacher's "
+                f'{_spelled(theirs)}; a student "graft:STUDENT+TEACHER" is'
+            )
+        return no_vars(key, facts)
+
+    def terms(view: View) -> Terms:
+        ours = view.student.stages[-1]
+        theirs = pool_to(nn.relu(view.teachers[0].preacts[-1]), ours.shape[1:3])
+        return {"": losses.fitnet(student=ours, teacher=theirs, mask=focus_of(view, ours))}
+
+    return weigh(criterion(terms, frozenset({"teacher.preacts"}), init), weight)
+
+
+def _spelled(x: jax.ShapeDtypeStruct) -> str:
+    return "x".join(map(str, x.shape[1:]))

@@ -1,0 +1,182 @@
+"""SimKD's network: a student whose last map, projected, is read by a teacher's classifier.
+
+Spelled `graft:STUDENT+TEACHER` where a model's name is asked for.
+
+Reference: Chen, Mei, Zhang, Wang, Feng, Chen, "Knowledge Distillation with the Reused Teacher Classifier", 2022,
+arXiv 2203.14001.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from kd_jax.layers.basic import conv, head, norm, torch_default
+from kd_jax.losses.common import pool_to
+from kd_jax.typing import Array, InputError, Outputs, Variables
+
+PREFIX, JOINT = "graft:", "+"
+HEAD = "teacher_head"
+
+
+class Head(nn.Module):
+    """A linear layer of zeros among the statistics: no gradient, decay or step reaches it."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.variable("batch_stats", "kernel", jnp.zeros, (x.shape[-1], self.num_classes))
+        return x @ kernel.value + self.variable("batch_stats", "bias", jnp.zeros, self.num_classes).value
+
+
+class Graft(nn.Module):
+    """The student up to its last stage, a projector to the width of the teacher's, pool, the teacher's classifier.
+
+    The projector: 1x1 to a part of the teacher's width, 3x3, 1x1 to the whole, each with BatchNorm and ReLU. Along
+    an axis on which the student's map is larger than the teacher's it is average-pooled before.
+    `stages` are the student's and behind them the projected map; `preacts` likewise, or None where the student has
+    none. The student stands whole under "student"; what comes behind its last stage there is not read. The
+    classifier is no parameter: {"kernel", "bias"} stand among the statistics under "teacher_head", zeros until
+    `with_head` puts the teacher's there.
+
+    student, teacher: networks; of the teacher only the shape of its last map is asked. factor: the inner maps have
+    the teacher's width divided by it. num_classes: K.
+
+    Differs: as in the published code, the last stage is projected also of a student whose own classifier reads
+    something made of it (MobileNetV2, ShuffleV2, wide residual networks). Where a map (B, H, W, C) comes in, the
+    image is taken to be a power of two times as large.
+    """
+
+    student: nn.Module
+    teacher: nn.Module
+    factor: int = 2
+    num_classes: int = 100
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
+        student = _free(self.student)
+        known, stages = _outputs(student), ()
+        preacts = None if known.preacts is None else ()
+        if after < len(known.stages):
+            own = self.student(x, train=train, after=after)
+            height, width, channels = last_map(_free(self.teacher), _image(student, x.shape[1:], after))
+            last = own.stages[-1] if own.stages else x
+            last = pool_to(last, (min(last.shape[1], height), min(last.shape[2], width)))
+            preact = self._project(last, channels, train)
+            x = nn.relu(preact)
+            stages, preacts = (*own.stages, x), None if preacts is None else (*own.preacts, preact)
+        return Outputs(stages, preacts, *head(x, Head(self.num_classes, name=HEAD)))
+
+    def _project(self, x: Array, width: int, train: bool) -> Array:
+        """The projector without its last ReLU; its layers are named as in the published code."""
+        inner = width // self.factor
+        for i, (channels, size) in enumerate(((inner, 1), (inner, 3), (width, 1))):
+            layer = conv(channels, size, kernel_init=torch_default, name=f"transfer.{3 * i}")
+            x = norm(f"transfer.{3 * i + 1}", train)(layer(nn.relu(x) if i else x))
+        return x
+
+
+def last_map(model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> tuple[int, int, int]:
+    """(H, W, C) of the map whose mean a network's classifier reads: its last stage, behind the ReLU.
+
+    Raises:
+      ValueError: the classifier reads a map that is none of the stages.
+    """
+    out = _outputs(model, image_shape)
+    if out.preacts is None or out.stages[-1].shape[-1] != out.pooled.shape[-1]:
+        raise ValueError(f"graft: a {type(model).__name__} cannot be the teacher: its classifier reads no stage of it")
+    return out.stages[-1].shape[1:]
+
+
+def _free(model: nn.Module) -> nn.Module:
+    """A network as a value by itself, outside the module it is part of."""
+    return model.clone(parent=None, name=None)
+
+
+@lru_cache(maxsize=64)
+def _outputs(model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> Outputs:
+    """Shapes of what a network returns for one image (H, W, C)."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], image)
+
+
+def _image(model: nn.Module, shape: tuple[int, ...], after: int) -> tuple[int, ...]:
+    """(H, W, C) of an image of which a network makes this stage."""
+    if after < 0:
+        return shape
+    rows, columns, _ = shape
+    for times in (32, 16, 8, 4, 2, 1):
+        image = (rows * times, columns * times, 3)
+        if _outputs(model, image).stages[after].shape[1:] == shape:
+            return image
+    raise ValueError(f"graft: stage {after} of a {type(model).__name__} is never {'x'.join(map(str, shape))}")
+
+
+def head_of(variables: Variables) -> dict[str, Array]:
+    """A network's classifier, {"kernel" (D, K), "bias" (K,)}.
+
+    Raises:
+      ValueError: not exactly one linear layer stands at the top of its parameters.
+    """
+    if HEAD in variables.stats:
+        return dict(variables.stats[HEAD])
+    found = [v for v in variables.params.values() if len(getattr(v.get("kernel"), "shape", ())) == 2]
+    if len(found) != 1:
+        raise ValueError(f"a network with one classifier wanted, these variables have {len(found)}")
+    return {name: found[0][name] for name in ("kernel", "bias")}
+
+
+def with_head(variables: Variables, classifier: dict[str, Array]) -> Variables:
+    """A graft's variables with a teacher's classifier in it.
+
+    Raises:
+      ValueError: variables of no graft, or a classifier of another shape.
+    """
+    wanted, given = ({k: v.shape for k, v in tree.items()} for tree in (variables.stats.get(HEAD, {}), classifier))
+    if wanted != given:
+        raise ValueError(f"graft: a classifier of shapes {wanted or 'none'} wanted, got {given}")
+    return variables._replace(stats={**variables.stats, HEAD: classifier})
+
+
+def parse(name: str) -> tuple[str, str] | None:
+    """Names of the student and the teacher in "graft:STUDENT+TEACHER" (letter case does not matter); None for the
+    name of another network.
+
+    Raises:
+      InputError: a graft of anything but two networks.
+    """
+    if not name.lower().startswith(PREFIX):
+        return None
+    names = tuple(part.strip() for part in name[len(PREFIX) :].split(JOINT))
+    if len(names) != 2 or not all(names) or any(part.lower().startswith(PREFIX) for part in names):
+        raise InputError(f"model {name!r}: a graft is spelled {PREFIX}STUDENT{JOINT}TEACHER, of two networks")
+    return names
+
+
+def create_graft(name: str, num_classes: int, create: Callable[..., nn.Module], *, factor: int = 2) -> Graft:
+    """The network "graft:STUDENT+TEACHER" with `num_classes` outputs.
+
+    Args:
+      name: as `parse` takes it.
+      num_classes: K.
+      create: (name, num_classes) -> network, for the two.
+      factor: from 1 to the teacher's width.
+
+    Raises:
+      InputError: a name of no graft, an unknown network, a teacher whose classifier reads none of its stages, a factor
+        out of range.
+    """
+    names = parse(name)
+    if names is None:
+        raise InputError(f"model {name!r}: a graft is spelled {PREFIX}STUDENT{JOINT}TEACHER, of two networks")
+    student, teacher = (create(part, num_classes) for part in names)
+    try:
+        width = last_map(teacher)[-1]
+    except ValueError as e:
+        raise InputError(f"model {name!r}: {e}") from e
+    if not 1 <= factor <= width:
+        raise InputError(f"model {name!r}: factor must be from 1 to the teacher's width {width}, got {factor}")
+    return Graft(student, teacher, factor, num_classes)
