@@ -1,10 +1,13 @@
 """What every method costs beside plain KD: step time, memory and parameters, in one run.
 
 python benchmarks/methods.py [--pair=resnet32x4,resnet8x4] [--batch=64] [--steps=7] [--methods=rkd,skd+dkd] [--out=FILE]
+                             [--examples=50000]
     Each method is timed against KD in turns (KD, method, KD, method, ...): the median whole step (the teacher's
     program, then the training step) as a ratio to KD's; temporaries of the compiled training step and its arguments
     (the state, the teacher's outputs, the batch) beside KD's; parameters of the method's own; of a method that
-    searches, a step of the policy as a ratio to its own training step. docs/make_methods.py reads --out.
+    searches, a step of the policy as a ratio to its own training step; of one with a phase that prepares it, that
+    phase's step (METHOD-PHASE). Made-up images; --examples is how many, by which a memory bank is sized.
+    docs/make_methods.py reads --out.
 """
 
 import argparse
@@ -40,10 +43,11 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=7, help="rounds")
     parser.add_argument("--image", type=int, default=32, help="pixels a side")
+    parser.add_argument("--examples", type=int, default=50_000, help="in the training set")
     parser.add_argument("--methods", default="", help="as configs/compose.py spells them, joined by commas")
     parser.add_argument("--out", type=Path, help="JSON file for docs/make_methods.py")
     flags = parser.parse_args()
-    at_least(parser, flags, batch=1, steps=1, image=8)
+    at_least(parser, flags, batch=1, steps=1, image=8, examples=flags.batch)
     import jax
     import trials
 
@@ -54,7 +58,7 @@ def main() -> int:
     jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())  # methods share the teacher's program
     before = load()
     try:
-        made = trials.prepare(flags.pair, names, flags.batch, flags.image)
+        made = trials.prepare(flags.pair, names, flags.batch, flags.image, flags.examples)
     except InputError as e:
         parser.error(str(e))
     jobs, teacher = {job.phase.name: job for job in made.jobs}, trials.teacher_of(made)
@@ -63,11 +67,14 @@ def main() -> int:
     print(f"{flags.pair}, batch {flags.batch}, {flags.steps} rounds; {jax.devices()[0].device_kind}, ", end="")
     print(f"{os.cpu_count()} cores, jax {jax.__version__}; load before: {before}\n")
     print(f"{'':<12}{'time of kd':>11}{'temporaries':>14}{'arguments':>14}{'parameters':>12}{'policy step':>12}")
-    for name in names:
-        row = rows[name] = measured(trials.Trial(jobs[name.replace("+", "_")], made, teacher), kd, of_kd, flags.steps)
+    spelled = {name.replace("+", "_"): name for name in names}
+    for job in (job for job in made.jobs if job.phase.name.partition("-")[0] in spelled):
+        label, *phase = job.phase.name.split("-")
+        name = "-".join([spelled[label], *phase])
+        row = rows[name] = measured(trials.Trial(job, made, teacher), kd, of_kd, flags.steps)
         policy = f"{row['policy']:>12.2f}" if "policy" in row else ""
         sizes = f"{row['temp']:>+14,}{row['argument']:>+14,}{row['parameters']:>12,}"
-        print(f"{name:<12}{row['time']:>11.3f}{sizes}{policy}", flush=True)
+        print(f"{name:<14}{row['time']:>9.3f}{sizes}{policy}", flush=True)
     print(f"\nload after: {load()}; bytes are beside kd's, whose temporaries are {of_kd.temp_size_in_bytes:,}")
     if flags.out:
         flags.out.write_text(json.dumps({"pair": flags.pair, "batch": flags.batch, "methods": rows}, indent=1) + "\n")

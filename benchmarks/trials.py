@@ -7,21 +7,31 @@ import jax
 import numpy as np
 
 from kd_jax import loop, models, recipes
+from kd_jax.feed import Feed
+from kd_jax.loop import resident_of
 from kd_jax.models.resnet import ResNet
-from kd_jax.programs import Carry, Programs, Resident
+from kd_jax.programs import Carry, Programs
 
 
-def prepare(pair: str, methods: tuple[str, ...], batch: int, image: int) -> loop.Prepared:
+def prepare(pair: str, methods: tuple[str, ...], batch: int, image: int, examples: int = 0) -> loop.Prepared:
     """The networks and methods to be measured (as configs/compose.py spells them), as phases of a recipe that is
-    never run: teacher, alone, kd, and every method, a + in its name read as _."""
+    never run: teacher, alone, kd, and every method, a + in its name read as _. The phases that prepare a method's own
+    are METHOD-PHASE. examples: in the training set, 0 for one batch."""
     get_config, named = import_module("configs.compose").get_config, recipes.argument(pair)
     alone = recipes.phase(named.student, terms={"ce": recipes.member("ce")})
     phases = {"teacher": get_config(f"kd,{pair}").teacher, "alone": alone}
-    phases |= {m.replace("+", "_"): get_config(f"{m},{pair}").student for m in ("kd", *methods)}
+    for method in ("kd", *methods):
+        made, label = get_config(f"{method},{pair}"), method.replace("+", "_")
+        for name in made.phases:
+            phase, spelled = made[name], label if name == "student" else f"{label}-{name}"
+            for part, origin in phase.init.items():
+                if origin and origin != "phase:teacher":
+                    phase.init[part] = f"phase:{label}-{origin.removeprefix('phase:')}"
+            phases |= {spelled: phase} if name != "teacher" else {}
     for phase in phases.values():
         phase.batch_size = batch
     config = recipes.recipe("step", data="synthetic", **phases)
-    config.data.synthetic.size, config.data.synthetic.train = image, batch
+    config.data.synthetic.size, config.data.synthetic.train = image, examples or batch
     return loop.prepare(config.to_dict(), "never-written")
 
 
@@ -34,11 +44,12 @@ class Trial:
     """One phase's programs, and a state that they move on. Without a teacher where the phase has none."""
 
     def __init__(self, job, made: loop.Prepared, teacher):
-        self.job, self.teachers = job, (teacher,) if job.needs_teachers else ()
+        self.job, self.teachers = job, (teacher,) * len(job.teachers)
         self.programs, self.key = Programs(job, made.layout), made.layout.put(jax.random.key(0))
-        self.batch = Resident(made.layout, made.dataset, seed=0, augment="none").train(0, job.phase.batch_size)
-        begin = self.programs
-        self.carry = Carry(begin.init(self.key, self.teachers), begin.no_metrics(), begin.no_faults())
+        begin, source = self.programs, resident_of(made.recipe, made.layout, made.dataset)
+        given = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), dict(job.facts.given))
+        self.carry = Carry(begin.init(self.key, self.teachers, given), begin.no_metrics(), begin.no_faults())
+        self.batch = Feed(begin, source, self.teachers).train(0, self.carry.state)[1]
         self.lowered = begin.train.lower(self.carry, self.taught(), self.batch, self.key)
         self.lowered_teacher = jax.jit(begin.teach).lower(self.teachers, self.batch["image"])
 
@@ -48,6 +59,11 @@ class Trial:
         return models.count_parameters(self.job.abstract.params["method"])
 
     def taught(self):
+        """What the teachers say of the batch, as often as a step of the phase asks them."""
+        if not self.job.needs_teachers:
+            return ()
+        for view in self.batch.get("views", {}).values():
+            view["teachers"] = self.programs.teach(self.teachers, view["image"])
         return self.programs.teach(self.teachers, self.batch["image"])
 
     def forward(self) -> None:

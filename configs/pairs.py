@@ -60,6 +60,26 @@ LSKD_DKD = {
     ("ResNet50", "MobileNetV2"): (2.0, 15.0, 2.0),
 }
 
+# MLLD's learning rate and epochs (its authors' configs); 0.025 and 240 for any pair not listed
+MLLD = {
+    ("vgg13", "MobileNetV2"): (0.01, 480),
+    ("ResNet50", "MobileNetV2"): (0.01, 480),
+    ("wrn_40_2", "ShuffleV1"): (0.01, 480),
+    ("resnet32x4", "ShuffleV1"): (0.01, 960),
+    ("resnet32x4", "ShuffleV2"): (0.01, 960),
+}
+# behind LSKD: learning rate, epochs and weight (LSKD's configs and log names); 0.025, 480 and 9 for any not listed
+LSKD_MLLD = {
+    ("vgg13", "vgg8"): (0.01, 480, 6.0),
+    ("vgg13", "MobileNetV2"): (0.01, 480, 6.0),
+    ("ResNet50", "MobileNetV2"): (0.01, 480, 9.0),
+    ("resnet32x4", "MobileNetV2"): (0.01, 480, 9.0),
+    ("wrn_40_2", "MobileNetV2"): (0.005, 480, 9.0),
+    ("wrn_40_2", "ShuffleV1"): (0.01, 480, 9.0),
+    ("resnet32x4", "ShuffleV1"): (0.01, 960, 9.0),
+    ("resnet32x4", "ShuffleV2"): (0.01, 960, 6.0),
+}
+
 # CAT-KD's settings (its authors' configs); the method's defaults for any pair not listed
 CAT_KD = {
     ("resnet56", "resnet20"): {"weight": 0.7, "resolution": 2, "normalize": False},

@@ -52,10 +52,11 @@ def block(docstring: str) -> str:
 
 
 def weights(name: str, pair: recipes.Argument) -> str:
-    """The terms of a method's recipe with their weights."""
-    student = compose.get_config(f"{name},{pair.teacher},{pair.student}").student
+    """The terms of a method's recipe, or of its phase (METHOD-PHASE), with their weights."""
+    method, _, phase = name.partition("-")
+    made = compose.get_config(f"{method},{pair.teacher},{pair.student}")
     said = []
-    for label, term in student.terms.items():
+    for label, term in made[phase or "student"].terms.items():
         ramp = f" over {term.warmup_epochs:g} epochs" if term.warmup_epochs else ""
         said.append(f"{term.weight:g} {label}{ramp}")
     return ", ".join(sorted(said, key=lambda s: s.split()[1] != "ce"))

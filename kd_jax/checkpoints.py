@@ -143,19 +143,27 @@ class Checkpoints:
             return False
         return True
 
-    def network(self, step: int | None = None) -> tuple[Variables, dict]:
+    def network(self, step: int | None = None, label: str = "") -> tuple[Variables, dict]:
         """The trained network and the meta of a step; by default the newest good one.
 
+        Args:
+          step: None for the newest good one.
+          label: of a network that was trained beside it, by a member with that label or as "ema"; "" for it itself.
+
         Raises:
-          InputError: no step is good.
+          InputError: no step is good, or there is no such network.
         """
-        for candidate in self.steps() if step is None else [step]:
-            try:
-                found = self._read(candidate, network=None)
-                return Variables(found["network"]["params"], found["network"]["stats"]), found["meta"]
-            except Exception as e:
-                self._say(f"{self._where(candidate)}: not usable, {_why(e)}")
-        raise InputError(f"{self._folder}: holds no checkpoint with a good digest")
+        item = "training" if label else "network"
+        found = self._newest(item, step)
+        if not label:
+            return Variables(found[item]["params"], found[item]["stats"]), found["meta"]
+        known = found["meta"].get("networks", {})
+        if label not in known:
+            raise InputError(
+                f"{self._folder}: no network {label!r} beside its own; known: {', '.join(known) or 'none'}"
+            )
+        places = Variables(known[label]["params"], known[label]["stats"])
+        return jax.tree.map(lambda name: found[item][name], places), found["meta"]
 
     def method(self) -> Vars:
         """The method's own variables in the newest good step; their policy is left out.
@@ -163,10 +171,13 @@ class Checkpoints:
         Raises:
           InputError: no step is good.
         """
-        for candidate in self.steps():
+        found = self._newest("training")["training"]
+        return Vars(_nested(found, "['method']['params']"), _nested(found, "['method']['stats']"), {})
+
+    def _newest(self, item: str, step: int | None = None) -> dict:
+        for candidate in self.steps() if step is None else [step]:
             try:
-                found = self._read(candidate, training=None)["training"]
-                return Vars(_nested(found, "['method']['params']"), _nested(found, "['method']['stats']"), {})
+                return self._read(candidate, **{item: None})
             except Exception as e:
                 self._say(f"{self._where(candidate)}: not usable, {_why(e)}")
         raise InputError(f"{self._folder}: holds no checkpoint with a good digest")
@@ -203,7 +214,14 @@ def _why(error: Exception) -> str:
 def _rest(state: TrainState, extra: PyTree) -> dict:
     """What is saved beside the network."""
     own = {"params": state.params["method"], "stats": state.stats["method"]}
-    return {"method": own, "opt": state.opt, "policy": state.policy, "policy_opt": state.policy_opt, "extra": extra}
+    parts = {"opt": state.opt, "policy": state.policy, "policy_opt": state.policy_opt, "ema": state.ema}
+    return {"method": own, **parts, "extra": extra}
+
+
+def names(state: TrainState, tree: PyTree) -> PyTree:
+    """In place of values of the state's method or average, their names in the item `training`."""
+    known = {id(x): jax.tree_util.keystr(path) for path, x in jax.tree_util.tree_leaves_with_path(_rest(state, ()))}
+    return jax.tree.map(lambda x: known[id(x)], tree)
 
 
 def _flat(tree: PyTree) -> dict:
@@ -247,5 +265,6 @@ def _join(like: TrainState, extra: PyTree, found: dict) -> tuple[TrainState, PyT
         opt=rest["opt"],
         policy=rest["policy"],
         policy_opt=rest["policy_opt"],
+        ema=rest["ema"],
     )
     return state, rest["extra"]

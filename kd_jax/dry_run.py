@@ -5,10 +5,11 @@ import numpy as np
 
 from kd_jax import models
 from kd_jax.build import Job
-from kd_jax.loop import Prepared, prepare
-from kd_jax.programs import Carry, Programs, Resident
+from kd_jax.feed import Feed
+from kd_jax.loop import Prepared, prepare, resident_of
+from kd_jax.programs import Carry, Programs
 from kd_jax.teachers import Teacher
-from kd_jax.typing import Variables
+from kd_jax.typing import Variables, Vars
 from kd_jax.writers import say
 
 STEPS = 2
@@ -57,7 +58,9 @@ def _describe(job: Job, made: Prepared):
     yield "  learning rate: " + ", ".join(
         f"{float(job.schedule(np.int32(s))):.3g} at step {s:,}" for s in _moments(job)
     )
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    size, kept_by = (_bytes(tree) for tree in (state, state.stats["method"]))
+    if kept_by > 1e6:
+        yield f"  memory that its method keeps beside parameters: {_megabytes(kept_by)}"
     kept = made.recipe.checkpoint.keep + made.recipe.checkpoint.best + 1  # one more while it is written
     yield f"  disk for checkpoints: {_megabytes(kept * size)} at most"
     yield from _two_steps(job, made)
@@ -76,12 +79,11 @@ def _moments(job: Job) -> list[int]:
 
 def _two_steps(job: Job, made: Prepared):
     programs = Programs(job, made.layout, skip=made.recipe.skip_nonfinite)
-    source = Resident(made.layout, made.dataset, seed=made.recipe.data_seed, augment=made.recipe.data.augment)
-    key = made.layout.put(jax.random.key(made.recipe.seed))
-    teachers = tuple(made.layout.put(_stand_in(t, made.jobs)) for t in job.teachers)
-    carry = Carry(programs.init(key, teachers), programs.no_metrics(), programs.no_faults())
-    batch = source.train(0, job.phase.batch_size)
-    taught = programs.teach(teachers, batch["image"]) if job.needs_teachers else ()
+    key, source = made.layout.put(jax.random.key(made.recipe.seed)), resident_of(made.recipe, made.layout, made.dataset)
+    teachers = tuple(t.load and made.layout.put(_stand_in(t, made)) for t in job.teachers)
+    carry = Carry(programs.init(key, teachers, _given(job, made)), programs.no_metrics(), programs.no_faults())
+    feed = Feed(programs, source, teachers)
+    taught, batch = feed.train(0, carry.state)
     compiled = programs.train.lower(carry, taught, batch, key).compile()
     memory = compiled.memory_analysis()
     if memory is not None:  # some backends do not say
@@ -91,22 +93,33 @@ def _two_steps(job: Job, made: Prepared):
         )
     losses = []
     for step in range(STEPS):
-        batch = source.train(step, job.phase.batch_size)
-        taught = programs.teach(teachers, batch["image"]) if job.needs_teachers else ()
+        taught, batch = feed.train(step, carry.state)
         carry = compiled(carry._replace(metrics=programs.no_metrics()), taught, batch, key)
         losses.append(float(carry.metrics["loss"].total / carry.metrics["loss"].count))
     yield f"  {STEPS} steps taken: loss " + ", ".join(f"{loss:.4f}" for loss in losses)
 
 
-def _stand_in(teacher: Teacher, jobs: tuple[Job, ...]) -> Variables:
-    """The teacher's weights where they exist already, else its initial ones."""
-    trained_here = {f"phase:{job.phase.name}": job for job in jobs}
-    if teacher.origin not in trained_here:
+def _stand_in(teacher: Teacher, made: Prepared) -> Variables:
+    """The teacher's weights where they exist already, else initial ones."""
+    kind, _, where = teacher.origin.partition(":")
+    job = next((job for job in made.jobs if kind == "phase" and job.phase.name == where.partition("/")[0]), None)
+    if job is None:
         return teacher.load().variables
-    if trained_here[teacher.origin].weights:
-        return trained_here[teacher.origin].weights().variables
+    if job.weights:
+        return job.weights().variables
     image = jax.numpy.zeros((1, *teacher.network.image_shape))
     return models.init(teacher.network.model, jax.random.key(0), image)
+
+
+def _given(job: Job, made: Prepared) -> dict[str, Vars]:
+    """What the phase's members start with: zeros where an earlier phase would train it."""
+    if not job.phase.init.method.startswith("phase:"):
+        return job.given()
+    return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), dict(job.facts.given))
+
+
+def _bytes(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _megabytes(size: int) -> str:

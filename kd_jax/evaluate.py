@@ -7,9 +7,9 @@ from etils import epath
 from kd_jax import build, config, writers
 from kd_jax.checkpoints import Checkpoints
 from kd_jax.feed import Examiner
-from kd_jax.loop import load_data
+from kd_jax.loop import load_data, resident_of
 from kd_jax.parallel import Layout
-from kd_jax.programs import Programs, Resident
+from kd_jax.programs import Programs
 from kd_jax.teachers import Network, network_of
 from kd_jax.typing import InputError, Variables
 from kd_jax.workdir import place
@@ -29,16 +29,18 @@ def _phase(workdir: str, tree: dict, phase: str) -> str:
     return phase or names[-1]
 
 
-def saved(workdir: str, *, phase: str = "", best: bool = False) -> tuple[Network, Variables, int]:
+def saved(workdir: str, *, phase: str = "", best: bool = False, network: str = "") -> tuple[Network, Variables, int]:
     """A saved network, its weights and its step; no data and no teacher is needed.
 
     Args:
       workdir: folder of a run, or one that import_weights wrote.
       phase: its name; "" is the last one.
-      best: the saved step with the highest top-1 (chosen on the test set) instead of the newest one.
+      best: the saved step with the highest top-1 (the phase's own network's, chosen on the test set) instead of the
+        newest one.
+      network: label of one that the phase trained beside its own ("dml", "ema"); "" is its own.
 
     Raises:
-      InputError: no run there, no such phase, nothing saved.
+      InputError: no run there, no such phase, nothing saved, no such network.
     """
     home = place(workdir)
     if not (home / "checkpoints").exists():
@@ -47,9 +49,10 @@ def saved(workdir: str, *, phase: str = "", best: bool = False) -> tuple[Network
         if not (home / "checkpoints").exists():
             raise InputError(f"--phase={phase}: nothing is saved in {home} yet")
     reader = Checkpoints(home, read_only=True)
-    variables, meta = reader.network(_best(home, reader.steps()) if best else None)
+    variables, meta = reader.network(_best(home, reader.steps()) if best else None, network)
     reader.close()
-    return network_of(meta["network"]), variables, meta["step"]
+    described = meta["networks"][network]["network"] if network else meta["network"]
+    return network_of(described), variables, meta["step"]
 
 
 def _best(folder: epath.Path, steps: list[int]) -> int:
@@ -63,14 +66,14 @@ def _best(folder: epath.Path, steps: list[int]) -> int:
     return max(tested, key=lambda step: (tested[step], step))
 
 
-def evaluate(workdir: str, *, phase: str = "", data_dir: str = "", best: bool = False) -> dict:
+def evaluate(workdir: str, *, phase: str = "", data_dir: str = "", best: bool = False, network: str = "") -> dict:
     """Top-1, top-5 and cross-entropy of a saved network on the whole test set.
 
     Args:
       workdir: folder of a run.
       phase: its name; "" is the last one.
       data_dir: where the data is on this machine, if elsewhere than in the run.
-      best: as for `saved`.
+      best, network: as for `saved`.
 
     Returns:
       phase, model, step, loss, top1, top5.
@@ -80,14 +83,16 @@ def evaluate(workdir: str, *, phase: str = "", data_dir: str = "", best: bool = 
     """
     tree = _config(workdir)
     phase = _phase(workdir, tree, phase)
-    network, variables, step = saved(workdir, phase=phase, best=best)
+    measured, variables, step = saved(workdir, phase=phase, best=best, network=network)
     if data_dir:
         tree["data"]["dir"] = data_dir
     # the network by itself: neither its teacher nor its terms are needed to measure it
-    alone = {**tree[phase], "weights": "", "teacher": "", "refine": {}, "refine_order": (), "terms": {"ce": {}}}
+    alone = {**tree[phase], "model": measured.name, "weights": "", "teacher": "", "ema": None, "trains": "all"}
+    alone |= {"init": {"student": "", "method": ""}, "refine": {}, "refine_order": (), "terms": {"ce": {}}}
+    alone["optim"] = {**tree[phase]["optim"], "name": "sgd", "delta": 0.0}
     recipe = config.parse({**tree, "phases": (phase,), phase: alone})
     layout, dataset = Layout(recipe.parallel.mesh, recipe.parallel.scope), load_data(recipe)
     (job,) = build.plan(recipe, dataset, place(workdir), layout.count)
-    source = Resident(layout, dataset, seed=0, augment="none")
-    exam = Examiner(Programs(replace(job, network=network), layout), source, ())
-    return {"phase": phase, "model": network.name, "step": step, **exam.measure(layout.put(variables))}
+    exam = Examiner(Programs(replace(job, network=measured), layout), resident_of(recipe, layout, dataset), ())
+    found = exam.measure_network(measured.model, layout.put(variables))
+    return {"phase": phase, "model": measured.name, "step": step, **found}

@@ -54,7 +54,7 @@ def import_weights(
     made, found = models.create(model, num_classes), weights.read(source)
     channels = weights.image_channels(found, made, prefix)
     usual = (MEAN, STD) if channels == 3 else ((), ())
-    name = next(k for k in models.MODELS if k.lower() == model.lower())
+    name = next((k for k in models.MODELS if k.lower() == model.lower()), model)
     network = Network(name, made, num_classes, (image_size, image_size, channels), *usual)
     network = own_normalisation(found.about, network)
     network = network._replace(mean=mean or network.mean, std=std or network.std)

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 from kd_jax import config, data, report, signals, writers
 from kd_jax.build import Job, plan
+from kd_jax.models import graft
 from kd_jax.parallel import Layout
 from kd_jax.phase import PhaseRun
 from kd_jax.programs import Resident
+from kd_jax.typing import InputError
 from kd_jax.workdir import Workdir
 from kd_jax.writers import say
 
@@ -32,8 +34,14 @@ class Prepared(NamedTuple):
 def load_data(recipe: config.Recipe) -> data.Dataset:
     """The recipe's data set, in memory."""
     wanted = asdict(recipe.data)
-    del wanted["augment"]
+    del wanted["augment"], wanted["strong"]
     return data.load(**{**wanted, "seed": recipe.data_seed})
+
+
+def resident_of(recipe: config.Recipe, layout: Layout, dataset: data.Dataset) -> Resident:
+    """The data set on the devices, ordered and augmented as the recipe says."""
+    how = {"augment": recipe.data.augment, "strong": recipe.data.strong}
+    return Resident(layout, dataset, seed=recipe.data_seed, **how)
 
 
 def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
@@ -45,7 +53,17 @@ def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
     home.check(overwrite=overwrite)
     layout = Layout(recipe.parallel.mesh, recipe.parallel.scope)
     dataset = load_data(recipe)
-    return Prepared(recipe, home, layout, dataset, plan(recipe, dataset, home.path, layout.count))
+    jobs = plan(recipe, dataset, home.path, layout.count)
+    for job in jobs:
+        _refuse_headless(job)
+    return Prepared(recipe, home, layout, dataset, jobs)
+
+
+def _refuse_headless(job: Job) -> None:
+    """A graft that nobody gives a classifier would train with one of zeros."""
+    phase = job.phase
+    if graft.parse(phase.model) and not (phase.teacher or phase.weights or phase.init.student):
+        raise InputError(f"config.{phase.name}.teacher: none, but {phase.model} takes its classifier from there")
 
 
 def run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict:
@@ -76,7 +94,7 @@ def _run(made: Prepared, tree: dict, stop) -> dict:
     for job in jobs:
         _warn_of_milestones(job)
     log = writers.MetricsLog(home.path / "metrics.jsonl")
-    source = Resident(layout, dataset, seed=recipe.data_seed, augment=recipe.data.augment)
+    source = resident_of(recipe, layout, dataset)
     runs = [PhaseRun(recipe, job, home, layout, source, log, stop) for job in jobs]
     phases = {job.phase.name: phase.result() for job, phase in zip(jobs, runs, strict=True)}
     written = home.path / "summary.json"

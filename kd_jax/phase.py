@@ -8,13 +8,14 @@ import numpy as np
 
 from kd_jax import config, models, report, writers
 from kd_jax.build import Job
-from kd_jax.checkpoints import Checkpoints
+from kd_jax.checkpoints import Checkpoints, names
 from kd_jax.engine import metrics as metrics_lib
-from kd_jax.feed import Examiner, Feed
+from kd_jax.engine.state import TrainState
+from kd_jax.feed import Examiner, Feed, seated
 from kd_jax.parallel import Layout
 from kd_jax.programs import Carry, Programs, Resident
 from kd_jax.signals import Stopped
-from kd_jax.typing import InputError, Variables
+from kd_jax.typing import InputError, Peer, Variables
 from kd_jax.workdir import Workdir
 from kd_jax.writers import say
 
@@ -67,12 +68,12 @@ class PhaseRun:
         self.checkpoints.close()
         return outcome
 
-    def _begin(self) -> tuple[Programs, tuple[Variables, ...], Examiner]:
+    def _begin(self) -> tuple[Programs, tuple[Variables | None, ...], Examiner]:
         """The programs, the teachers, and the teachers' own exam."""
         programs = Programs(self.job, self.layout, skip=self.recipe.skip_nonfinite)
         teachers = self._load_teachers()
         exam = Examiner(programs, self.source, teachers)
-        if self.teacher:
+        if self.teacher and exam.teacher_top1 is not None:
             self.teacher["top1"] = exam.teacher_top1
             say(f"{self.name}: teacher {self.teacher['origin']}, top-1 {exam.teacher_top1:.2%}")
             self._check_teacher(exam.teacher_top1)
@@ -89,7 +90,7 @@ class PhaseRun:
             loaded = self.job.weights()
             carry, self.source_file = self._given(carry, loaded.variables), loaded.source
         self.log.rewind(self.name, -1)
-        row = self._row("test", 0, exam.measure(carry.state.student))
+        row = self._row("test", 0, exam.measure(carry.state))
         self.log.add(row)
         say(f"{self.name}: weights of {self.source_file['file']}, top-1 {row['top1']:.2%}")
         self.clock.wall += time.monotonic() - began
@@ -108,9 +109,9 @@ class PhaseRun:
         progress = writers.Progress(self.name, step, job.steps)
         feed = Feed(programs, self.source, teachers)
         while step < job.steps:
-            taught, batch = feed.train(step)
+            taught, batch = feed.train(step, carry.state)
             if step < job.split.steps and step % job.distiller.search.every == 0:
-                carry = programs.search(carry, (taught, batch), feed.judge(step), key)
+                carry = programs.search(carry, (taught, batch), feed.judge(step, carry.state), key)
             carry = programs.train(carry, taught, batch, key)
             step += 1
             if mark is None:  # the first step compiles: wait for it, then start to count
@@ -127,7 +128,7 @@ class PhaseRun:
                 self._log_row(carry, step, progress)
                 carry = carry._replace(metrics=programs.no_metrics())
             if test:
-                self._test_row(exam.measure(carry.state.student), step, progress)
+                self._test_row(exam.measure(carry.state), step, progress)
             if save or signal is not None:
                 self.clock.wall = wall + time.monotonic() - began
                 self._save(carry)
@@ -141,11 +142,12 @@ class PhaseRun:
         self.log.in_order([p.name for p in self.recipe.phases])
         return self._outcome(carry)
 
-    def _draw(self, programs: Programs, teachers: tuple[Variables, ...], carry: Carry) -> None:
+    def _draw(self, programs: Programs, teachers: tuple[Variables | None, ...], carry: Carry) -> None:
         """maps.png: what the method sees where in the first test images, if it says."""
         if self.job.distiller.maps:
             batch = next(iter(self.source.test(self.job.phase.batch_size)))
-            taught = programs.teach(teachers, batch["image"]) if self.job.needs_teachers else ()
+            now = seated(teachers, carry.state)
+            taught = programs.teach(now, batch["image"]) if self.job.needs_teachers else ()
             found = jax.device_get(programs.maps(carry.state, taught, batch))
             (self.folder / "maps.png").write_bytes(report.overlays(np.asarray(batch["image"]), found))
 
@@ -154,13 +156,13 @@ class PhaseRun:
         every = (self.recipe.log.every, self.job.eval_every, self.job.save_every)
         return tuple(step == self.job.steps or step % n == 0 for n in every)
 
-    def _load_teachers(self) -> tuple[Variables, ...]:
+    def _load_teachers(self) -> tuple[Variables | None, ...]:
         """The teachers' variables on the devices; notes where they came from."""
         loaded, digests = [], []
         for teacher in self.job.teachers:
-            read = teacher.load()
-            loaded.append(self.layout.put(read.variables))
-            digests.append(read.digest)
+            read = teacher.load() if teacher.load else None
+            loaded.append(read and self.layout.put(read.variables))
+            digests.append(read.digest if read else teacher.origin)
         if loaded:
             self.teacher = {"origin": ",".join(self.job.phase.teacher), "digest": ",".join(digests), "top1": None}
         return tuple(loaded)
@@ -177,12 +179,12 @@ class PhaseRun:
                 "--config.teacher_check=False insists"
             )
 
-    def _start(self, programs: Programs, teachers: tuple[Variables, ...]) -> Carry:
+    def _start(self, programs: Programs, teachers: tuple[Variables | None, ...]) -> Carry:
         """The newest good checkpoint, or the beginning."""
         beside = programs.no_metrics(), programs.no_faults()
         found = self.checkpoints.restore(self.layout.like(self.job.abstract), beside)
         if found is None:
-            carry = Carry(programs.init(jax.random.key(self.recipe.seed), teachers), *beside)
+            carry = Carry(programs.init(jax.random.key(self.recipe.seed), teachers, self.job.given()), *beside)
             return self._given(carry, self.job.start().variables) if self.job.start else carry
         state, beside, meta = found
         if meta["teacher"] != (self.teacher and self.teacher["digest"]):
@@ -198,7 +200,10 @@ class PhaseRun:
         network = self.layout.put(jax.tree.map(np.array, network))  # a copy: the carry is donated
         params = {**state.params, "student": {**state.params["student"], **network.params}}
         stats = {**state.stats, "student": {**state.stats["student"], **network.stats}}
-        return carry._replace(state=state._replace(params=params, stats=stats))
+        state = state._replace(params=params, stats=stats)
+        if state.ema:
+            state = state._replace(ema=self.layout.put(jax.tree.map(np.array, state.student._asdict())))
+        return carry._replace(state=state)
 
     def _stop_if_ill(self, carry: Carry) -> None:
         health = jax.device_get(carry.health)
@@ -248,6 +253,7 @@ class PhaseRun:
         meta = {
             "phase": self.name,
             "network": self.job.network.describe(),
+            "networks": self._peers(carry.state),
             "teacher": self.teacher and self.teacher["digest"],
             "clock": asdict(self.clock),
             "warned": self.warned,
@@ -257,8 +263,16 @@ class PhaseRun:
         score = tested[-1]["top1"] if tested and tested[-1]["step"] == int(carry.state.step) else None
         self.checkpoints.save(carry.state, (carry.metrics, carry.health), meta, score)
 
+    def _peers(self, state: TrainState) -> dict[str, dict]:
+        """Of the networks that are saved beside the student: what they are and where in the checkpoint."""
+        own = self.job.network
+        return {
+            label: {"network": own._replace(name=peer.name).describe(), **names(state, peer.variables)._asdict()}
+            for label, peer in self.job.peers(state).items()
+        }
+
     def _outcome(self, carry: Carry) -> dict:
-        rows, clock = self.log.of(self.name, "test"), self.clock
+        rows, clock, peers = self.log.of(self.name, "test"), self.clock, self.job.peers(carry.state)
         seconds = clock.training / clock.steps if clock.steps else None
         return {
             "model": self.job.phase.model,
@@ -270,9 +284,20 @@ class PhaseRun:
             "top1_best": max(row["top1"] for row in rows),
             "top5_last": rows[-1]["top5"],
             "agreement_last": rows[-1].get("agreement"),
+            "networks": {label: self._peer_outcome(label, peer, rows) for label, peer in peers.items()},
             "teacher": self.teacher,
             "weights": self.source_file,
             "ms_per_step": seconds and seconds * 1000,
             "images_per_second": seconds and self.job.phase.batch_size / seconds,
             "wall_seconds": clock.wall,
+        }
+
+    def _peer_outcome(self, label: str, peer: Peer, rows: list[dict]) -> dict:
+        last, top1 = rows[-1]["networks"], f"{label}/top1"
+        return {
+            "model": peer.name,
+            "params": models.count_parameters(peer.variables.params),
+            "top1_last": last[top1],
+            "top1_best": max(row["networks"][top1] for row in rows),
+            "top5_last": last[f"{label}/top5"],
         }

@@ -9,18 +9,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
-from kd_jax import engine
+from kd_jax import config, engine, models
 from kd_jax.build import Job
 from kd_jax.data import Dataset, resident
 from kd_jax.data.augment import normalize
 from kd_jax.data.resident import Split
 from kd_jax.engine import metrics as metrics_lib
 from kd_jax.engine.state import TrainState
-from kd_jax.engine.step import only
+from kd_jax.engine.step import inputs, only
 from kd_jax.parallel import Layout
 from kd_jax.teachers import Network
-from kd_jax.typing import Array, Batch, Outputs, Variables
+from kd_jax.typing import Array, Batch, Outputs, Variables, Vars
 
 
 class Carry(NamedTuple):
@@ -32,9 +33,9 @@ class Carry(NamedTuple):
 
 
 class Resident:
-    """A data set on the devices, and the seed that orders and augments it."""
+    """A data set on the devices, the seed that orders and augments it, and how strongly a strong view is augmented."""
 
-    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str):
+    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str, strong: config.Strong):
         self.layout, self.seed = layout, seed
         self.augment = dataset.augment if augment == "auto" else augment
         self.sizes = {"train": len(dataset.train), "test": len(dataset.test)}
@@ -43,12 +44,21 @@ class Resident:
         make = partial(resident.train_batch, augment=self.augment)
         self._train = layout.jit(make, ins="rrbrr", outs="b")
         self._test = layout.jit(resident.test_batch, ins="rrbb", outs="b")
+        again = partial(resident.strong_image, augment=self.augment, ops=strong.ops, magnitude=strong.magnitude)
+        self._strong = layout.jit(again, ins="rbrr", outs="b")
 
-    def train(self, step: int, batch_size: int, split: Split | None = None, judge: bool = False) -> Batch:
-        """The batch of a training step: a function of (seed, step) and, while a search holds out, of that."""
+    def train(
+        self, step: int, batch_size: int, split: Split | None = None, judge: bool = False, strong: bool = False
+    ) -> Batch:
+        """The batch of a training step: a function of (seed, step) and, while a search holds out, of that. With
+        `strong`, views holds the images a second time, augmented more strongly."""
         known = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "judge": judge}
         epoch, index = resident.train_index(self.seed, step, **known)
-        return self._train(*self.arrays["train"], index, jnp.int32(epoch), self.key)
+        batch = self._train(*self.arrays["train"], index, jnp.int32(epoch), self.key)
+        if strong:
+            image = self._strong(self.arrays["train"][0], index, jnp.int32(epoch), self.key)
+            batch["views"] = {"strong": {"image": image, "teachers": ()}}
+        return batch
 
     def test(self, batch_size: int):
         """Every test batch in order; the last one is filled up and masked."""
@@ -64,21 +74,27 @@ class Programs:
     def __init__(self, job: Job, layout: Layout, *, skip: int = 0):
         """skip: how many updates may be left out because their loss or result is not finite."""
         self.job, self.layout = job, layout
-        parts = {"student": job.network.model, "distiller": job.distiller, "tx": job.tx}
-        facts = job.facts
+        parts, trains = job.parts, job.phase.trains
+        step = partial(
+            engine.train_step, **parts, trains=trains, task=job.task, ema=job.phase.ema, axis_name=layout.axis_name
+        )
+        search_step = partial(engine.policy_step, **parts, task=job.task, axis_name=layout.axis_name)
 
-        def init(key: Array, teachers: tuple[Variables, ...]) -> TrainState:
-            models = (t.network.model for t in job.teachers)
-            known = facts._replace(teachers=tuple(zip(models, teachers, strict=True)))
-            return engine.init_state(key, facts=known, **parts)
+        def init(key: Array, teachers: tuple[Variables | None, ...], given: dict[str, Vars]) -> TrainState:
+            start = partial(models.init, job.network.model, key, jnp.zeros((1, *job.network.image_shape)))
+            known = [
+                (t.network.model, start() if v is None else v) for t, v in zip(job.teachers, teachers, strict=True)
+            ]
+            facts = job.facts._replace(teachers=tuple(known), given=given)
+            return engine.init_state(key, facts=facts, trains=trains, ema=job.phase.ema is not None, **parts)
 
         def seen(batch: Batch) -> Batch:
-            return {**batch, "image": _normalized(job.network, batch["image"])}
+            """The batch with every image normalised for the network."""
+            views = {name: {**v, "image": _normalized(job.network, v["image"])} for name, v in _views(batch).items()}
+            return {**batch, "image": _normalized(job.network, batch["image"])} | ({"views": views} if views else {})
 
         def train(carry: Carry, teachers: tuple[Outputs, ...], batch: Batch, key: Array) -> Carry:
-            state, measured = engine.train_step(
-                carry.state, teachers, seen(batch), key, axis_name=layout.axis_name, **parts
-            )
+            state, measured = step(carry.state, teachers, seen(batch), key)
             summed, fine = metrics_lib.add(carry.metrics, measured), jnp.isfinite(measured["loss"].total)
             if skip:  # keep what was before a bad step, but for the count of steps
                 fine &= jnp.isfinite(optax.tree.norm(state.params))
@@ -88,23 +104,23 @@ class Programs:
 
         def search(carry: Carry, inner, outer, key: Array) -> Carry:
             inner, outer = ((taught, seen(batch)) for taught, batch in (inner, outer))
-            state, _ = engine.policy_step(carry.state, inner, outer, key, axis_name=layout.axis_name, **parts)
+            state, _ = search_step(carry.state, inner, outer, key)
             return carry._replace(state=state)
 
-        def evaluate(variables: Variables, teacher_logits: Array | None, batch: Batch, so_far):
-            measured = engine.eval_step(variables, teacher_logits, seen(batch), model=job.network.model)
+        def evaluate(model, variables: Variables, teacher_logits: Array | None, batch: Batch, so_far):
+            measured = engine.eval_step(variables, teacher_logits, seen(batch), model=model)
             return metrics_lib.add(so_far, measured)
 
         def maps(state: TrainState, teachers: tuple[Outputs, ...], batch: Batch) -> dict[str, Array]:
             return engine.maps(state, teachers, seen(batch), model=job.network.model, distiller=job.distiller)
 
-        self._parts = parts
+        self._steps = {"train": partial(step, axis_name=None), "search": partial(search_step, axis_name=None)}
         counted, measured = self._metrics()
-        self.init = layout.jit(init, ins="rr", outs="r")
+        self._init = layout.jit(init, ins="rrr", outs="r")
         self.train = layout.jit_step(train, ins="rbbr", outs="r", donate=(0,))
         self.search = layout.jit_step(search, ins="rbbr", outs="r", donate=(0,))
         self.maps = layout.jit(maps, ins="rbb", outs="b")
-        self.evaluate = layout.jit(evaluate, ins="rbbr", outs="r")
+        self._evaluate, self._measuring = evaluate, {}
         # made on the device each time: a donated copy of a host array would take the original along
         self.no_metrics = layout.jit(lambda: metrics_lib.zeros_like(counted), ins="", outs="r")
         self.no_measures = layout.jit(lambda: metrics_lib.zeros_like(measured), ins="", outs="r")
@@ -113,36 +129,46 @@ class Programs:
             layout.jit(_teacher(t.network, job.distiller.needs), ins="rb", outs="b") for t in job.teachers
         ]
 
+    def init(
+        self, key: Array, teachers: tuple[Variables | None, ...], given: dict[str, Vars] | None = None
+    ) -> TrainState:
+        """The state before the first step. given: what the members start with."""
+        return self._init(key, teachers, given or {})
+
+    def evaluate(self, model: nn.Module):
+        """The program that measures a network on a batch: (variables, teacher's logits, batch, measures so far)."""
+        if model not in self._measuring:
+            self._measuring[model] = self.layout.jit(partial(self._evaluate, model), ins="rbbr", outs="r")
+        return self._measuring[model]
+
     def teach(self, teachers: tuple[Variables, ...], image: Array) -> tuple[Outputs, ...]:
-        """Every teacher's outputs for a batch of images, by programs of their own."""
-        return tuple(program(v, image) for program, v in zip(self._teachers, teachers, strict=True))
+        """Every teacher's outputs for a batch of images, by programs of their own; without those that are None."""
+        pairs = zip(self._teachers, teachers, strict=True)
+        return tuple(program(v, image) for program, v in pairs if v is not None)
 
     def trace_search(self) -> None:
         """Find what the policy step cannot differentiate, without computing anything."""
-        step, read = partial(engine.policy_step, **self._parts), self._read()
-        jax.eval_shape(step, self.job.abstract, read, read, jax.random.key(0))
-
-    def _read(self) -> tuple[tuple[Outputs, ...], Batch]:
-        """Shapes of what a training step reads: the teachers' outputs and the batch."""
-        job, view = self.job, self.job.facts.view_shapes
-        mask = jax.ShapeDtypeStruct(view.labels.shape, jnp.float32)
-        batch = {"image": view.image, "label": view.labels, "index": view.labels, "mask": mask}
-        return tuple(only(t, job.distiller.needs) for t in view.teachers) if job.needs_teachers else (), batch
+        read = inputs(self.job.facts.view_shapes, self.job.distiller.needs)
+        jax.eval_shape(self._steps["search"], self.job.abstract, read, read, jax.random.key(0))
 
     def _metrics(self) -> tuple[metrics_lib.Metrics, metrics_lib.Metrics]:
         """Shapes of the metrics of a training step and of an evaluation step."""
-        job, (taught, batch) = self.job, self._read()
-        train = partial(engine.train_step, **self._parts)
+        job = self.job
+        taught, batch = inputs(job.facts.view_shapes, job.distiller.needs)
         test = partial(engine.eval_step, model=job.network.model)
-        logits = job.facts.view_shapes.student.logits if job.teachers else None
+        logits = job.facts.view_shapes.student.logits if job.fixed_teachers else None
         return (
-            jax.eval_shape(train, job.abstract, taught, batch, jax.random.key(0))[1],
+            jax.eval_shape(self._steps["train"], job.abstract, taught, batch, jax.random.key(0))[1],
             jax.eval_shape(test, job.abstract.student, logits, batch),
         )
 
 
 def _normalized(network: Network, image: Array) -> Array:
     return normalize(image, network.mean, network.std)
+
+
+def _views(batch: Batch) -> dict:
+    return batch.get("views", {})
 
 
 def _teacher(network: Network, needs: frozenset):

@@ -38,14 +38,18 @@ def argument(text: str | None, *, default: tuple[str, str] = ("resnet32x4", "res
     Raises:
       InputError: one model only, or an unknown word.
     """
-    words = [word.strip() for word in (text or "").split(",") if word.strip()]
-    smoke = "smoke" in words
-    pair = [word for word in words if word != "smoke"]
+    pair, smoke = words(text)
     if len(pair) not in (0, 2):
         raise InputError(f"config argument {text!r}: give TEACHER,STUDENT and, if wanted, smoke")
     for name in pair:
         models.create(name, 2)  # an unknown name lists the known ones
     return Argument(*(pair or default), smoke)
+
+
+def words(text: str | None) -> tuple[list[str], bool]:
+    """What stands between the commas of an argument of get_config, and whether "smoke" is among it."""
+    found = [word.strip() for word in (text or "").split(",") if word.strip()]
+    return [word for word in found if word != "smoke"], "smoke" in found
 
 
 def factory(kind: str):
@@ -76,7 +80,8 @@ def signature(kind: str) -> dict[str, tuple[type, bool, object]]:
 def member(kind: str, **changed) -> Config:
     """A refiner or a term with every keyword of its factory, those in `changed` changed.
 
-    Terms also have `warmup_epochs`: the weight rises to its value over that many epochs.
+    Terms also have `warmup_epochs`: the weight rises to its value over that many epochs; and `teacher`: the number
+    of the one of several teachers that the term reads, in place of their average (logits) or the first (features).
 
     Raises:
       InputError: a keyword that the factory has not.
@@ -85,6 +90,7 @@ def member(kind: str, **changed) -> Config:
     made = Config({"kind": kind})
     if kind in methods.CRITERIA:
         made.warmup_epochs = float(changed.pop("warmup_epochs", 0.0))
+        made.teacher = config_dict.FieldReference(changed.pop("teacher", None), field_type=int)
     for name in changed:
         if name not in known:
             raise InputError(f"{kind} has no keyword {name!r}; known: {', '.join(known)}")
@@ -104,7 +110,7 @@ def phase(
       model: name of the network in training.
       terms: label -> member.
       refine: label -> member, in the order they apply.
-      teacher: "phase:NAME", "checkpoint:DIR", "weights:FILE", several joined by commas, or "".
+      teacher: "phase:NAME", "checkpoint:DIR", "weights:FILE", "ema", several joined by commas, or "".
       lr: learning rate per global batch; None is what the papers take for this network.
     """
     terms, refine = copy.deepcopy((terms, refine or {}))  # else a flag for one phase would change another
@@ -116,13 +122,23 @@ def phase(
         "refine": Config(refine),
         "refine_order": tuple(refine),
         "terms": Config(terms),
-        "init": {"student": ""},
+        "init": {"student": "", "method": ""},
+        "trains": "all",
+        "ema": config_dict.placeholder(float),
         "epochs": 240,
         "steps": config_dict.placeholder(int),
         "batch_size": 64,
-        "optim": {"name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False},
+        "optim": {"name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False, "delta": 0.0},
         "schedule": {"name": "step", "milestones": (150, 180, 210), "gamma": 0.1, "warmup_epochs": 0.0},
     })  # fmt: skip
+
+
+def before(model: str, *, terms: dict[str, Config], teacher: str = "", lr=None) -> Config:
+    """A phase that prepares the next one, as the papers' benchmark has it: 30 epochs at one rate. Arguments as for
+    `phase`."""
+    made = phase(model, terms=terms, teacher=teacher, lr=lr)
+    made.epochs, made.schedule.milestones = 30, ()
+    return made
 
 
 def recipe(name: str, *, smoke: bool = False, data: str = "cifar100", **phases: Config) -> Config:
@@ -149,6 +165,7 @@ def recipe(name: str, *, smoke: bool = False, data: str = "cifar100", **phases: 
             "size": 0,
             "test_fraction": 0.2,
             "subset": 0.0,
+            "strong": {"ops": 2, "magnitude": 10.0},
             "synthetic": {"classes": 100, "size": 32, "channels": 3, "train": 64, "test": 32},
         },
         "parallel": {"scope": "global", "mesh": ()},
@@ -168,11 +185,12 @@ def recipe(name: str, *, smoke: bool = False, data: str = "cifar100", **phases: 
 
 
 class Part(NamedTuple):
-    """What a method brings into a recipe; all label -> member.
+    """What a method brings into a recipe; terms are label -> member.
 
     terms and refine: of the student's phase. teacher_terms: of the teacher's, beside its `ce`. host: terms that the
-    method is used with where no other part brings one that can see its work. retunes: label of a term -> what to
-    change beside it, label -> keywords and values.
+    method is used with where no other part brings one that can see its work. retunes: label of a member -> what to
+    change beside it, label -> keywords and values; "" is the student's phase, as in `changes`. before: name -> phase,
+    between the teacher's and the student's. changes: of the student's phase, "optim.lr" and the like -> value.
     """
 
     terms: dict[str, Config] = {}
@@ -180,10 +198,13 @@ class Part(NamedTuple):
     teacher_terms: dict[str, Config] = {}
     host: dict[str, Config] = {}
     retunes: dict[str, dict[str, dict]] = {}
+    before: dict[str, Config] = {}
+    changes: dict[str, typing.Any] = {}
 
 
 def distillation(name: str, arg: Argument, *parts: Part) -> Config:
-    """The two phases of every distillation recipe: a teacher, then a student that learns from it.
+    """The two phases of every distillation recipe: a teacher, then a student that learns from it. Between them stand
+    the phases that parts bring (those of one name become one); no teacher where nothing needs one.
 
     Where two parts bring a term of one label, the one with the larger weight counts (SoKD's FitNet and LSKD's KD
     weigh more than those alone; beside a criterion with 1 CE, KD's 0.1 CE becomes 1). Refiners stand in the
@@ -198,21 +219,28 @@ def distillation(name: str, arg: Argument, *parts: Part) -> Config:
         refines = [factory(m.kind)().refines for m in part.refine.values()]
         hosted = all(any(n & r for n in needs) for r in refines) if refines else any(needs)
         terms = _heavier(terms, {label: m for label, m in part.host.items() if not hosted or label in terms})
+    phase_changes = {key: value for part in parts for key, value in part.changes.items()}
     for beside, changes in (item for part in parts for item in part.retunes.items()):
-        for label, values in changes.items() if beside in terms else ():
-            (terms | refine)[label].update(values)
+        for label, values in changes.items() if beside in terms | refine else ():
+            ((terms | refine)[label] if label else phase_changes).update(values)
     order = [*methods.REFINERS]
-    return recipe(
-        name,
-        smoke=arg.smoke,
-        teacher=phase(arg.teacher, terms=teacher_terms),
-        student=phase(
-            arg.student,
-            terms=terms,
-            refine=dict(sorted(refine.items(), key=lambda item: order.index(item[1].kind))),
-            teacher="phase:teacher",
-        ),
-    )
+    before = {}
+    for label, made in (item for part in parts for item in part.before.items()):
+        for term in made.terms if label in before else ():
+            before[label].terms[term] = made.terms[term]
+        before.setdefault(label, made)
+    refine = dict(sorted(refine.items(), key=lambda item: order.index(item[1].kind)))
+    student = phase(arg.student, terms=terms, refine=refine, teacher="phase:teacher")
+    student.update_from_flattened_dict(phase_changes)
+    made = {"teacher": phase(arg.teacher, terms=teacher_terms), **dict(sorted(before.items())), "student": student}
+    if not before and not any(_needs_teacher(m) for m in (terms | refine).values()):
+        del made["teacher"]
+        student.teacher = ""
+    return recipe(name, smoke=arg.smoke, **made)
+
+
+def _needs_teacher(member: Config) -> bool:
+    return any(need == "match" or need.startswith("teacher") for need in factory(member.kind)().needs)
 
 
 def _heavier(a: dict[str, Config], b: dict[str, Config]) -> dict[str, Config]:

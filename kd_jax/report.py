@@ -73,6 +73,9 @@ def table(summary: dict) -> str:
             speed,
         )
         lines.append(f"| {' | '.join(cells)} |")
+        for label, peer in row["networks"].items():
+            shares = (f"{peer[key]:.2%}" for key in ("top1_last", "top1_best"))
+            lines.append(f"| {name}/{label} | {peer['model']} | {' | '.join(shares)} | - | {peer['params']:,} | - |")
     return "\n".join(lines)
 
 

@@ -50,16 +50,19 @@ class Loaded(NamedTuple):
 
 
 class Teacher(NamedTuple):
-    """A teacher; its weights are read when they are needed."""
+    """A teacher; its weights are read when they are needed. load: None of one that moves: the average of the
+    network in training."""
 
     origin: str
     network: Network
-    load: Callable[[], Loaded]
+    load: Callable[[], Loaded] | None
 
 
-def of_phase(name: str, network: Network, folder: epath.Path) -> Teacher:
-    """The network that another phase of this run has trained by then."""
-    return Teacher(f"phase:{name}", network, lambda: _saved(folder)[1])
+def of_phase(where: str, network: Network, workdir: epath.Path) -> Teacher:
+    """The network that another phase of this run has trained by then. where: PHASE, or PHASE/LABEL for one that it
+    trained beside its own."""
+    name, _, label = where.partition("/")
+    return Teacher(f"phase:{where}", network, lambda: _saved(workdir / name, label)[1])
 
 
 def from_checkpoint(where: str) -> Teacher:
@@ -101,11 +104,27 @@ def from_branch(folder: epath.Path, label: str) -> Callable[[], Loaded]:
     """A function that reads the student's part of an SFTN teacher's branches, when it is called."""
 
     def load() -> Loaded:
+        found = method_from(folder)()
+        part = student_in(Vars(found.params[label], found.stats[label], {}))
+        return Loaded(part, network_digest(part))
+
+    return load
+
+
+def method_from(folder: epath.Path) -> Callable[[], Vars]:
+    """A function that reads what the members of a phase have trained of their own, when it is called.
+
+    Raises:
+      InputError: by that function: nothing good is saved there.
+    """
+
+    def load() -> Vars:
+        if not (folder / "checkpoints").exists():
+            raise InputError(f"no checkpoints in {folder}; give the folder of a phase, WORKDIR/PHASE")
         reader = Checkpoints(folder, read_only=True, say=say)
         found = reader.method()
         reader.close()
-        part = student_in(Vars(found.params[label], found.stats[label], {}))
-        return Loaded(part, network_digest(part))
+        return found
 
     return load
 
@@ -132,9 +151,11 @@ def own_normalisation(about: Mapping, network: Network) -> Network:
     return network._replace(**{k: tuple(named[k]) for k in ("mean", "std") if k in named})
 
 
-def _saved(folder: epath.Path) -> tuple[Network, Loaded]:
-    """The newest good step of a phase's folder."""
+def _saved(folder: epath.Path, label: str = "") -> tuple[Network, Loaded]:
+    """The newest good step of a phase's folder: its network, or the one with that label beside it."""
     reader = Checkpoints(folder, read_only=True, say=say)
-    variables, meta = reader.network()
+    variables, meta = reader.network(label=label)
     reader.close()
-    return network_of(meta["network"]), Loaded(variables, meta["digests"]["network"], meta.get("source"))
+    described = meta["networks"][label]["network"] if label else meta["network"]
+    digest = network_digest(variables) if label else meta["digests"]["network"]
+    return network_of(described), Loaded(variables, digest, meta.get("source"))

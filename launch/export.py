@@ -12,12 +12,13 @@ PHASE = flags.DEFINE_string("phase", "", "phase whose network is written; by def
 FORMAT = flags.DEFINE_string("format", "safetensors", "safetensors, torch or stablehlo")
 OUT = flags.DEFINE_string("out", None, "file to write")
 BEST = flags.DEFINE_bool("best", False, "the saved step with the highest top-1 (chosen on test), not the last one")
+NETWORK = flags.DEFINE_string("network", "", "label of one that the phase trained beside its own: dml, ema")
 
 
 def run() -> None:
     from kd_jax import evaluate, exchange
 
-    network, variables, _ = evaluate.saved(WORKDIR.value, phase=PHASE.value, best=BEST.value)
+    network, variables, _ = evaluate.saved(WORKDIR.value, phase=PHASE.value, best=BEST.value, network=NETWORK.value)
     print(exchange.export(network, variables, format=FORMAT.value, out=OUT.value))
 
 

@@ -25,7 +25,7 @@ def test_every_config_is_tested():
 
 
 def spelled(name):
-    return f"{'sftn+skd+dist,' * (name == 'compose')}resnet8,resnet8,smoke"
+    return {"compose": "sftn+skd+dist,resnet8,", "ema_teacher": ""}.get(name, "resnet8,") + "resnet8,smoke"
 
 
 @pytest.mark.parametrize("name", CONFIGS)

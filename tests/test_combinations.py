@@ -2,66 +2,96 @@
 
 import json
 import math
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from configs import compose
-from kd_jax import InputError, build, config, loop, make_facts, methods, models
+from kd_jax import InputError, config, loop, make_facts, methods, models
 from kd_jax.combinations import FRONT, combinations, table
-from kd_jax.engine.step import only
+from kd_jax.engine.step import only, settle
+from kd_jax.members import members_of
+from kd_jax.models.graft import Graft
+from kd_jax.origins import by_label
 from kd_jax.typing import Vars
 from tests.conftest import ROOT, shrunk
 
 METHODS = [name for name in compose.PARTS if name not in FRONT]
-COVERING = {"skd+dkd", "skd+lskd", "sokd+reviewkd", "sokd+kdsvd", "sftn+vid", "sftn+rkd"}
+COVERING = {"skd+dkd", "skd+mlld", "sokd+reviewkd", "sokd+crd", "sftn+ft", "skd+simkd"}
 PAIRED = [f"{front}+{name}" for front in FRONT[1:] for name in METHODS]
 
 
 @pytest.fixture(scope="module")
-def facts():
-    """Of a student and a teacher of other widths."""
+def nets():
+    """A student and a teacher of other widths, and the graft of the two."""
     student, teacher = (models.create("resnet8", 5, widths=(4, 4, w, 2 * w)) for w in (4, 8))
-    made = make_facts(student, (teacher,), image_shape=(8, 8, 3), batch_size=8, num_examples=16, steps_per_epoch=2)
-    return made._replace(teachers=((teacher, models.shapes(teacher, (8, 8, 3))[0]),))
+    return {"student": student, "teacher": teacher, "graft": Graft(student, teacher, 2, 5)}
+
+
+@cache
+def facts_of(student, teachers, needs):
+    """What a phase's members may know."""
+    shape = {"image_shape": (8, 8, 3), "batch_size": 8, "needs": needs}
+    made = make_facts(student, teachers, **shape, num_examples=16, labels=tuple(range(5)) * 3 + (0,), steps_per_epoch=2)
+    return made._replace(teachers=tuple((t, models.shapes(t, (8, 8, 3))[0]) for t in teachers))
+
+
+def phases_of(name, front, nets):
+    """Every phase but the teacher's: the distiller, and what it may know. `given` goes from one to the next."""
+    made = compose.get_config(f"{front}+{name},resnet8,resnet8,smoke".lstrip("+"))
+    if front == "sokd":
+        made.student.refine.dafa.stages = "2"  # tracing takes a third of the time
+    given, teacher = {}, nets["student" if name == "fsp" else "teacher"]  # FSP wants equal widths
+    for phase in config.parse(made.to_dict()).phases:
+        if phase.name == "teacher":
+            continue
+        distiller = methods.chain(**members_of(phase, 2))
+        seat = "teacher" if phase.trains == "method" else "graft" if phase.model.startswith("graft:") else "student"
+        needs = distiller.needs & {"strong"}
+        facts = facts_of(nets[seat], (teacher,) if phase.teacher else (), needs)._replace(given=given)
+        yield distiller, facts, phase
+        given = by_label(jax.eval_shape(partial(distiller.init, facts=facts), jax.random.key(0)))
 
 
 @pytest.mark.parametrize("front", FRONT)
-def test_every_method_traces_behind_every_front(facts, front):
+def test_every_method_traces_behind_every_front(nets, front):
     """Terms, their gradients, and what a search needs: the gradient of a gradient in the policy."""
+    seen = []
     for name in METHODS:
-        made = compose.get_config(f"{front}+{name},resnet8,resnet8,smoke".lstrip("+"))
-        if front == "sokd":
-            made.student.refine.dafa.stages = "2"  # tracing takes a third of the time
-        made = config.parse(made.to_dict())
-        distiller = methods.chain(**build.members_of(made.phases[1], 2))
+        for distiller, facts, phase in phases_of(name, front, nets):
+            if (phase.refine, phase.terms, phase.model) in seen:
+                continue
+            seen.append((phase.refine, phase.terms, phase.model))
+            trace(distiller, facts, (front, name), searched=bool(distiller.search))
 
-        def loss(trained, policy, stats, view, distiller=distiller):
-            outputs, params = trained
-            own = Vars(params, stats, policy)
-            view = view._replace(student=outputs, match=view.match._replace(student=outputs.logits))
-            _, terms, _, moved = distiller.apply(own, view, jax.random.key(0), True)
-            return sum(jnp.mean(t) for t in terms.values()), moved
 
-        def steep(policy, trained, *rest, loss=loss):
-            slopes = jax.grad(loss, has_aux=True)(trained, policy, *rest)[0]
-            return sum(jnp.sum(g**2) for g in jax.tree.leaves(slopes))
+def trace(distiller, facts, what, searched):
+    def make(given):
+        return distiller.init(jax.random.key(0), facts._replace(given=given))
 
-        taught = tuple(only(t, distiller.needs) for t in facts.view_shapes.teachers)
-        view, vars = (
-            facts.view_shapes._replace(teachers=taught),
-            jax.eval_shape(partial(distiller.init, facts=facts), jax.random.key(0)),
-        )
-        trained = (view.student, vars.params)
-        if front == "sokd":
-            searched = jax.eval_shape(jax.grad(steep), vars.policy, trained, vars.stats, view)
-            assert jax.tree.map(jnp.shape, searched) == jax.tree.map(jnp.shape, vars.policy), name
-            continue
-        (slopes, moved) = jax.eval_shape(jax.grad(loss, has_aux=True), trained, vars.policy, vars.stats, view)
-        assert jax.tree.map(jnp.shape, slopes) == jax.tree.map(jnp.shape, trained), (front, name)
-        assert jax.tree.map(jnp.shape, moved) == jax.tree.map(jnp.shape, vars.stats), (front, name)
+    def loss(trained, policy, stats, view):
+        outputs, params = trained
+        own = Vars(params, stats, policy)
+        match = view.match and view.match._replace(student=outputs.logits)
+        _, terms, _, moved = distiller.apply(own, view._replace(student=outputs, match=match), jax.random.key(0), True)
+        return sum(jnp.mean(t) for t in terms.values()), settle(moved, stats, None)
+
+    def steep(policy, trained, *rest):
+        slopes = jax.grad(loss, has_aux=True)(trained, policy, *rest)[0]
+        return sum(jnp.sum(g**2) for g in jax.tree.leaves(slopes))
+
+    view = facts.view_shapes._replace(teachers=tuple(only(t, distiller.needs) for t in facts.view_shapes.teachers))
+    vars = jax.eval_shape(make, facts.given)
+    trained = (view.student, vars.params)
+    if searched:
+        found = jax.eval_shape(jax.grad(steep), vars.policy, trained, vars.stats, view)
+        assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, vars.policy), what
+        return
+    slopes, moved = jax.eval_shape(jax.grad(loss, has_aux=True), trained, vars.policy, vars.stats, view)
+    assert jax.tree.map(jnp.shape, slopes) == jax.tree.map(jnp.shape, trained), what
+    assert jax.tree.map(jnp.shape, moved) == jax.tree.map(jnp.shape, vars.stats), what
 
 
 @pytest.mark.full

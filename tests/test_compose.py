@@ -8,7 +8,7 @@ from kd_jax import InputError, config
 
 def student(spelled, pair="resnet32x4,resnet8x4"):
     """{label: weight} of the terms and the refiners, in order."""
-    phase = config.parse(compose.get_config(f"{spelled},{pair}").to_dict()).phases[1]
+    phase = config.parse(compose.get_config(f"{spelled},{pair}").to_dict()).phases[-1]
     return {m.label: m.kwargs["weight"] for m in phase.terms}, [m.label for m in phase.refine]
 
 
@@ -34,6 +34,17 @@ def student(spelled, pair="resnet32x4,resnet8x4"):
         ("sftn", {"ce": 0.1, "kd": 0.9}, []),
         ("sftn+at", {"ce": 1.0, "at": 1000.0}, []),
         ("sftn+sokd", {"ce": 1.0, "fitnet": 1000.0}, ["dam", "dafa"]),
+        ("crd+kd", {"ce": 1.0, "kd": 0.9, "crd": 0.8}, []),
+        ("skd+crd", {"ce": 1.0, "kd": 0.9, "crd": 0.8}, ["skd"]),
+        ("mlld", {"ce": 0.1, "mlld": 0.9}, []),
+        ("skd+mlld", {"ce": 0.1, "mlld": 0.9}, ["skd"]),
+        ("mlld+lskd", {"ce": 0.1, "mlld": 9.0}, ["lskd"]),
+        ("ab", {"ce": 1.0}, []),
+        ("ft", {"ce": 1.0, "ft": 200.0}, []),
+        ("simkd", {"simkd": 1.0}, []),
+        ("skd+simkd", {"ce": 0.1, "kd": 0.9, "simkd": 1.0}, ["skd"]),
+        ("dot", {"ce": 0.1, "kd": 0.9}, []),
+        ("dot+dkd", {"ce": 1.0, "dkd": 1.0}, []),
         ("sftn+skd+sokd+rkd", {"ce": 1.0, "rkd": 1.0, "kd": 0.9, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
     ],
 )
@@ -52,6 +63,37 @@ def test_a_composition_in_full():
     assert {m.label: m for m in pupil.terms}["fitnet"].kwargs["depth"] == 3
     for config_file, spelled in ((skd_dkd, "skd+dkd"), (skd_sokd, "skd+sokd")):
         assert config_file.get_config("vgg13,vgg8") == compose.get_config(f"{spelled},vgg13,vgg8")
+
+
+def test_phases_that_prepare():
+    phases = config.parse(compose.get_config("ft+fsp+ab,resnet56,resnet20").to_dict()).phases
+    assert [p.name for p in phases] == ["teacher", "paraphrase", "pretrain", "student"]
+    _, paraphrase, pretrain, student = phases
+    assert {m.label for m in pretrain.terms} == {"ab", "fsp"} and pretrain.model == "resnet20"
+    assert (paraphrase.model, paraphrase.trains, paraphrase.init.student) == ("resnet56", "method", "phase:teacher")
+    assert (pretrain.optim.lr, paraphrase.optim.lr, paraphrase.epochs) == (0.05, 0.01, 30)
+    assert (student.init.student, student.init.method) == ("phase:pretrain", "phase:paraphrase")
+
+
+def test_what_parts_change_of_the_phase():
+    def phase(spelled):
+        return config.parse(compose.get_config(spelled).to_dict()).phases[-1]
+
+    mlld, beside = phase("mlld,vgg13,vgg8"), phase("lskd+mlld,vgg13,vgg8")
+    assert (mlld.optim.lr, mlld.epochs) == (0.025, 240) and (beside.optim.lr, beside.epochs) == (0.01, 480)
+    assert {m.label: m.kwargs for m in beside.terms}["mlld"]["weight"] == 6.0
+    assert beside.refine[0].kwargs["temperature"] == 2.0 and beside.schedule.milestones == (150, 180, 210)
+    dot = phase("dot+crd,vgg13,vgg8").optim
+    assert (dot.name, dot.delta, dot.momentum) == ("dot", 0.075, 0.9)
+    assert phase("simkd,vgg13,MobileNetV2").model == "graft:MobileNetV2+vgg13"
+    assert phase("simkd,vgg13,MobileNetV2").optim.lr == 0.01
+
+
+def test_no_teacher_where_nothing_needs_one():
+    made = config.parse(compose.get_config("dml,resnet32x4,resnet8x4").to_dict())
+    assert [p.name for p in made.phases] == ["student"] and made.phases[0].teacher == ()
+    made = config.parse(compose.get_config("dml+skd,resnet32x4,resnet8x4").to_dict())
+    assert [p.name for p in made.phases] == ["teacher", "student"]
 
 
 def test_lskd_beside_dkd_takes_what_its_authors_take():

@@ -14,7 +14,7 @@ def test_members_have_every_keyword_with_its_default():
     for kind in (*methods.REFINERS, *methods.CRITERIA):
         made = recipes.member(kind).to_dict()
         known = {n: p.default for n, p in inspect.signature(recipes.factory(kind)).parameters.items()}
-        extra = {"kind": kind} | ({"warmup_epochs": 0.0} if kind in methods.CRITERIA else {})
+        extra = {"kind": kind} | ({"warmup_epochs": 0.0, "teacher": None} if kind in methods.CRITERIA else {})
         assert made == {**known, **extra}
 
 
@@ -61,7 +61,7 @@ def test_the_papers_recipe_is_the_default():
     assert [p.model for p in made.phases] == ["resnet32x4", "resnet8x4"]
     for phase in made.phases:
         assert (phase.epochs, phase.batch_size) == (240, 64)
-        assert phase.optim == config.Optim("sgd", 0.05, 0.9, 5e-4, False)
+        assert phase.optim == config.Optim("sgd", 0.05, 0.9, 5e-4, False, 0.0)
         assert phase.schedule == config.Schedule("step", (150.0, 180.0, 210.0), 0.1, 0.0)
     assert made.data.name == "cifar100" and made.data_seed == made.seed == 0
     student = made.phases[1]
@@ -105,12 +105,12 @@ WRONG = [
     ({"phases": ("teacher", "pupil")}, "there is no config.pupil"),
     ({"phases": ("data",)}, "config.phases: must be names of .*other than name, seed, "),
     ({"phases": ("student",)}, "must be phase:NAME of an earlier phase .there is none., got 'phase:teacher'"),
-    ({"student__teacher": "teacher"}, "config.student.teacher: must be phase:NAME, checkpoint:DIR or weights:FILE"),
+    ({"student__teacher": "teacher"}, "student.teacher: must be phase:NAME, checkpoint:DIR, weights:FILE or ema"),
     ({"student__teacher": "phase:student"}, "of an earlier phase .teacher."),
     ({"student__epochs": 0, "student__steps": None}, "config.student.epochs: must be a number above 0, got 0"),
     ({"student__steps": 0}, "config.student.steps: must be"),
     ({"student__batch_size": 0}, "config.student.batch_size: must be a number above 0"),
-    ({"student__optim__name": "lion"}, "config.student.optim.name: must be sgd or adamw, got 'lion'"),
+    ({"student__optim__name": "lion"}, "config.student.optim.name: must be sgd, adamw or dot, got 'lion'"),
     ({"student__optim__lr": 0.0}, "config.student.optim.lr: must be a finite number above 0"),
     ({"student__optim__lr": float("nan")}, "config.student.optim.lr: must be"),
     ({"student__optim__lr": None}, "config.student.optim.lr: must be float, got None"),

@@ -47,7 +47,8 @@ def test_every_name_appears(printed):
     assert names(printed["models"]) == list(models.MODELS)
     assert names(printed["methods"]) == [*methods.REFINERS, *methods.CRITERIA]
     files = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
-    takes = {p.name: "METHODS," * (p.name == "compose.py") + "TEACHER,STUDENT" for p in files}
+    takes = {p.name: "TEACHER,STUDENT" for p in files} | {"compose.py": "METHODS,TEACHER,STUDENT"}
+    takes |= {"ema_teacher.py": "STUDENT", "multi_teacher.py": "TEACHER+TEACHER,STUDENT"}
     assert names(printed["configs"]) == [f"configs/{name}:{takes[name]}" for name in takes]
     said = [line.partition("  ")[0].split(", ") for line in printed["data"][1:]]
     assert sum(said, []) == [*data.SOURCES, "folder:DIR", "tfds:NAME"]
@@ -88,8 +89,11 @@ def test_configs(printed, monkeypatch):
         phases = ", ".join(f"{name}={made[name].model}" for name in made.phases)
         said = text[text.index(one) :].partition("phases: ")[2]
         assert said == phases or said.startswith(f"{phases} configs/")
-        made = cli._default(one.replace("TEACHER,STUDENT", "wrn_16_1,resnet14").replace("METHODS", "sokd+dkd"))
-        assert {made[name].model for name in made.phases} == {"wrn_16_1", "resnet14"}
+        for word, example in (("TEACHER", "wrn_16_1"), ("STUDENT", "resnet14"), ("METHODS", "sokd+dkd")):
+            one = one.replace(word, example)
+        made = cli._default(one)
+        assert {made[name].model for name in made.phases} <= {"wrn_16_1", "resnet14", "graft:resnet14+wrn_16_1"}
+        assert "resnet14" in made.student.model if "student" in made.phases else "wrn_16_1" in one
 
 
 def test_a_config_of_ones_own(tmp_path):

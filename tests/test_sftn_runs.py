@@ -105,7 +105,7 @@ def test_a_student_that_starts_from_a_trained_network(home, tmp_path):
 @pytest.mark.parametrize(("changes", "told"), [
     ({"init": "phase:nobody"}, r"config.student.init.student: must be phase:NAME of an earlier phase \(teacher\)"),
     ({"init": "teacher"}, "config.student.init.student: must be empty, phase:NAME, phase:NAME/LABEL"),
-    ({"init": "phase:teacher/ce"}, "teacher has no term 'ce' of kind sftn_branches"),
+    ({"init": "phase:teacher/ce"}, "unknown label 'ce' in teacher; known: terms of kind sftn_branches"),
     ({"init": "phase:teacher", "student__model": "resnet14"}, "is a resnet8, but config.student.model is resnet14"),
     ({"init": "phase:teacher/sftn_branches", "student__model": "vgg8"}, "but config.student.model is vgg8"),
     ({"init": "weights:/nowhere"}, "config.student.init.student: /nowhere: "),

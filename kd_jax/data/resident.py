@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.data import augment as aug
+from kd_jax.data.randaugment import strong_views
 from kd_jax.typing import Array, Batch
 
 
@@ -73,6 +74,16 @@ def train_batch(images: Array, labels: Array, index: Array, epoch: Array, key: A
         view = aug.view_ids(key, epoch, index, augment=augment, pad=pad)
         batch["image"] = aug.crop_flip(batch["image"], view, pad=pad)
     return batch
+
+
+def strong_image(
+    images: Array, index: Array, epoch: Array, key: Array, *, augment: str, ops: int, magnitude: int
+) -> Array:
+    """The images (B, H, W, C) of a batch once more, augmented on top by RandAugment. Arguments as in `train_batch`;
+    the draws depend on (key, epoch, index) alone, and not on those of the first view."""
+    image = jnp.take(images, index, axis=0).astype(jnp.float32) / 255
+    how = {"augment": augment, "pad": aug.padding(images.shape[1]), "ops": ops, "magnitude": magnitude}
+    return strong_views(image, key, epoch, index, **how)
 
 
 def test_batch(images: Array, labels: Array, index: Array, mask: Array) -> Batch:

@@ -122,7 +122,7 @@ def inputs(view: View, needs: frozenset) -> tuple[tuple[Outputs, ...], Batch]:
 
 def reads_teachers(needs: frozenset) -> bool:
     """Whether a step reads the teachers' outputs (agreement alone needs them in tests only)."""
-    return any(need == "match" or need.startswith("teacher") for need in needs)
+    return any(need == "match" or need.startswith(("teacher", "alone.")) for need in needs)
 
 
 def settle(stats: PyTree, before: PyTree, axis_name: str | None) -> PyTree:

@@ -1,12 +1,15 @@
 """Losses: arrays in, (B,) or () out, keyword-only, unweighted as the published code has them."""
 
+from kd_jax.losses.contrastive import crd, crd_scales
 from kd_jax.losses.features import areas, at, cat_kd, fitnet, nst
 from kd_jax.losses.hints import hcl, ofd, vid
 from kd_jax.losses.logits import cross_entropy, dist, dkd, kd, standardize
+from kd_jax.losses.multi_level import mlld
+from kd_jax.losses.pretraining import ab, fsp, ft
 from kd_jax.losses.relations import cc, pkt, rkd, sp
 from kd_jax.losses.svd import kdsvd
 
 __all__ = [
-    "areas", "at", "cat_kd", "cc", "cross_entropy", "dist", "dkd", "fitnet", "hcl", "kd", "kdsvd", "nst", "ofd", "pkt",
-    "rkd", "sp", "standardize", "vid",
+    "ab", "areas", "at", "cat_kd", "cc", "crd", "crd_scales", "cross_entropy", "dist", "dkd", "fitnet", "fsp", "ft",
+    "hcl", "kd", "kdsvd", "mlld", "nst", "ofd", "pkt", "rkd", "sp", "standardize", "vid",
 ]  # fmt: skip

@@ -76,7 +76,8 @@ def fsp(*, students: Sequence[Array], teachers: Sequence[Array]) -> Array:
 
     Reference: Yim, Joo, Bae, Kim, "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and
       Transfer Learning", 2017.
-    Differs: stages that are not square, which the published code pools to a square, are pooled by axis.
+    Differs: the paper sums the squares over the matrix; this is the published re-implementation, which takes their
+      mean. Stages that are not square, which that code pools to a square, are pooled by axis.
     """
     as_many("fsp", students, teachers, least=2, wanted="two maps or more, as many of one as of the other")
     widths = [[f.shape[-1] for f in maps] for maps in (students, teachers)]

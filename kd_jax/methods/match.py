@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from kd_jax import losses
 from kd_jax.layers.augment import straight_through
-from kd_jax.methods.base import no_vars, require
+from kd_jax.methods.base import everywhere, no_vars, require
 from kd_jax.typing import Array, Distiller, Facts, Vars, View, Watch
 
 NEEDS = frozenset({"match"})
@@ -36,7 +36,7 @@ def lskd(*, temperature: float = 2.0) -> Distiller:
         pair = {"student": losses.standardize(view.match.student), "teacher": losses.standardize(view.match.teacher)}
         return view._replace(match=view.match._replace(**pair, temperature=temperature)), {}, {}, vars.stats
 
-    return Distiller(no_vars, apply, NEEDS, refines=NEEDS)
+    return everywhere(Distiller(no_vars, apply, NEEDS, refines=NEEDS))
 
 
 def ctkd(
@@ -101,4 +101,5 @@ def ctkd(
         return view._replace(match=match), {}, {"temperature": temperature}, vars.stats
 
     watch = (Watch("temperature", unit="temperature"),)
-    return Distiller(make, apply, NEEDS, rates={"": rate}, watch=watch, refines=frozenset({"match.temperature"}))
+    made = Distiller(make, apply, NEEDS, rates={"": rate}, watch=watch, refines=frozenset({"match.temperature"}))
+    return everywhere(made)

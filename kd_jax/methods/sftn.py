@@ -82,6 +82,7 @@ def sftn_branches(
         lambda_kl=(lambda_kl, 0 <= lambda_kl < finite, "a finite number, at least 0"),
         temperature=(temperature, 0 < temperature < finite, "a finite number above 0"),
         transform=(transform, transform in FORMS, " or ".join(FORMS)),
+        student=(student, ":" not in student, "a network with a classifier of its own"),
     )
     models.create(student, 2)  # an unknown name lists the known ones
     if lambda_ce == lambda_kl == 0:

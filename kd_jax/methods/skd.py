@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from kd_jax.layers import simplifier
 from kd_jax.layers.simplifier import standardize_rows
-from kd_jax.methods.base import NO_VARS, no_vars, require
+from kd_jax.methods.base import NO_VARS, everywhere, no_vars, require
 from kd_jax.typing import Array, Distiller, Facts, Logs, Mean, Vars, View, Watch
 
 NEEDS = frozenset({"match"})
@@ -127,8 +127,8 @@ def skd(
         return refined, terms, logs, {}
 
     if not attention:
-        return Distiller(no_vars, without_attention, NEEDS, refines=NEEDS)
-    return Distiller(init, apply, NEEDS, rates={"": rate}, watch=WATCH, refines=NEEDS)
+        return everywhere(Distiller(no_vars, without_attention, NEEDS, refines=NEEDS))
+    return everywhere(Distiller(init, apply, NEEDS, rates={"": rate}, watch=WATCH, refines=NEEDS))
 
 
 def _diagnose(u: Array, v: Array, s: Array) -> Logs:

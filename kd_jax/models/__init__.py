@@ -5,6 +5,7 @@ from functools import partial
 from flax import linen as nn
 
 from kd_jax.models.base import apply, count_multiply_adds, count_parameters, init, shapes, tail
+from kd_jax.models.graft import create_graft, parse
 from kd_jax.models.mobilenet import MobileNetV2
 from kd_jax.models.resnet import Bottleneck, ResNet
 from kd_jax.models.shufflenet import ShuffleV1, ShuffleV2
@@ -62,13 +63,15 @@ def create(name: str, num_classes: int, **overrides) -> nn.Module:
     """The network called `name` (letter case does not matter) with `num_classes` outputs.
 
     Args:
-      name: a key of MODELS.
+      name: a key of MODELS, or "graft:STUDENT+TEACHER" (kd_jax.models.graft).
       num_classes: K.
       **overrides: fields of the network's class, for instance `widths=(4, 4, 8, 16)`.
 
     Raises:
       InputError: an unknown name; the message lists the known ones.
     """
+    if parse(name):
+        return create_graft(name, num_classes, create, **overrides)
     known = {key.lower(): factory for key, factory in MODELS.items()}
     if name.lower() not in known:
         raise InputError(f"unknown model {name!r}; {suggest(name, MODELS)}")

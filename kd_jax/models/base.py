@@ -22,7 +22,7 @@ from kd_jax.typing import Array, Outputs, PyTree, Variables
 def init(model: nn.Module, key: Array, x: Array, after: int = -1) -> Variables:
     """Fresh variables of `model` for inputs like x (B, H, W, C); the part after a stage if asked."""
     made = model.init(key, x, train=False, after=after)
-    return Variables(made["params"], made.get("batch_stats", {}))
+    return Variables(made.get("params", {}), made.get("batch_stats", {}))
 
 
 def apply(

@@ -3,10 +3,12 @@
 Our modules are named as in the published PyTorch code, so a name there is our path joined by dots;
 what differs is the last part (kernel, scale: weight; mean, var: running_mean, running_var) and the
 layout: a convolution is (O, I, H, W) there and (H, W, I, O) here, a linear layer (O, I) there and
-(I, O) here. Counters of batches, `num_batches_tracked`, are written as 0 and ignored when read.
+(I, O) here; tokens (1, N, D) are the same. Counters of batches, `num_batches_tracked`, are written as 0 and ignored
+when read.
 """
 
 import hashlib
+import math
 from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,6 +24,7 @@ from kd_jax.typing import InputError, Variables
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 COUNTER = "num_batches_tracked"
+POSITIONS, PATCHES = "pos_embed", "patch_embed.proj.weight"  # of a ViT
 WRAPPERS = ("model", "state_dict", "net", "model_state_dict")
 ROWS = 12  # of a table of what does not fit, a kind
 
@@ -55,7 +58,7 @@ class Fit(NamedTuple):
 
 def _name(path) -> str:
     *modules, last = (part.key for part in path)
-    return ".".join([*modules, LEAVES[last]])
+    return ".".join([*modules, LEAVES.get(last, last)])
 
 
 def _turned(array: np.ndarray, back: bool) -> np.ndarray:
@@ -147,17 +150,32 @@ def image_channels(found: Found, model: nn.Module, prefix: str | None = None) ->
     return first[0] if len(first) == 1 else 3
 
 
-def recognise(found: Found, prefix: str | None = None) -> tuple[str, int] | None:
-    """The network of MODELS whose state dict this is, and its number of classes; None if there is none."""
-    from kd_jax.models import MODELS  # the registry stands above this file
+def image_size(tensors: dict[str, np.ndarray]) -> int:
+    """Pixels a side of the square images that a ViT's positions are for; of a network without positions 32, for its
+    weights fit images of any size."""
+    positions, patches = (tensors.get(name, np.zeros(())).shape for name in (POSITIONS, PATCHES))
+    if len(positions) != 3 or len(patches) != 4:
+        return 32
+    return math.isqrt(max(positions[1] - 1, 0)) * patches[-1] or 32
 
+
+def recognise(found: Found, prefix: str | None = None) -> tuple[str, int] | None:
+    """The network of MODELS whose state dict this is, and its number of classes; None if there is none. A graft is
+    known by the name that kd_jax wrote beside it; its tensors alone would pass for its student's."""
+    from kd_jax.models import MODELS, create  # the registry stands above this file
+
+    if any(".teacher_head." in f".{name}" for name in found.tensors):
+        named = found.about.get("network", {})
+        fits = named and fit(found, create(named["name"], named["num_classes"])).exact
+        return (named["name"], named["num_classes"]) if fits else None
     for name, make in MODELS.items():
         model = make(num_classes=2)
         fitted, wanted = fit(found, model, prefix=prefix), published(model)
         if fitted.missing or fitted.unexpected:
             continue
         heads = {v.shape[:1] for k, v in fitted.tensors.items() if wanted[k][:1] == (2,)}
-        shape = (32, 32, image_channels(found, model, prefix))
+        size = image_size(fitted.tensors)
+        shape = (size, size, image_channels(found, model, prefix))
         for (classes,) in filter(None, heads):
             if fit(found, make(num_classes=classes), shape, prefix).exact:
                 return name, classes
@@ -190,16 +208,23 @@ def from_torch(
     Args:
       found: what `read` returned.
       model: network they are for.
-      image_shape: (H, W, C); only C matters.
+      image_shape: (H, W, C); only C matters, of a ViT all.
       prefix: of the names; None finds it.
       partial: take what fits and leave the rest at its initial value (key 0), if anything fits.
       what: the network's name, for errors.
 
     Raises:
-      InputError: names or shapes differ (a table), or values are not finite numbers.
+      InputError: names or shapes differ (a table), a ViT's positions are for images of another size, or values are
+        not finite numbers.
     """
     fitted = fit(found, model, image_shape, prefix)
     wanted = published(model, image_shape)
+    if [row.partition(" ")[0] for row in fitted.misshaped] == [POSITIONS] and not partial:
+        size, (rows, columns, _) = image_size(fitted.tensors), image_shape
+        raise InputError(
+            f"{found.path}: its {POSITIONS} {fitted.tensors[POSITIONS].shape} is for images of {size}x{size}, those of "
+            f"{what} are {rows}x{columns} and want {wanted[POSITIONS]}; positions are not interpolated"
+        )
     taken = {k: v for k, v in fitted.tensors.items() if k in wanted and v.shape == wanted[k]}
     if not fitted.exact and not (partial and taken):
         known = recognise(found, prefix)
@@ -230,7 +255,7 @@ def load_torch(path: str, model: nn.Module, image_shape: tuple[int, ...] = (32, 
       path: a .pth (zip or legacy format) or .safetensors file, of mdistiller, RepDistiller or alike;
         prefixes (module., student., ...) and wrappers (model, state_dict, net) are found and taken off.
       model: the network; every name and shape must be its own.
-      image_shape: (H, W, C) of its images; only C matters.
+      image_shape: (H, W, C) of its images; only C matters, of a ViT all.
 
     Returns:
       Variables of float32 numpy arrays.

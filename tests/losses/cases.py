@@ -17,7 +17,7 @@ class Case(NamedTuple):
 
     students, teachers: one shape for every stage compared, (B, H, W, C) or (B, D); of one stage mostly.
     options: what the loss is told beside tensors. scale: of the student's values; the teacher's are N(0, 2).
-    rectified: maps as they are behind a ReLU.
+    rectified: maps as they are behind a ReLU. blank: "students" or "teachers", whose first example is all zeros.
     """
 
     students: tuple[tuple[int, ...], ...]
@@ -25,6 +25,7 @@ class Case(NamedTuple):
     options: dict = {}
     scale: float = 1.0
     rectified: bool = False
+    blank: str = ""
 
 
 class Inputs(NamedTuple):
@@ -51,7 +52,10 @@ def make(name: str) -> Inputs:
     channels = [random.normal(size=shape[-1]) for shape in case.teachers]
     if case.rectified:
         students, teachers = ([np.maximum(x, 0) for x in maps] for maps in (students, teachers))
-    return Inputs(students, teachers, along, labels, channels)
+    inputs = Inputs(students, teachers, along, labels, channels)
+    for x in getattr(inputs, case.blank, []):
+        x[0] = 0
+    return inputs
 
 
 def variance(channels: np.ndarray) -> np.ndarray:
@@ -70,6 +74,38 @@ def norms() -> np.ndarray:
     return np.stack([random.normal(size=60), random.normal(0, 2, 60)])
 
 
+class Contrast(NamedTuple):
+    """What CRD is told beside one batch of embeddings, or of features before the heads.
+
+    banks: (2, N, D), the student's first, of no special length. index: (calls, B), each row's different. negatives:
+    (calls, B, M), any rows. before: (2, B, *), student's and teacher's of the batch of the first of two calls.
+    """
+
+    banks: np.ndarray
+    index: np.ndarray
+    negatives: np.ndarray
+    before: np.ndarray
+
+
+def contrast(batch: int, width: int, rows: int, negatives: int, given: int = 0) -> Contrast:
+    """`given`: width of `before` where it is not that of the banks."""
+    random = np.random.RandomState(batch + rows)
+    banks = random.uniform(-1, 1, (2, rows, width))
+    index = np.stack([random.permutation(rows)[:batch] for _ in range(2)])
+    others = random.randint(0, rows, (2, batch, negatives))
+    return Contrast(banks, index, others, random.normal(size=(2, batch, given or width)))
+
+
+STEPS = {"batch": 5, "width": 4, "rows": 13, "negatives": 6, "given": 3}  # of CRD with its heads; 3 features
+MOMENTUM = 0.3  # of these steps
+
+
+def heads() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """CRD's linear heads: seat -> kernel (features, width) and bias (width,)."""
+    random, width, given = np.random.RandomState(2), STEPS["width"], STEPS["given"]
+    return {seat: (random.normal(size=(given, width)), random.normal(size=width)) for seat in ("student", "teacher")}
+
+
 def one(student, teacher=None, **kwargs) -> Case:
     return Case((student,), (teacher or student,), **kwargs)
 
@@ -80,6 +116,7 @@ def several(*pairs, **kwargs) -> Case:
 
 LOGITS = [(4, 3), (7, 10), (16, 37), (64, 100)]
 VECTORS = [((4, 5), (4, 5)), ((7, 3), (7, 11)), ((16, 8), (16, 8)), ((64, 16), (64, 24))]
+UNIT = {"margin": 1.0}
 
 TABLE = {
     "kd": [one(s, options={"temperature": t}) for s, t in zip(LOGITS, (1.0, 4.0, 2.5, 4.0), strict=True)],
@@ -139,6 +176,42 @@ TABLE = {
         one((7, 7, 7, 10), (7, 4, 4, 10), options={"resolution": 2, "normalize": True}),
         one((16, 13, 13, 3), (16, 5, 7, 3), options={"resolution": 4, "normalize": True}),
         one((4, 7, 7, 6), (4, 5, 5, 6), options={"resolution": 3, "normalize": False}),
+    ],
+    # calls: 1, the first one, which sets the constants; 2, the second one, after a call on `Contrast.before`
+    "crd": [
+        one((4, 5), options={"calls": 1, "rows": 12, "negatives": 7, "temperature": 0.07, "momentum": 0.5}),
+        one((7, 8), options={"calls": 2, "rows": 9, "negatives": 50, "temperature": 0.1, "momentum": 0.9}),
+        one((16, 16), options={"calls": 2, "rows": 200, "negatives": 64, "temperature": 0.07, "momentum": 0.5}),
+        one((1, 3), options={"calls": 1, "rows": 4, "negatives": 2, "temperature": 1.0, "momentum": 0.0}),
+    ],
+    "mlld": [  # of two views, the weak one first
+        several(*[(s, s)] * 2, options={"temperature": t, "lskd": stand}, **more)
+        for s, t, stand, more in (
+            ((4, 3), 4.0, False, {"blank": "students"}), ((7, 10), 2.5, False, {}), ((16, 37), 2.0, True, {}),
+            ((1, 6), 4.0, False, {"blank": "teachers"}),
+        )
+    ],
+    "ab": [
+        several(((4, 8, 8, 3), (4, 8, 8, 3)), ((4, 4, 4, 5), (4, 4, 4, 5)), ((4, 2, 2, 6), (4, 2, 2, 6)), options=UNIT),
+        several(((7, 7, 5, 4), (7, 7, 5, 4)), options={"margin": 0.3}, scale=0.3),
+        several(((4, 5, 3, 4), (4, 5, 3, 4)), ((4, 1, 1, 2), (4, 1, 1, 2)), options=UNIT, rectified=True),
+        several(((4, 3, 3, 2), (4, 3, 3, 2)), options={"margin": 0.0}, blank="teachers"),
+    ],
+    "fsp": [
+        several(((4, 8, 8, 3), (4, 6, 6, 3)), ((4, 8, 8, 5), (4, 6, 6, 5)), ((4, 4, 4, 2), (4, 3, 3, 2))),
+        several(((7, 13, 13, 4), (7, 7, 7, 4)), ((7, 5, 5, 3), (7, 5, 5, 3)), rectified=True),
+        several(
+            ((4, 3, 3, 2), (4, 1, 1, 2)), ((4, 7, 7, 3), (4, 4, 4, 3)), ((4, 7, 7, 2), (4, 5, 5, 2)),
+            blank="students",
+        ),
+        several(((3, 5, 3, 2), (3, 5, 4, 2)), ((3, 5, 3, 4), (3, 5, 4, 4)), blank="teachers"),
+    ],
+    "ft": [
+        one((4, 8, 8, 3), (4, 4, 4, 5), options={"p1": 2, "p2": 1}),
+        one((7, 5, 5, 4), (7, 13, 13, 2), options={"p1": 2, "p2": 2}, rectified=True),
+        one((4, 7, 5, 4), (4, 7, 5, 3), options={"p1": 1, "p2": 4}),
+        one((4, 4, 4, 3), (4, 7, 7, 3), options={"p1": 3, "p2": 1}, blank="teachers"),
+        one((4, 6, 6, 2), (4, 4, 4, 2), options={"p1": 2, "p2": 1}, blank="students"),
     ],
 }  # fmt: skip
 CASES = {f"{loss}/{i}": case for loss, cases in TABLE.items() for i, case in enumerate(cases)}

@@ -1,12 +1,16 @@
 """Every loss against the published PyTorch code, which make_published.py ran in float64."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import losses
+from kd_jax import losses, methods
+from kd_jax.losses.common import unit
 from kd_jax.methods.ofd import margin
+from kd_jax.typing import Outputs, Vars, View
 from tests.losses import cases
 
 GOLDEN = np.load(cases.FILE)
@@ -14,6 +18,39 @@ GOLDEN = np.load(cases.FILE)
 
 def lskd(student, teacher, temperature):
     return losses.kd(student=losses.standardize(student), teacher=losses.standardize(teacher), temperature=temperature)
+
+
+def crd(s, t, inputs, calls, momentum, rows, negatives, **o):
+    """The first call sets the constants. In ours the gradient goes through them where they are unset, in the published
+    code it does not: so the slope is that of a call with these constants given, the value that of one with none."""
+    given, seats = cases.contrast(*s[0].shape, rows, negatives), ("student", "teacher")
+
+    def said(i, *pair):
+        drawn = {"index": given.index[i], "negatives": given.negatives[i], **o}
+        return dict(zip(seats, (unit(x) for x in pair), strict=True)) | drawn
+
+    banks = dict(zip(("student_bank", "teacher_bank"), given.banks.astype(s[0].dtype), strict=True))
+    now = said(calls - 1, s[0], t[0])
+    if calls == 1:
+        scales = losses.crd_scales(**now, **banks)
+        none = jnp.zeros((), s[0].dtype)
+        unset = losses.crd(**now, **banks, student_scale=none, teacher_scale=none)
+    else:
+        before = said(0, *given.before.astype(s[0].dtype))
+        scales = losses.crd_scales(**before, **banks)
+        for seat in seats:
+            old = banks[f"{seat}_bank"]
+            new = unit(momentum * old[given.index[0]] + (1 - momentum) * before[seat])
+            banks[f"{seat}_bank"] = jnp.asarray(old).at[given.index[0]].set(new)
+    scales = dict(zip(("student_scale", "teacher_scale"), map(jax.lax.stop_gradient, scales), strict=True))
+    value = losses.crd(**now, **banks, **scales)
+    return value if calls == 2 else value + jax.lax.stop_gradient(unset - value)
+
+
+def mlld(s, t, inputs, temperature, lskd):
+    plain, refine = {"plain_student": s[0], "plain_teacher": t[0]}, losses.standardize if lskd else jnp.asarray
+    pairs = dict(zip(("student", "student_strong", "teacher", "teacher_strong"), map(refine, [*s, *t]), strict=True))
+    return losses.mlld(**pairs, **(plain if lskd else {}), temperature=temperature)
 
 
 OURS = {  # loss -> function of (students, teachers, inputs, options)
@@ -40,6 +77,11 @@ OURS = {  # loss -> function of (students, teachers, inputs, options)
     ),
     "hcl": lambda s, t, inputs, o: losses.hcl(students=s, teachers=t),
     "cat_kd": lambda s, t, inputs, o: losses.cat_kd(student=s[0], teacher=t[0], **o),
+    "crd": lambda s, t, inputs, o: crd(s, t, inputs, **o),
+    "mlld": lambda s, t, inputs, o: mlld(s, t, inputs, **o),
+    "ab": lambda s, t, inputs, o: losses.ab(students=s, teachers=t, **o),
+    "fsp": lambda s, t, inputs, o: losses.fsp(students=s, teachers=t),
+    "ft": lambda s, t, inputs, o: losses.ft(student=s[0], teacher=t[0], **o),
 }
 
 
@@ -69,5 +111,33 @@ def test_margins_are_the_published_codes(x64):
     np.testing.assert_allclose(jax.jit(margin)(*cases.norms()), GOLDEN["margins"], rtol=1e-6)
 
 
+def test_crds_heads_constants_and_banks_are_the_published_codes(x64, monkeypatch):
+    """Two steps of the method, of negatives that are given in place of drawn ones."""
+    given, seats = cases.contrast(**cases.STEPS), ("student", "teacher")
+    sizes = {"dim": cases.STEPS["width"], "negatives": cases.STEPS["negatives"]}
+    method = methods.crd(weight=1.0, **sizes, momentum=cases.MOMENTUM)
+    params = {seat: dict(zip(("kernel", "bias"), head, strict=True)) for seat, head in cases.heads().items()}
+
+    def step(stats, pair, index, negatives):
+        monkeypatch.setattr(sys.modules["kd_jax.methods.crd"], "draw", lambda *_, **__: negatives)
+        student, teacher = (Outputs((), None, x, None) for x in pair)
+        view = View(None, student, (teacher,), None, jnp.zeros(len(index), int), index, jnp.int32(0))
+        _, terms, _, stats = method.apply(Vars(params, stats, {}), view, jax.random.key(0), True)
+        banks = {seat: written.table.at[written.index].set(written.rows) for seat, written in stats["bank"].items()}
+        return terms[""].mean(), stats | {"bank": banks}
+
+    stats = {"bank": dict(zip(seats, given.banks, strict=True)), "negatives": None}
+    stats, values = stats | {"scale": dict.fromkeys(seats, jnp.zeros(()))}, []
+    for i in range(2):  # in the second the networks' features change places
+        pair = given.before[:: 1 - 2 * i]
+        value, stats = jax.jit(step)(stats, pair, given.index[i], given.negatives[i])
+        values.append(value)
+    np.testing.assert_allclose(values, GOLDEN["crd_values"], rtol=1e-9)
+    for i, seat in enumerate(seats):
+        np.testing.assert_allclose(stats["scale"][seat], GOLDEN["crd_scales"][i], rtol=1e-9)
+        np.testing.assert_allclose(stats["bank"][seat], GOLDEN["crd_banks"][i], rtol=1e-9)
+
+
 def test_the_golden_file_has_every_case():
-    assert set(GOLDEN.files) == {*cases.CASES, "margins"} and set(cases.TABLE) == set(OURS)
+    steps = {"crd_values", "crd_scales", "crd_banks"}
+    assert set(GOLDEN.files) == {*cases.CASES, "margins", *steps} and set(cases.TABLE) == set(OURS)

@@ -1,4 +1,4 @@
-"""Losses and layers in PyTorch's float64, written from their equations for make_reference.py.
+"""Losses in PyTorch's float64, written from their equations for make_reference.py.
 
 Examples, classes, cells and channels are looped over where that is nearer to the equation. Maps are (B, H, W, C).
 """
@@ -7,54 +7,7 @@ from itertools import product
 
 import numpy as np
 import torch
-
-
-def cells(have: int, want: int) -> list[range]:
-    """Which cells of a row are averaged for each of `want`."""
-    return [range(i * have // want, -(-(i + 1) * have // want)) for i in range(want)]
-
-
-def pool(x, height: int, width: int):
-    """(B, H, W, C) averaged to a smaller size."""
-    rows = [
-        torch.stack([x[:, r.start : r.stop, c.start : c.stop].mean((1, 2)) for c in cells(x.shape[2], width)], 1)
-        for r in cells(x.shape[1], height)
-    ]
-    return torch.stack(rows, 1)
-
-
-def same_size(a, b):
-    height, width = min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2])
-    return pool(a, height, width), pool(b, height, width)
-
-
-def convolve(x, kernel, stride: int = 1, padding: int = 0, bias=0.0):
-    """Kernel (h, w, in, out)."""
-    b, h, w, c = x.shape
-    wide = x.new_zeros(b, h + 2 * padding, w + 2 * padding, c)
-    wide[:, padding : padding + h, padding : padding + w] = x
-    kh, kw = kernel.shape[:2]
-    rows = []
-    for i in range(0, wide.shape[1] - kh + 1, stride):
-        at = range(0, wide.shape[2] - kw + 1, stride)
-        rows.append(torch.stack([torch.tensordot(wide[:, i : i + kh, j : j + kw], kernel, 3) for j in at], 1))
-    return torch.stack(rows, 1) + bias
-
-
-def normalise(x, scale, bias):
-    """BatchNorm in training: by the batch's own mean and (biased) variance."""
-    columns = []
-    for c in range(x.shape[-1]):
-        v = x[..., c]
-        mean = v.sum() / v.numel()
-        variance = ((v - mean) ** 2).sum() / v.numel()
-        columns.append((v - mean) / torch.sqrt(variance + 1e-5) * scale[c] + bias[c])
-    return torch.stack(columns, -1)
-
-
-def nearest(x, size: int):
-    at = [i * x.shape[1] // size for i in range(size)]
-    return x[:, at][:, :, [i * x.shape[2] // size for i in range(size)]]
+from slow_layers import pool, same_size
 
 
 def length(v):
@@ -94,6 +47,59 @@ def decoupled(students, teachers, labels, alpha, beta, temperature):
 def pearson(a, b):
     a, b = a - a.mean(), b - b.mean()
     return (a * b).sum() / (length(a) * length(b) + 1e-8)
+
+
+def crossed(logits, labels):
+    return -sum(torch.log(soften(z)[y]) for z, y in zip(logits, labels, strict=True)) / len(logits)
+
+
+def median(values):
+    """The middle one, or the mean of the two in the middle."""
+    values = sorted(values)
+    return (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
+
+
+def together(p):
+    """For every two rows the sum over columns of their products."""
+    return torch.stack([torch.stack([(a * b).sum() for b in p]) for a in p])
+
+
+def levelled(pair, strong, plain, temperature):
+    """MLLD as published: pair, strong and plain are (students, teachers)."""
+    certain = [soften(t) for t in plain[1]]
+    highest, summed = [max(p.tolist()) for p in certain], sum(certain).tolist()
+    examples = sum(c <= median(highest) for c in highest) / len(highest)
+    classes = sum(c <= median(summed) for c in summed) / len(summed)
+    total = 0.0
+    for t in (temperature, 3, 5, 2, 6):
+        total += examples * hinton(*pair, t)
+    for t in (temperature, 3, 5):
+        total += hinton(*strong, t)
+    for t in (2, 6):
+        total += hinton(*pair, t)
+    for t in (temperature, 3, 5, 2, 6):
+        p, q = (torch.stack([soften(z / t) for z in logits]) for logits in plain)
+        total += classes * ((together(q.T) - together(p.T)) ** 2).sum() / p.shape[1]
+        total += examples * ((together(q) - together(p)) ** 2).sum() / len(p)
+    return total
+
+
+def told(anchors, bank, index, labels, scale, temperature=0.07):
+    """One of CRD's two parts: anchors that tell their own row of the bank from all rows of other classes. A scale of 0
+    is set from the scores, and differentiated with them."""
+    scores = []
+    for v, i in zip(anchors, index, strict=True):
+        rows = [i, *(j for j in range(len(bank)) if labels[j] != labels[i])]
+        scores.append([torch.exp((v * bank[j]).sum() / temperature) for j in rows])
+    if not scale:
+        every = [x for row in scores for x in row]
+        scale = len(bank) * sum(every) / len(every)
+    total = 0.0
+    for own, *others in scores:
+        noise = len(others) / len(bank)
+        total -= torch.log(own / scale / (own / scale + noise + 1e-7))
+        total -= sum(torch.log(noise / (x / scale + noise + 1e-7)) for x in others)
+    return total / len(anchors)
 
 
 def dist_of(students, teachers, beta, gamma, temperature):
@@ -204,6 +210,30 @@ def overhaul(s, t, margins):
         if not (b <= 0 and a <= wanted):
             total += (a - wanted) ** 2
     return total / len(s)
+
+
+def boundary(s, t):
+    """AB of one stage: squared distances to the teacher's side of 0 and a margin of 1, summed over an example."""
+    total = 0.0
+    for place in product(*map(range, s.shape)):
+        a = s[place] if t[place] > 0 else -s[place]
+        if a < 1:
+            total += (1 - a) ** 2
+    return total / len(s)
+
+
+def flow(a, b):
+    """FSP of two stages of one network: (B, channels, channels of the next), the mean over positions."""
+    a, b = same_size(a, b)
+    places = [*product(range(a.shape[1]), range(a.shape[2]))]
+    products = [a[:, y, x, :, None] * b[:, y, x, None, :] for y, x in places]
+    return sum(products) / len(products)
+
+
+def active(x):
+    """FT: of every example, the mean square over channels at every position, of length 1."""
+    squares = [torch.stack([(v**2).sum() / len(v) for v in f.reshape(-1, f.shape[-1])]) for f in x]
+    return torch.stack([v / length(v) for v in squares])
 
 
 def hierarchical(s, t):

@@ -1,0 +1,79 @@
+"""A phase's learning rate and optimiser."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import optax
+from flax import linen as nn
+
+from kd_jax import config
+from kd_jax.engine import optim
+from kd_jax.engine.dot import dot, reach
+from kd_jax.engine.state import TrainState, trained
+from kd_jax.engine.step import halves, inputs, mask_of, objective
+from kd_jax.typing import Distiller, Facts, InputError, Schedule
+
+
+def schedule_of(phase: config.Phase, steps: int, steps_per_epoch: int) -> Schedule:
+    """The learning rate of every step; epochs become steps here."""
+    warmup = round(phase.schedule.warmup_epochs * steps_per_epoch)
+    if phase.schedule.name == "cosine":
+        return optim.cosine_schedule(phase.optim.lr, steps=steps, warmup=warmup)
+    milestones = tuple(round(m * steps_per_epoch) for m in phase.schedule.milestones)
+    return optim.step_schedule(phase.optim.lr, milestones=milestones, gamma=phase.schedule.gamma, warmup=warmup)
+
+
+def plain(phase: config.Phase, schedule: Schedule, rates: Mapping[str, float]) -> optax.GradientTransformation:
+    """SGD or AdamW over all parameters; members have rates of their own."""
+    shared = {"momentum": phase.optim.momentum, "weight_decay": phase.optim.weight_decay}
+    make = partial(optim.adamw, **shared)
+    if phase.optim.name != "adamw":
+        make = partial(optim.sgd, nesterov=phase.optim.nesterov, **shared)
+    return optim.grouped(make, schedule, rates)
+
+
+def fitted(
+    phase: config.Phase, student: nn.Module, distiller: Distiller, schedule: Schedule, task: frozenset | None,
+    state: TrainState, facts: Facts,
+) -> optax.GradientTransformation | None:  # fmt: skip
+    """The optimiser where which term reaches which parameter counts; None where `plain` is right.
+
+    That is DOT, and a phase without a task loss: what no term reaches there (a classifier, while features are
+    prepared) stays as it is and does not decay, as where PyTorch has no gradient.
+
+    Args:
+      phase, student, distiller, schedule: its own.
+      task: see `task_of`.
+      state: shapes.
+      facts: of the distiller.
+    """
+    if task is None and any(term.kind == "ce" for term in phase.terms):
+        return None
+    given = (state, *inputs(facts.view_shapes, distiller.needs), jax.eval_shape(jax.random.key, 0))
+    loss = partial(objective, student=student, distiller=distiller, trains=phase.trains)
+
+    def apart(params, state, taught, batch, key):
+        given = (state.policy, state, taught, batch, key)
+        return halves(loss, params, *given, task=task or frozenset(), mask=mask_of(batch))[0]
+
+    reached = reach(apart, trained(state.params, phase.trains), *given)
+    if task:
+        settings = {"momentum": phase.optim.momentum, "weight_decay": phase.optim.weight_decay}
+        return dot(schedule, reached=reached, delta=phase.optim.delta, rates=distiller.rates, **settings)
+    if all(jax.tree.leaves(reached[1])):
+        return None
+    moves = {True: plain(phase, schedule, distiller.rates), False: optax.set_to_zero()}
+    return optax.partition(moves, reached[1])
+
+
+def task_of(phase: config.Phase, distiller: Distiller) -> frozenset | None:
+    """Labels of the terms that DOT keeps apart from all others; None where there is one gradient."""
+    if not phase.optim.delta:
+        return None
+    task = frozenset(term.label for term in phase.terms if term.kind == "ce")
+    if not task or len(task) == len(phase.terms):
+        raise InputError(f"config.{phase.name}.optim.delta: needs a term of kind ce, and another one")
+    if distiller.search and distiller.search.hypergradient == "finite":
+        raise InputError(f"config.{phase.name}.optim.delta: a search beside it needs hypergradient=exact, got finite")
+    return task
