@@ -16,7 +16,7 @@ from kd_jax.config import at
 from kd_jax.data.resident import Split
 from kd_jax.engine.state import TrainState, abstract_state, make_facts
 from kd_jax.engine.step import reads_teachers
-from kd_jax.members import check_graft, check_needs, members_of
+from kd_jax.members import check_graft, check_maps, check_needs, members_of
 from kd_jax.teachers import Loaded, Network, Teacher
 from kd_jax.typing import Distiller, Facts, InputError, Peer, Schedule, Search, Variables, Vars
 
@@ -144,6 +144,7 @@ def _job(recipe, phase, dataset, network, taught_by, given, devices) -> Job:
     )  # fmt: skip
     facts = facts_of(batch_size=batch)
     check_graft(phase)
+    check_maps(phase, members, [network, *(t.network for t in taught_by)], facts)
     check_needs(phase, members, {"student": [network], "teacher": [t.network for t in taught_by]}, facts)
     _check_start(phase, given[0], distiller.needs)
     per_device = devices > 1 and recipe.parallel.scope == "device"

@@ -6,7 +6,7 @@ Reference: Chen, Mei, Zhang, Wang, Feng, Chen, "Knowledge Distillation with the 
 arXiv 2203.14001.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import jax
@@ -123,7 +123,8 @@ def head_of(variables: Variables) -> dict[str, Array]:
     """
     if HEAD in variables.stats:
         return dict(variables.stats[HEAD])
-    found = [v for v in variables.params.values() if len(getattr(v.get("kernel"), "shape", ())) == 2]
+    layers = [v for v in variables.params.values() if isinstance(v, Mapping)]
+    found = [v for v in layers if len(getattr(v.get("kernel"), "shape", ())) == 2]
     if len(found) != 1:
         raise ValueError(f"a network with one classifier wanted, these variables have {len(found)}")
     return {name: found[0][name] for name in ("kernel", "bias")}

@@ -1,4 +1,4 @@
-"""Residual networks with CIFAR stems: resnet8 ... resnet110, resnet8x4, resnet32x4, ResNet18, ResNet50.
+"""Residual networks: resnet8 ... resnet110, resnet8x4, resnet32x4, ResNet18, ResNet50; for ImageNet see imagenet.py.
 
 Reference: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2015,
 arXiv 1512.03385.
@@ -72,7 +72,8 @@ class ResNet(nn.Module):
     """A 3x3 stem at full size, then stages of which all but the first halve the map.
 
     blocks: of every stage. widths: of the stem and every stage. shortcut, head: what the published
-    code calls these parts. `preacts[0]` is the stem after its ReLU, as there.
+    code calls these parts. large: whether images are large: a 7x7 stem of stride 2 in place of the 3x3 one, and
+    a max pool 3x3 of stride 2 between it and the first stage. `preacts[0]` is the stem after its ReLU, as there.
     """
 
     blocks: tuple[int, ...]
@@ -80,6 +81,7 @@ class ResNet(nn.Module):
     block: Any = BasicBlock
     shortcut: str = "downsample"
     head: str = "fc"
+    large: bool = False
     num_classes: int = 100
 
     @property
@@ -92,9 +94,12 @@ class ResNet(nn.Module):
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
         stages, preacts = [], []
         if after < 0:
-            x = nn.relu(norm("bn1", train)(conv(self.widths[0], 3, name="conv1")(x)))
+            stem = conv(self.widths[0], *((7, 2) if self.large else (3, 1)), name="conv1")
+            x = nn.relu(norm("bn1", train)(stem(x)))
             stages, preacts = [x], [x]
         for i in range(max(after, 0), len(self.blocks)):
+            if self.large and i == 0:
+                x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
             layer = Layer(
                 self.block, self.widths[i + 1], self.blocks[i], 2 if i else 1, self.shortcut, name=f"layer{i + 1}"
             )

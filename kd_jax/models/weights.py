@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections import Counter
 from functools import lru_cache
+from functools import partial as bind
 from typing import NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from etils import epath
 from flax import linen as nn
 
 from kd_jax.models import torch_file, torch_write
-from kd_jax.models.base import init, shapes
+from kd_jax.models.base import init
 from kd_jax.typing import InputError, Variables
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -81,7 +82,8 @@ def to_torch(variables: Variables) -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=64)
 def _abstract(model: nn.Module, image_shape: tuple[int, ...]) -> Variables:
-    return shapes(model, image_shape)[0]
+    image = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    return jax.eval_shape(bind(init, model), jax.eval_shape(jax.random.key, 0), image)
 
 
 def published(model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> dict[str, tuple[int, ...]]:

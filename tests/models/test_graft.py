@@ -11,7 +11,7 @@ import kd_jax
 from kd_jax import methods, models
 from kd_jax.engine import optim
 from kd_jax.methods.simkd import simkd
-from kd_jax.models import weights
+from kd_jax.models import vit, weights
 from kd_jax.models.graft import HEAD, Graft, create_graft, head_of, last_map, parse, with_head
 from kd_jax.typing import InputError, Variables
 from tests.conftest import TINY
@@ -157,8 +157,10 @@ def test_the_head_of_every_network(name):
     variables, out = models.shapes(model, (32, 32, 3))
     found = head_of(variables)
     assert {k: v.shape for k, v in found.items()} == {"kernel": (out.pooled.shape[-1], CLASSES), "bias": (CLASSES,)}
-    if name in ("MobileNetV2", "ShuffleV2"):
-        with pytest.raises(ValueError, match=f"a {name} cannot be the teacher: its classifier reads no stage of it"):
+    if name in ("MobileNetV2", "ShuffleV2", *vit.NETWORKS):
+        with pytest.raises(
+            ValueError, match=f"a {type(model).__name__} cannot be the teacher: its classifier reads no stage of it"
+        ):
             last_map(model)
     else:
         assert last_map(model) == out.stages[-1].shape[1:]

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from kd_jax import InputError, models
+from kd_jax.models import imagenet, vit
 
 HEIGHTS = {
     **dict.fromkeys(("vgg8", "vgg11", "vgg13", "vgg16", "vgg19"), [32, 16, 8, 4, 4]),
     **dict.fromkeys(("ShuffleV1", "ShuffleV2"), [32, 16, 8, 4]),
     **dict.fromkeys(("ResNet18", "ResNet50"), [32, 32, 16, 8, 4]),
     "MobileNetV2": [16, 16, 8, 4, 2],
+    **dict.fromkeys(imagenet.NETWORKS, [16, 8, 4, 2, 1]),
+    **dict.fromkeys(vit.NETWORKS, [5, 5, 5, 5, 5]),  # tokens
 }
 
 

@@ -1,0 +1,126 @@
+"""Vision transformers by timm's names and numbers.
+
+References: Dosovitskiy, Beyer, Kolesnikov, Weissenborn, Zhai, Unterthiner, Dehghani, Minderer, Heigold, Gelly,
+Uszkoreit, Houlsby, "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale", 2020, arXiv
+2010.11929. Touvron, Cord, Douze, Massa, Sablayrolles, Jegou, "Training data-efficient image transformers &
+distillation through attention", 2020, arXiv 2012.12877 (the sizes Tiny and Small).
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from kd_jax.layers.basic import torch_bias, torch_default
+from kd_jax.typing import Array, Outputs
+
+# timm cuts its normal at -2 and 2, a hundred deviations away: it cuts nothing
+normal = nn.initializers.normal
+linear = partial(nn.Dense, kernel_init=normal(0.02))  # biases are zeros
+# use_fast_variance=False: E[x^2] - E[x]^2 cancels in float32; PyTorch does not use it either
+layer_norm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+
+
+class Attention(nn.Module):
+    """Every token looks at every token, in `heads` parts of the width side by side."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, tokens, width = x.shape
+        parts = linear(3 * width, name="qkv")(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        query, key, value = (parts[:, :, i] for i in range(3))
+        seen = jax.nn.dot_product_attention(query, key, value)  # logits over the root of a head's width
+        return linear(width, name="proj")(seen.reshape(x.shape))
+
+
+class Mlp(nn.Module):
+    """To four times the width, the exact GELU, and back."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        y = nn.gelu(linear(4 * x.shape[-1], name="fc1")(x), approximate=False)
+        return linear(x.shape[-1], name="fc2")(y)
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each behind a LayerNorm and around it a shortcut."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = x + Attention(self.heads, name="attn")(layer_norm(name="norm1")(x))
+        return x + Mlp(name="mlp")(layer_norm(name="norm2")(x))
+
+
+class VisionTransformer(nn.Module):
+    """Patches, a class token in front, learned positions, blocks, a LayerNorm, and a classifier of the class token.
+
+    `stages` are tokens (B, 1 + N, D), the class token first: with their positions, then behind every group of blocks,
+    all before the last LayerNorm. `pooled` is the class token behind it. `preacts` and `cam` are None. There are no
+    statistics, and `train` changes nothing: nothing is dropped.
+
+    width: D. heads: divides it. blocks: of every group. patch: pixels a side. The number of positions N comes from the
+    images that the parameters are made for, (H // patch)(W // patch); what a patch does not cover is not seen.
+
+    Differs: timm's positions are interpolated where images have another size; here such images are refused.
+    """
+
+    width: int
+    heads: int
+    blocks: tuple[int, ...] = (3, 3, 3, 3)
+    patch: int = 16
+    num_classes: int = 1000
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
+        stages = []
+        if after < 0:
+            x = self._embed(x)
+            stages = [x]
+        for i in range(max(after, 0), len(self.blocks)):
+            first = sum(self.blocks[:i])
+            for number in range(first, first + self.blocks[i]):
+                x = Block(self.heads, name=f"blocks.{number}")(x)
+            stages.append(x)
+        pooled = layer_norm(name="norm")(x)[:, 0]
+        return Outputs(tuple(stages), None, pooled, linear(self.num_classes, name="head")(pooled))
+
+    def _embed(self, image: Array) -> Array:
+        """Tokens (B, 1 + N, D) of images (B, H, W, C).
+
+        Raises:
+          ValueError: images smaller than a patch, or of another size than the positions are for.
+        """
+        batch, height, width, channels = image.shape
+        rows, columns = height // self.patch, width // self.patch
+        size, tokens = f"images of {height}x{width}", 1 + rows * columns
+        if tokens == 1:
+            raise ValueError(f"ViT: {size} hold no patch of {self.patch}x{self.patch}")
+        known = self.variables["params"]["pos_embed"].shape[1] if self.has_variable("params", "pos_embed") else tokens
+        if known != tokens:
+            raise ValueError(f"ViT: {size} have {rows}x{columns} patches, its positions are for {known - 1}")
+        bias = torch_bias(self.patch**2 * channels)
+        square = (self.patch, self.patch)
+        layer = nn.Conv(
+            self.width,
+            square,
+            square,
+            padding="VALID",
+            kernel_init=torch_default,
+            bias_init=bias,
+            name="patch_embed.proj",
+        )
+        x = layer(image).reshape(batch, rows * columns, self.width)
+        first = self.param("cls_token", normal(1e-6), (1, 1, self.width))
+        positions = self.param("pos_embed", normal(0.02), (1, tokens, self.width))
+        return jnp.concatenate([jnp.broadcast_to(first, (batch, 1, self.width)), x], axis=1) + positions
+
+
+NETWORKS = {
+    "vit_tiny_patch16_224": partial(VisionTransformer, width=192, heads=3),
+    "vit_small_patch16_224": partial(VisionTransformer, width=384, heads=6),
+}
