@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from kd_jax import hosts
 from kd_jax.engine.state import TrainState
 from kd_jax.typing import InputError, PyTree, Variables, Vars
 
@@ -197,12 +198,15 @@ class Checkpoints:
         return self._folder / "checkpoints" / str(step)
 
     def _set_aside(self, step: int, error: Exception) -> None:
-        aside = self._folder / "damaged"
-        aside.mkdir(parents=True, exist_ok=True)
-        target = aside / str(step)
-        if target.exists():
-            target.rmtree()
-        self._where(step).rename(target)
+        target = self._folder / "damaged" / str(step)
+
+        def move() -> None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                target.rmtree()
+            self._where(step).rename(target)
+
+        hosts.by_first(move)
         self._orbax.reload()
         self._say(f"{self._where(step)}: damaged ({_why(error)}; digest not confirmed), moved to {target}")
 

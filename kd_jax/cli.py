@@ -49,10 +49,24 @@ def main(run: Callable[[], None], *, required: tuple[str, ...] = ()) -> None:
         _end(128 + e.number, e)
     except OSError as e:
         _end(1, e)
+    except RuntimeError as e:
+        lost = _lost_process(e)
+        if lost is None:
+            raise
+        _end(1, lost)
 
 
-def _end(code: int, error: Exception) -> None:
+def _lost_process(error: RuntimeError) -> str | None:
+    """What to say of an error of the runtime where several processes run together; None where one does."""
+    from kd_jax import hosts
+
+    return hosts.lost(error)
+
+
+def _end(code: int, error: Exception | str) -> None:
     print(f"error: {error}", file=sys.stderr, flush=True)
+    if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
+        os._exit(code)  # an orderly end would wait for the other processes
     sys.exit(code)
 
 

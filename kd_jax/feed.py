@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 from flax import linen as nn
 
 from kd_jax.engine import metrics as metrics_lib
@@ -27,8 +26,7 @@ class Examiner:
             self._teacher_logits = []
             for batch in source.test(self._batch_size):
                 self._teacher_logits.append(mean_logits(programs.teach(teachers, batch["image"])))
-                right = np.argmax(self._teacher_logits[-1], axis=-1) == np.asarray(batch["label"])
-                hits += float(np.sum(right * np.asarray(batch["mask"])))
+                hits += float(programs.right(self._teacher_logits[-1], batch))
         self.teacher_top1 = hits / source.sizes["test"] if any(teachers) else None
 
     def measure(self, state: TrainState) -> dict[str, Any]:

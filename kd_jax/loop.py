@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import NamedTuple
 
-from kd_jax import config, data, report, signals, writers
+from kd_jax import config, data, hosts, report, signals, writers
 from kd_jax.build import Job, plan
 from kd_jax.models import graft
 from kd_jax.parallel import Layout
@@ -101,8 +101,12 @@ def _run(made: Prepared, tree: dict, stop) -> dict:
     if any(phase.trained for phase in runs) or not written.exists():
         summary = report.summarize(recipe, phases, tree)
         watched = {watch.log: watch.unit for job in jobs for watch in job.distiller.watch}
-        report.write(home.path, summary, log.rows, dataset, watched)
-        writers.write_json(written, summary)  # last: where it stands, all is done
+
+        def write() -> None:
+            report.write(home.path, summary, log.rows, dataset, watched)
+            writers.write_json(written, summary)  # last: where it stands, all is done
+
+        hosts.by_first(write)
     summary = writers.read_json(written)
     say("\n" + report.text(summary, len(dataset.test)))
     return summary

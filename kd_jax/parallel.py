@@ -10,6 +10,7 @@ On one device the two are the same.
 """
 
 import jax
+import numpy as np
 from jax import export as jax_export
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -34,8 +35,18 @@ class Layout:
         }
 
     def put(self, tree: PyTree, where: str = "r") -> PyTree:
-        """Place a tree on the devices: "r" replicated, "b" split along its first axis."""
-        return jax.device_put(tree, self._shardings[where])
+        """Place a tree on the devices: "r" replicated, "b" split along its first axis. Of several processes all
+        bring the same tree."""
+        sharding = self._shardings[where]
+        if sharding.is_fully_addressable:
+            return jax.device_put(tree, sharding)
+        return jax.tree.map(lambda x: _spread(x, sharding), tree)
+
+    def whole(self, tree: PyTree) -> PyTree:
+        """What is split over the devices, as numpy arrays."""
+        if not self._shardings["b"].is_fully_addressable:
+            tree = self.jit(lambda tree: tree, ins="b", outs="r")(tree)
+        return jax.tree.map(np.asarray, tree)
 
     def like(self, shapes: PyTree) -> PyTree:
         """Shapes with the replicated sharding, for a restore."""
@@ -64,6 +75,15 @@ class Layout:
             mapped = {"in_specs": specs[0], "out_specs": specs[1] if len(outs) > 1 else specs[1][0], "check_vma": False}
             function = jax.shard_map(function, mesh=self.mesh, **mapped)
         return self.jit(function, ins=ins, outs=outs, donate=donate)
+
+
+def _spread(x, sharding: NamedSharding) -> jax.Array:
+    """An array over the devices of all processes, of which each places its own part."""
+    if jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
+        made = _spread(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(made, impl=jax.random.key_impl(x))
+    whole = np.asarray(x)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def portable(function, shape: tuple[int, ...]) -> bytes:

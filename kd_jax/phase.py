@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import jax
 import numpy as np
 
-from kd_jax import config, models, report, writers
+from kd_jax import config, hosts, models, report, writers
 from kd_jax.build import Job
 from kd_jax.checkpoints import Checkpoints, names
 from kd_jax.engine import metrics as metrics_lib
@@ -55,7 +55,8 @@ class PhaseRun:
         if self.checkpoints.is_good(outcome["steps"]):
             return outcome
         say(f"{self.name}: the final state does not match its digest; resuming from the last good one")
-        done.unlink()
+        if hosts.first():
+            done.unlink()
         return None
 
     def result(self) -> dict:
@@ -117,7 +118,7 @@ class PhaseRun:
             if mark is None:  # the first step compiles: wait for it, then start to count
                 jax.block_until_ready(carry)
                 mark = (time.monotonic(), step)
-            due, signal = self._due(step), self.stop()
+            due, signal = self._due(step), self._signal(step)
             if not any(due) and signal is None:
                 continue
             self._stop_if_ill(carry)
@@ -148,8 +149,16 @@ class PhaseRun:
             batch = next(iter(self.source.test(self.job.phase.batch_size)))
             now = seated(teachers, carry.state)
             taught = programs.teach(now, batch["image"]) if self.job.needs_teachers else ()
-            found = jax.device_get(programs.maps(carry.state, taught, batch))
-            (self.folder / "maps.png").write_bytes(report.overlays(np.asarray(batch["image"]), found))
+            found, images = self.layout.whole((programs.maps(carry.state, taught, batch), batch["image"]))
+            if hosts.first():
+                (self.folder / "maps.png").write_bytes(report.overlays(images, found))
+
+    def _signal(self, step: int) -> int | None:
+        """The signal that asks to stop, if any process has got one: asked at every step, of several processes at
+        every training row, for asking takes a round of messages."""
+        if hosts.count() > 1 and step % self.recipe.log.every:
+            return None
+        return hosts.agree(self.stop())
 
     def _due(self, step: int) -> tuple[bool, bool, bool]:
         """Whether a training row, a test row and a save fall on this step; all do on the last."""
@@ -184,7 +193,8 @@ class PhaseRun:
         beside = programs.no_metrics(), programs.no_faults()
         found = self.checkpoints.restore(self.layout.like(self.job.abstract), beside)
         if found is None:
-            carry = Carry(programs.init(jax.random.key(self.recipe.seed), teachers, self.job.given()), *beside)
+            key = self.layout.put(jax.random.key(self.recipe.seed))
+            carry = Carry(programs.init(key, teachers, self.job.given()), *beside)
             return self._given(carry, self.job.start().variables) if self.job.start else carry
         state, beside, meta = found
         if meta["teacher"] != (self.teacher and self.teacher["digest"]):

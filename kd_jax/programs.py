@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -54,9 +55,10 @@ class Resident:
         `strong`, views holds the images a second time, augmented more strongly."""
         known = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "judge": judge}
         epoch, index = resident.train_index(self.seed, step, **known)
-        batch = self._train(*self.arrays["train"], index, jnp.int32(epoch), self.key)
+        index, epoch = self.layout.put(index, "b"), np.int32(epoch)
+        batch = self._train(*self.arrays["train"], index, epoch, self.key)
         if strong:
-            image = self._strong(self.arrays["train"][0], index, jnp.int32(epoch), self.key)
+            image = self._strong(self.arrays["train"][0], index, epoch, self.key)
             batch["views"] = {"strong": {"image": image, "teachers": ()}}
         return batch
 
@@ -65,7 +67,7 @@ class Resident:
         n = self.sizes["test"]
         for step in range(-(-n // batch_size)):
             index, mask = resident.test_index(step, n=n, batch_size=batch_size)
-            yield self._test(*self.arrays["test"], index, mask)
+            yield self._test(*self.arrays["test"], *self.layout.put((index, mask), "b"))
 
 
 class Programs:
@@ -121,6 +123,7 @@ class Programs:
         self.search = layout.jit_step(search, ins="rbbr", outs="r", donate=(0,))
         self.maps = layout.jit(maps, ins="rbb", outs="b")
         self._evaluate, self._measuring = evaluate, {}
+        self.right = layout.jit(_right, ins="bb", outs="r")
         # made on the device each time: a donated copy of a host array would take the original along
         self.no_metrics = layout.jit(lambda: metrics_lib.zeros_like(counted), ins="", outs="r")
         self.no_measures = layout.jit(lambda: metrics_lib.zeros_like(measured), ins="", outs="r")
@@ -161,6 +164,11 @@ class Programs:
             jax.eval_shape(self._steps["train"], job.abstract, taught, batch, jax.random.key(0))[1],
             jax.eval_shape(test, job.abstract.student, logits, batch),
         )
+
+
+def _right(logits: Array, batch: Batch) -> Array:
+    """How many examples of a test batch the logits (B, K) get right."""
+    return jnp.sum((jnp.argmax(logits, axis=-1) == batch["label"]) * batch["mask"])
 
 
 def _normalized(network: Network, image: Array) -> Array:

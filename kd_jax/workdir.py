@@ -4,12 +4,12 @@ import fcntl
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from etils import epath
 
-from kd_jax import writers
+from kd_jax import hosts, writers
 from kd_jax.typing import InputError
 
 # a run may move to another machine, and may log or save more often: not part of its identity
@@ -72,8 +72,13 @@ class Workdir:
         Raises:
           InputError: the folder cannot be written, or another run holds it.
         """
-        with self._locked():
-            self._prepare(overwrite)
+        with ExitStack() as held:  # by process 0; a lock of several processes would be their own enemy
+
+            def take() -> None:
+                held.enter_context(self._locked())
+                self._prepare(overwrite)
+
+            hosts.by_first(take)
             yield
 
     @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 from tqdm import tqdm
 
+from kd_jax import hosts
 from kd_jax.typing import InputError
 
 
@@ -17,7 +18,9 @@ def write_json(path: epath.Path, document: Any) -> None:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Write a text file in one go, by renaming a finished one."""
+    """Write a text file in one go, by renaming a finished one. Of several processes the first one writes."""
+    if not hosts.first():
+        return
     beside = path.parent / f".{path.name}.new"
     beside.write_text(text)
     beside.replace(path)
@@ -61,6 +64,8 @@ class MetricsLog:
     def add(self, *rows: dict) -> None:
         """Append rows; they are in the file when this returns."""
         self.rows += rows
+        if not hosts.first():
+            return
         if self._append:
             with self._path.open("a") as file:
                 file.write("".join(map(_line, rows)))
@@ -75,7 +80,7 @@ class MetricsLog:
         """From `step` of a phase on, also write TensorBoard events under folder/phase; None: no longer."""
         if self._board:
             self._board.close()
-        self._board = folder and tensorboard().SummaryWriter(str(folder / phase), purge_step=step + 1)
+        self._board = folder and hosts.first() and tensorboard().SummaryWriter(str(folder / phase), purge_step=step + 1)
 
     def of(self, phase: str, split: str) -> list[dict]:
         """The rows of one phase and split, in order."""
@@ -127,7 +132,7 @@ class Progress:
             desc=phase,
             unit="step",
             file=sys.stderr,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and hosts.first()),
             leave=False,
         )
         self._phase, self._start, self._steps, self._since = phase, start, steps, time.monotonic()
@@ -151,7 +156,9 @@ class Progress:
 
 
 def say(text: str) -> None:
-    """Print a line without breaking a progress bar."""
+    """Print a line without breaking a progress bar. Of several processes the first one speaks."""
+    if not hosts.first():
+        return
     with tqdm.external_write_mode(file=sys.stdout):
         print(text, flush=True)
 
