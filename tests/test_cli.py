@@ -47,7 +47,11 @@ def test_a_config_takes_two_steps(tmp_path):
     check_two_steps(tmp_path)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# made of what other configs bring; quickstart runs by itself, the rest is built by test_phases_share_nothing
+TWICE = ("quickstart", "skd_dkd", "skd_sokd", "sokd_ablation", "sftn_vs_kd", "crd_kd", "compose")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.full) if n in TWICE else n for n in CONFIGS])
 def test_every_config_takes_two_steps(name, tmp_path, capfd):
     made = importlib.import_module(f"configs.{name}").get_config(spelled(name))
     if name == "sokd_ablation":

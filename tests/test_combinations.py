@@ -19,7 +19,7 @@ from kd_jax.typing import Vars
 from tests.conftest import ROOT, shrunk
 
 METHODS = [name for name in compose.PARTS if name not in FRONT]
-COVERING = {"skd+dkd", "skd+mlld", "sokd+reviewkd", "sokd+crd", "sftn+ft", "skd+simkd"}
+COVERING = {"skd+dkd", "skd+mlld", "sokd+crd", "sftn+ft", "skd+simkd"}
 PAIRED = [f"{front}+{name}" for front in FRONT[1:] for name in METHODS]
 
 

@@ -9,6 +9,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "kd_jax"
 FLOOR = {
     "typing": 0,
+    "hosts": 0.5,
     "losses": 1, "layers": 1, "models": 1.2, "data": 1, "config": 1, "writers": 1, "signals": 1, "workdir": 1.5,
     "methods": 2, "engine": 3, "parallel": 4, "checkpoints": 4,
     "teachers": 5, "recipes": 5, "members": 5.05, "origins": 5.05, "optimisers": 5.05, "build": 5.1,
