@@ -1,0 +1,173 @@
+"""What input costs, on this machine, now: does reading images or computing with them bind?
+
+python benchmarks/input.py [--workers=0,1,2] [--batch=32] [--rounds=5] [--width=500] [--height=375] [--kilobytes=110]
+        [--crop=224] [--step_images_per_second=N]
+    Images/s a core of ImageNet's training input: array_record, JPEG, random resized crop, mirrored half of the time,
+    batches. Against decoding alone: the same records, read by the same workers and decoded, the pixels thrown away; by
+    the decoder that the input uses, and by Pillow, as other loaders decode. Medians of --rounds interleaved rounds, in
+    one run; the goal is a ratio of at least 0.85. 0 workers: one thread of this process, in seconds of its CPU time;
+    otherwise in seconds of the clock, which say little where workers and others share the cores. The load of the
+    machine before and after. The images are made: structure under noise, as many bytes as ImageNet's have on average.
+    --step_images_per_second: what a training step consumes (see benchmarks/step.py); how many workers that takes.
+"""
+
+import argparse
+import io
+import os
+import statistics
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+from step import Parser, at_least, load
+
+COUNT = 96  # different images
+GOAL = 0.85
+DECODERS = ("decoded", "Pillow")
+
+
+class Decoded(NamedTuple):
+    """A view that decodes the image and gives nothing of it away."""
+
+    pillow: bool
+
+    def __call__(self, encoded, seed, epoch, index):
+        import numpy as np
+        from PIL import Image
+
+        from kd_jax.data import crops
+
+        if not self.pillow:
+            return crops.decode(encoded)[:1, :1]
+        Image.open(encoded.open()).load()
+        return np.zeros((1, 1, 3), np.uint8)
+
+
+def photographs(width: int, height: int, kilobytes: float) -> list[bytes]:
+    """JPEGs of quality 90 whose mean size is near what is asked for."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+
+    def made(noise: float) -> bytes:
+        small = rng.integers(0, 256, (max(height // 25, 1), max(width // 25, 1), 3), np.uint8)
+        smooth = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC), np.float32)
+        pixels = np.clip(smooth + rng.normal(0, noise, smooth.shape), 0, 255).astype(np.uint8)
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, "JPEG", quality=90)
+        return out.getvalue()
+
+    low, high = 0.0, 100.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if len(made(middle)) < kilobytes * 1e3 else (low, middle)
+    return [made(low) for _ in range(COUNT)]
+
+
+def sources(jpegs: list[bytes], folder: str, crop: int) -> dict:
+    """The set as streams read it: augmented, and only decoded."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    from kd_jax.data import crops
+    from kd_jax.data.unloaded import Part, Records
+
+    path = os.path.join(folder, "made.array_record")
+    writer = ArrayRecordWriter(path, "group_size:1")
+    for i, jpeg in enumerate(jpegs):
+        example = tf_example_pb2.Example()
+        example.features.feature["image"].bytes_list.value.append(jpeg)
+        example.features.feature["label"].int64_list.value.append(i % 10)
+        writer.write(example.SerializeToString())
+    writer.close()
+    files = Records((path,), path, len(jpegs))
+    alone = {name: Part(files, Decoded(name == "Pillow"), 10, (1, 1, 3)) for name in DECODERS}
+    return {"augmented": Part(files, crops.RandomCrop(crop), 10, (crop, crop, 3)), **alone}
+
+
+def rates(parts: dict, workers: int, batch: int, rounds: int) -> dict[str, list[float]]:
+    """Images/s of every part, round by round."""
+    clock = time.perf_counter if workers else time.process_time
+    from kd_jax.data.streaming import Stream, TrainPlan
+
+    plan = TrainPlan(0, COUNT, batch)
+    streams = {name: Stream(part, plan, workers=workers, ahead=1) for name, part in parts.items()}
+    heads, steps, made = dict.fromkeys(streams, 0), 4 * max(workers, 1), {name: [] for name in streams}
+    waiting = 4 * max(workers, 1)  # more batches than can be lying ready
+    try:
+        for _ in range(rounds + 1):
+            for name, stream in streams.items():
+                for step in range(heads[name], heads[name] + waiting):
+                    stream.at(step)
+                heads[name] += waiting + steps
+                start = clock()
+                for step in range(heads[name] - steps, heads[name]):
+                    stream.at(step)
+                made[name].append(steps * batch / (clock() - start))
+                time.sleep(0.5)  # lets what runs ahead fill up before the other one is measured
+    finally:
+        for stream in streams.values():
+            stream.close()
+    return {name: found[1:] for name, found in made.items()}  # the first round warms up
+
+
+def table(flags) -> None:
+    """Measure and print."""
+    before, jpegs = load(), photographs(flags.width, flags.height, flags.kilobytes)
+    size, cores = statistics.mean(map(len, jpegs)) / 1e3, len(os.sched_getaffinity(0))
+    print(
+        f"{COUNT} JPEGs of {flags.width} x {flags.height} pixels, {size:.0f} kB on average, to {flags.crop} x ", end=""
+    )
+    print(f"{flags.crop}; batches of {flags.batch}, {flags.rounds} rounds; {cores} cores\n")
+    print(f"{'workers':<10}{'augmented':>12}{'decoded':>12}{'ratio':>8}{'by Pillow':>12}{'ratio':>8}   images/s a core")
+    least, best = dict.fromkeys(DECODERS, float("inf")), 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        parts = sources(jpegs, folder, flags.crop)
+        for workers in flags.workers:
+            found = rates(parts, workers, flags.batch, flags.rounds)
+            each = {name: statistics.median(some) / max(workers, 1) for name, some in found.items()}
+            best, line = max(best, each["augmented"]), f"{workers:<10}{each['augmented']:>12.1f}"
+            for name in DECODERS:
+                ratio = statistics.median(a / b for a, b in zip(found["augmented"], found[name], strict=True))
+                least[name] = min(least[name], ratio)
+                line += f"{each[name]:>12.1f}{ratio:>8.3f}"
+            print(line)
+    for name, what in zip(DECODERS, ("the same decoder", "Pillow"), strict=True):
+        verdict = "met" if least[name] >= GOAL else "missed"
+        print(f"least ratio to decoding alone by {what}: {least[name]:.3f}; at least {GOAL} is {verdict}")
+    if flags.step_images_per_second:
+        needed = flags.step_images_per_second / best
+        print(
+            f"\na step consumes {flags.step_images_per_second:g} images/s: {needed:.1f} cores keep up with it, ", end=""
+        )
+        print(f"{'compute' if needed <= cores else 'input'} binds on {cores} cores")
+    print(f"load of the machine before: {before}; after: {load()} (this benchmark included; {cores} is full)")
+
+
+def counts(text: str) -> list[int]:
+    """Worker counts, comma-separated."""
+    made = [int(part) for part in text.split(",")]
+    if min(made) < 0:
+        raise ValueError
+    return made
+
+
+def main() -> int:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--workers", type=counts, default=[0, 1, 2], help="0,1,2: processes, comma-separated")
+    known = {"batch": 32, "rounds": 5, "width": 500, "height": 375, "kilobytes": 110, "crop": 224}
+    for name, default in known.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--step_images_per_second", type=float, help="what a training step consumes")
+    flags = parser.parse_args()
+    at_least(parser, flags, batch=1, rounds=1, width=8, height=8, kilobytes=1, crop=1, step_images_per_second=1)
+    if flags.batch > COUNT:
+        parser.error(f"--batch={flags.batch}: must be at most {COUNT}")
+    table(flags)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,247 @@
+"""Batches of sets that do not fit in memory, in the order of `resident`: a batch is a function of (data seed, step),
+and nothing here has a state that a run would have to keep. grain computes them ahead, in processes of its own."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from multiprocessing import connection
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from kd_jax.data import augment as aug
+from kd_jax.data import resident
+from kd_jax.data.resident import Split
+from kd_jax.data.sources import Arrays
+from kd_jax.typing import Array, Batch, InputError
+
+HostBatch = dict[str, np.ndarray]  # image (R, H, W, C) uint8, label, index, mask, each (R,), of the R rows of a process
+
+
+class TrainPlan(NamedTuple):
+    """What training step `step` reads. n: examples of the set; the rest as in `resident.train_index`."""
+
+    seed: int
+    n: int
+    batch_size: int
+    split: Split | None = None
+    judge: bool = False
+
+    def __call__(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """Epoch, indices (B,), mask (B,)."""
+        known = {"n": self.n, "batch_size": self.batch_size, "split": self.split, "judge": self.judge}
+        epoch, index = resident.train_index(self.seed, step, **known)
+        return epoch, index, np.ones(len(index), np.float32)
+
+
+class ExamPlan(NamedTuple):
+    """What batch `step` of the test set reads, in order; after the last comes the first again."""
+
+    n: int
+    batch_size: int
+
+    @property
+    def steps(self) -> int:
+        """Batches of one round; the last one is filled up and masked."""
+        return -(-self.n // self.batch_size)
+
+    def __call__(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """Epoch 0, indices (B,), mask (B,)."""
+        return 0, *resident.test_index(step % self.steps, n=self.n, batch_size=self.batch_size)
+
+
+class Share(NamedTuple):
+    """The part of every batch that one process of several reads: rows [p B / P, (p + 1) B / P)."""
+
+    process: int = 0
+    processes: int = 1
+
+    def rows(self, batch_size: int) -> slice:
+        """Raises InputError where the rows cannot be shared out evenly."""
+        if batch_size % self.processes:
+            raise InputError(f"batch_size: {batch_size} rows for {self.processes} processes; accepted: a multiple")
+        each = batch_size // self.processes
+        return slice(self.process * each, (self.process + 1) * each)
+
+
+ALONE = Share()
+
+
+class Stream:
+    """The batches of steps in order, computed ahead. To be closed; a context manager closes it."""
+
+    def __init__(
+        self,
+        source: Any,
+        plan: Callable[[int], tuple[int, np.ndarray, np.ndarray]],
+        *,
+        steps: range | None = None,
+        seed: int = 0,
+        share: Share = ALONE,
+        workers: int = 0,
+        ahead: int = 2,
+    ):
+        """Nothing is read before the first batch is asked for.
+
+        Args:
+          source: len, `view(i, seed, epoch) -> (pixels (H, W, C) uint8, label)`, shape (H, W, C); picklable. See
+            `unloaded.Part` and `InMemory`.
+          plan: TrainPlan or ExamPlan.
+          steps: which, in this order; None for all from 0. A range with a stride serves steps that are seldom read.
+          seed: the data seed, for the augmentation of the host.
+          share: which rows of a batch this process reads.
+          workers: processes that compute batches; 0 computes them in a thread of this process.
+          ahead: batches computed ahead by each worker, at least 1.
+        """
+        if workers < 0 or ahead < 1:
+            raise InputError(f"workers={workers}, ahead={ahead}; accepted: at least 0 and at least 1")
+        self._steps = range(sys.maxsize) if steps is None else steps
+        self._made = _Batches(source, plan, self._steps, share.rows(plan.batch_size), seed)
+        self._workers, self._ahead = workers, ahead
+        self._iterator, self._next, self._kept = None, 0, deque(maxlen=2)
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[HostBatch]:
+        """From the first step on."""
+        return (self.at(step) for step in self._steps)
+
+    def at(self, step: int) -> HostBatch:
+        """The batch of a step: without waiting if it is the next in line or one of the last two; another one makes the
+        stream start anew from there.
+
+        Raises:
+          InputError: a damaged example; it names the record or file.
+        """
+        for known, batch in self._kept:
+            if known == step:
+                return batch
+        position = self._steps.index(step)
+        if self._iterator is None or position != self._next:
+            self.close()
+            self._iterator, self._next = iter(self._pipeline(position)), position
+        try:
+            batch = next(self._iterator)
+        except BaseException:
+            self.close()
+            raise
+        self._next += 1
+        self._kept.append((step, batch))
+        return batch
+
+    def close(self) -> None:
+        """End the workers; a later `at` starts others."""
+        if self._iterator is not None:
+            self._iterator.close()
+        self._iterator = None
+        self._kept.clear()
+
+    def _pipeline(self, position: int):
+        import grain
+
+        batches = grain.MapDataset.source(replace(self._made, steps=self._steps[position:]))
+        if not self._workers:
+            return batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._ahead))
+        if not flags.FLAGS.is_parsed():  # grain reads flags of its own, which outside of launch/ nobody has parsed
+            flags.FLAGS.mark_as_parsed()
+        # a worker computes every workers-th batch as a whole, so that their number changes nothing
+        ahead = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=self._ahead)
+        at_once = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        shared = grain.experimental.DatasetOptions(min_shm_size=2**16)  # images by shared memory, the rest by a pipe
+        made = grain.experimental.WithOptionsIterDataset(batches.to_iter_dataset(at_once), shared)
+        return made.mp_prefetch(ahead, worker_init_fn=_live_with_parent)
+
+
+def train_batch(batch: Batch, epoch: Array, key: Array, *, augment: str) -> Batch:
+    """What `resident.train_batch` makes of the same examples, bit by bit. Pure, for the device.
+
+    Args:
+      batch: a HostBatch of whole images.
+      epoch: () int32; see `TrainPlan`.
+      key: PRNG key of the data seed.
+      augment: one of augment.AUGMENTS; "none" where the host has augmented.
+
+    Returns:
+      The batch record; images in [0, 1].
+    """
+    made = test_batch(batch)
+    if augment != "none":
+        pad = aug.padding(made["image"].shape[1])
+        view = aug.view_ids(key, epoch, made["index"], augment=augment, pad=pad)
+        made["image"] = aug.crop_flip(made["image"], view, pad=pad)
+    return made
+
+
+def test_batch(batch: Batch) -> Batch:
+    """The batch record of a HostBatch. Pure, for the device."""
+    return {**batch, "image": batch["image"].astype(jnp.float32) / 255}
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Arrays as a source of streams: unaugmented pixels, which the device augments."""
+
+    arrays: Arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def view(self, i: int, seed: int, epoch: int) -> tuple[np.ndarray, int]:
+        """Pixels and label of an example."""
+        return self.arrays.images[i], int(self.arrays.labels[i])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return self.arrays.shape
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Batches by position, as grain reads them."""
+
+    source: Any
+    plan: Callable
+    steps: range
+    rows: slice
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, position: int) -> HostBatch:
+        epoch, index, mask = self.plan(self.steps[position])
+        index, mask = index[self.rows], mask[self.rows]
+        image = np.empty((len(index), *self.source.shape), np.uint8)
+        label = np.empty(len(index), np.int32)
+        for row, i in enumerate(index.tolist()):
+            if row and i == index[row - 1]:  # what fills the last test batch up
+                image[row], label[row] = image[row - 1], label[row - 1]
+            else:
+                image[row], label[row] = self.source.view(i, self.seed, epoch)
+        return {"image": image, "label": label, "index": index, "mask": mask}
+
+
+def _live_with_parent(worker: int, workers: int) -> None:
+    """A worker ends when its stream is closed or its parent is gone. The signals that ask a run to save and end go to
+    its whole group; the parent still needs batches up to the next step boundary."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
