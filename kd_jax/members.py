@@ -53,6 +53,7 @@ def check_maps(phase: config.Phase, members: dict[str, Distiller], networks: lis
                     raise InputError(f"{key}: needs feature maps (B, H, W, C), but {network.name} has tokens")
 
 
+_FEATURES = {"teacher.stages", "teacher.preacts", "teacher.cam"}  # of the first teacher
 _OPTIONAL = {"preacts": "pre-activation features", "cam": "class activation maps"}  # of Outputs
 
 
@@ -75,6 +76,10 @@ def check_needs(phase: config.Phase, members: dict[str, Distiller], networks: di
         if term.teacher is not None and term.teacher >= len(seen["teacher"]):
             key, count = f"config.{phase.name}.terms.{term.label}.teacher", len(seen["teacher"])
             raise InputError(f"{key}: {term.teacher}, counted from 0; this phase's number of teachers is {count}")
+        for refiner in phase.refine if term.teacher is not None else ():
+            if members[refiner.label].refines & members[term.label].needs & _FEATURES:
+                key = f"config.{phase.name}.terms.{term.label}.teacher"
+                raise InputError(f"{key}: {term.teacher}, but {refiner.label} refines what terms without it read")
     for label, need in ((label, need) for label, member in members.items() for need in sorted(member.needs)):
         seat, _, what = need.partition(".")
         if (need == "match" or seat == "teacher") and not seen["teacher"]:

@@ -195,6 +195,8 @@ WRONG = [
     (kd, {"init": "phase:teacher/ema"}, "config.student.init.student: .*unknown label 'ema' in teacher"),
     (kd, {"student__terms__kd__teacher": 1}, "config.student.terms.kd.teacher: 1, counted from 0; .* teachers is 1"),
     (kd, {"student__terms__kd__teacher": -1}, "config.student.terms.kd.teacher: must be the number of a teacher"),
+    (sokd_fitnet, {"student__terms__fitnet__teacher": 0},
+     "config.student.terms.fitnet.teacher: 0, but dam refines what terms without it read"),
     (kd, {"student__trains": "method"}, "config.student.trains: method, but no member has parameters of its own"),
     (dml, {"student__terms__dml__peer": "resnet9"}, "config.student.terms.dml: unknown model 'resnet9'"),
     (dml, {"student__terms__dml__peer": "graft:resnet8+resnet8"},
