@@ -99,8 +99,8 @@ def trace(distiller, facts, what, searched):
     ("pair", "refused"),
     [
         ("resnet32x4,resnet8x4", {}),
-        ("vgg13,MobileNetV2", {"ofd": "config.student.terms.ofd: needs .*student.preacts., which MobileNetV2 has not"}),
-        ("resnet32x4,ShuffleV1", {}),
+        ("vgg13,MobileNetV2", {"ofd", "ab", "fsp"}),  # no pre-activations; other widths
+        ("resnet32x4,ShuffleV1", {"fsp"}),
         ("wrn_40_2,wrn_16_2", {}),
     ],
 )
