@@ -16,7 +16,7 @@ from etils import epath
 
 from kd_jax import hosts
 from kd_jax.engine.state import TrainState
-from kd_jax.typing import InputError, PyTree, Variables, Vars
+from kd_jax.typing import InputError, PyTree, Variables, Vars, first_line
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every save at INFO
 # and leaves failed reads as unretrieved tasks, whose tracebacks would bury the one line that we print
@@ -113,7 +113,7 @@ class Checkpoints:
         try:
             yield
         except Exception as e:  # tensorstore's errors have no common type
-            raise StorageError(f"{self._folder}: cannot save a checkpoint ({_why(e)}); those before it are kept") from e
+            raise StorageError(f"{self._folder}: cannot save a checkpoint ({first_line(e)}); those before it are kept") from e
 
     def steps(self) -> list[int]:
         """Committed steps, newest first; whether they are good is not known yet."""
@@ -180,7 +180,7 @@ class Checkpoints:
             try:
                 return self._read(candidate, **{item: None})
             except Exception as e:
-                self._say(f"{self._where(candidate)}: not usable, {_why(e)}")
+                self._say(f"{self._where(candidate)}: not usable, {first_line(e)}")
         raise InputError(f"{self._folder}: holds no checkpoint with a good digest")
 
     def close(self) -> None:
@@ -208,11 +208,7 @@ class Checkpoints:
 
         hosts.by_first(move)
         self._orbax.reload()
-        self._say(f"{self._where(step)}: damaged ({_why(error)}; digest not confirmed), moved to {target}")
-
-
-def _why(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+        self._say(f"{self._where(step)}: damaged ({first_line(error)}; digest not confirmed), moved to {target}")
 
 
 def _rest(state: TrainState, extra: PyTree) -> dict:

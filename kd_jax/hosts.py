@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from kd_jax.typing import InputError
+from kd_jax.typing import InputError, first_line
 
 # what says that this process is one of several: JAX's own variables, SLURM, Open MPI, a TPU pod, Kubernetes' jobsets
 SIGNS = {
@@ -46,7 +46,7 @@ def connect(coordinator: str = "", processes: int = 0, process: int = -1) -> Non
     try:
         jax.distributed.initialize(**told, heartbeat_timeout_seconds=PATIENCE)
     except (RuntimeError, ValueError) as e:
-        raise InputError(f"--coordinator={coordinator}: cannot join the other processes ({_line(e)})") from e
+        raise InputError(f"--coordinator={coordinator}: cannot join the other processes ({first_line(e)})") from e
 
 
 def first() -> bool:
@@ -95,10 +95,6 @@ def lost(error: RuntimeError) -> str | None:
     if not jax.distributed.is_initialized() or not isinstance(error, jax.errors.JaxRuntimeError):
         return None
     return (
-        f"process {jax.process_index()} of {count()}: another process is gone, or did not answer ({_line(error)}); "
+        f"process {jax.process_index()} of {count()}: another process is gone, or did not answer ({first_line(error)}); "
         "started again, all of them resume"
     )
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

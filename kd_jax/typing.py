@@ -24,6 +24,11 @@ class InputError(ValueError):
     """What the user gave is wrong. The message is one line: what, where, what is accepted."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, at most 200 characters of it; its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """What an error says after an unknown name: the nearest known one, letter case aside, and all of them."""
     spelled = {k.lower(): k for k in known}

@@ -13,8 +13,8 @@ from difflib import get_close_matches
 from etils import epath
 
 from kd_jax.data.convert import convert
-from kd_jax.data.tfds import FORMAT, INFO, describe, find, first_line, formats, root
-from kd_jax.typing import InputError
+from kd_jax.data.tfds import FORMAT, INFO, describe, find, formats, root
+from kd_jax.typing import InputError, first_line
 
 _ARCHIVES = ("cifar10", "cifar100")
 _PATIENCE = 10  # seconds to wait for the first byte of a download

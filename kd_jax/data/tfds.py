@@ -11,7 +11,7 @@ from etils import epath
 from kd_jax.data import images
 from kd_jax.data.cifar import MEAN, STD
 from kd_jax.data.sources import Arrays, Dataset, statistics
-from kd_jax.typing import InputError
+from kd_jax.typing import InputError, first_line
 
 FORMAT = "array_record"
 INFO = "dataset_info.json"
@@ -120,11 +120,6 @@ def formats(folder: epath.Path) -> list[str]:
 def _version(text: str) -> tuple[int, ...]:
     parts = text.split(".")
     return tuple(int(part) for part in parts) if len(parts) == 3 and all(p.isdigit() for p in parts) else ()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _splits(info, folder: epath.Path) -> tuple[str, str]:

@@ -13,8 +13,8 @@ from kd_jax.data import crops, images
 from kd_jax.data.cifar import MEAN, STD
 from kd_jax.data.folder import TESTS, Example, _beside, _class_folders, _examples, split
 from kd_jax.data.sources import Dataset
-from kd_jax.data.tfds import _HAS_SIDES, FORMAT, _check_features, _splits, first_line, prepared
-from kd_jax.typing import InputError
+from kd_jax.data.tfds import _HAS_SIDES, FORMAT, _check_features, _splits, prepared
+from kd_jax.typing import InputError, first_line
 
 _LOOKED_AT = 64  # images of a folder, evenly spaced, that say whether it is a grey one
 
