@@ -113,7 +113,8 @@ class Checkpoints:
         try:
             yield
         except Exception as e:  # tensorstore's errors have no common type
-            raise StorageError(f"{self._folder}: cannot save a checkpoint ({first_line(e)}); those before it are kept") from e
+            why = f"cannot save a checkpoint ({first_line(e)}); those before it are kept"
+            raise StorageError(f"{self._folder}: {why}") from e
 
     def steps(self) -> list[int]:
         """Committed steps, newest first; whether they are good is not known yet."""

@@ -95,6 +95,6 @@ def lost(error: RuntimeError) -> str | None:
     if not jax.distributed.is_initialized() or not isinstance(error, jax.errors.JaxRuntimeError):
         return None
     return (
-        f"process {jax.process_index()} of {count()}: another process is gone, or did not answer ({first_line(error)}); "
-        "started again, all of them resume"
+        f"process {jax.process_index()} of {count()}: another process is gone, or did not answer "
+        f"({first_line(error)}); started again, all of them resume"
     )
