@@ -60,6 +60,11 @@ class Outputs(NamedTuple):
     logits: Array
     cam: Array | None = None
 
+    @property
+    def ends_in_a_stage(self) -> bool:
+        """Whether the classifier reads the last stage, behind its ReLU, and not something made of it."""
+        return self.preacts is not None and self.preacts[-1].shape[-1] == self.pooled.shape[-1]
+
 
 class Variables(NamedTuple):
     """A network's parameters and its BatchNorm running statistics."""
@@ -181,6 +186,17 @@ class Search(NamedTuple):
     score: Callable | None = None
 
 
+class Spread(NamedTuple):
+    """How a step treats parameters that are split over devices.
+
+    gather: tree -> the tree, whole on every device, for use. split: tree -> the tree, every leaf in its parts, for
+    gradients.
+    """
+
+    gather: Callable
+    split: Callable
+
+
 class Distiller(NamedTuple):
     """A distillation method as a value, as an optax transformation is an optimiser.
 
@@ -193,8 +209,10 @@ class Distiller(NamedTuple):
     maps: (vars, view) -> name -> (B, H, W), what it sees where in an image; drawn at the end of a phase.
     refines: of a refiner, the needs of terms that can see its work.
     networks: vars -> name -> Peer, the networks of its own: measured, saved and exported like the student.
+    whole_batch: name -> what it does over the whole batch, so that parts of a batch one after the other would be
+    another method. Terms of shape () need not say so.
 
-    In terms, logs, rates and networks the name "" is the member itself; `chain` puts its label there.
+    In terms, logs, rates, networks and whole_batch the name "" is the member itself; `chain` puts its label there.
     """
 
     init: Callable
@@ -206,3 +224,4 @@ class Distiller(NamedTuple):
     maps: Callable | None = None
     refines: frozenset = frozenset()
     networks: Callable | None = None
+    whole_batch: Mapping[str, str] = MappingProxyType({})

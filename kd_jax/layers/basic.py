@@ -10,6 +10,9 @@ from kd_jax.typing import Array
 
 kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(-1, 1) / sqrt(fan_in)
+# PyTorch's of a transposed convolution, whose weight has the output's channels where others have the input's; one of
+# stride 1 is a convolution with its kernel the other way round
+transposed_default = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 # use_fast_variance=False: E[x^2] - E[x]^2 cancels in float32; PyTorch does not use it either
 BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
 

@@ -2,14 +2,11 @@
 
 from flax import linen as nn
 
-from kd_jax.layers.basic import conv, norm, torch_bias, torch_default
+from kd_jax.layers.basic import conv, norm, torch_bias, torch_default, transposed_default
 from kd_jax.layers.regressor import Regressor
 from kd_jax.typing import Array
 
 SLOPE = 0.1  # of the leaky ReLU
-# a transposed convolution of stride 1 is a convolution with its kernel the other way round, but PyTorch counts the
-# output's channels as its fan in
-_transposed_default = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 
 
 class Stack(nn.Module):
@@ -27,7 +24,7 @@ class Stack(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Array:
         for i, width in enumerate(self.widths):
             bias = torch_bias(9 * (width if self.transposed else x.shape[-1]))
-            kernel = _transposed_default if self.transposed else torch_default
+            kernel = transposed_default if self.transposed else torch_default
             x = conv(width, 3, use_bias=True, kernel_init=kernel, bias_init=bias, name=f"conv{i}")(x)
             x = norm(f"bn{i}", train)(x) if self.batch_norm else x
             x = nn.leaky_relu(x, SLOPE)

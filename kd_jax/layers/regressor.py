@@ -2,23 +2,20 @@
 
 from flax import linen as nn
 
-from kd_jax.layers.basic import conv, norm, torch_default
+from kd_jax.layers.basic import conv, norm, torch_default, transposed_default
 from kd_jax.layers.transform import doubling
 from kd_jax.typing import Array
 
-# what PyTorch gives a transposed convolution: its weight has the output's channels where others have the input's
-_transposed_default = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
-
 
 class Regressor(nn.Module):
-    """(B, h, w, c) to (B, *shape), learned, not negative: convolution with bias, BatchNorm, ReLU.
+    """(B, h, w, c) to (B, *shape), learned, not negative unless told: convolution with bias, BatchNorm, ReLU.
 
     The convolution is 3x3 with stride 2 where the map is exactly twice as high as wanted, a transposed 4x4 with
     stride 2 where it is half as high, and else, where the map is not smaller, of size 1 + h - H by 1 + w - W
     without padding (1x1 at equal sizes).
 
     shape: (H, W, C) wanted. depth: how many convolutions, each with BatchNorm and ReLU, those behind the first
-    3x3 with stride 1; SoKD has 3.
+    3x3 with stride 1; SoKD has 3. relu: whether the last ReLU is there.
 
     Raises:
       ValueError: no rule takes one size to the other.
@@ -26,14 +23,15 @@ class Regressor(nn.Module):
 
     shape: tuple[int, int, int]
     depth: int = 1
+    relu: bool = True
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        x = nn.relu(norm("bn0", train)(self._first(x.shape[1:])(x)))
+        x = norm("bn0", train)(self._first(x.shape[1:])(x))
         for i in range(1, self.depth):
             layer = conv(self.shape[-1], 3, use_bias=True, kernel_init=torch_default, name=f"conv{i}")
-            x = nn.relu(norm(f"bn{i}", train)(layer(x)))
-        return x
+            x = norm(f"bn{i}", train)(layer(nn.relu(x)))
+        return nn.relu(x) if self.relu else x
 
     def _first(self, given: tuple[int, ...]) -> nn.Module:
         """The convolution that matches the shapes. Biases start at 0: BatchNorm takes them out again."""
@@ -42,7 +40,7 @@ class Regressor(nn.Module):
         if h == 2 * height and (w + 1) // 2 == width:
             return conv(channels, 3, 2, **plain)
         if 2 * h == height and 2 * w == width:
-            return doubling(channels, **plain | {"kernel_init": _transposed_default})
+            return doubling(channels, **plain | {"kernel_init": transposed_default})
         if h >= height and w >= width:
             return nn.Conv(channels, (1 + h - height, 1 + w - width), padding="VALID", **plain)
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A map of one network in the shape that a part of another expects."""
+"""A map of one network in the shape that a part of another expects: a map, or tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +11,22 @@ FORMS = ("conv3x3", "conv1x1")
 
 
 class Transform(nn.Module):
-    """(B, h, w, c) to (B, *shape), learned, not negative.
+    """(B, h, w, c) to (B, H, W, C), learned, not negative; or to tokens (B, 1 + H W, C), of either sign.
 
     form "conv3x3": 3x3 convolution, BatchNorm, ReLU, then 1x1 convolution to the wanted width, BatchNorm, ReLU.
     The 3x3 keeps the width c. It has stride 2 where the map is at least twice as high as wanted (and stands once
     more where it still is), and is a transposed 4x4 with stride 2 where the map is at most half as high.
     form "conv1x1": the second part alone, behind an average or a repetition to the wanted size.
     What sizes that are not powers of two apart leave over is bridged by bilinear interpolation.
+
+    shape: (H, W, C) wanted. tokens: the last ReLU is left out, since a transformer's stages are of either sign; cells
+    become tokens row by row, a class token of zeros comes in front, and to all are added learned positions, which at
+    the class token are the class token itself. They start as a transformer's own.
     """
 
     shape: tuple[int, int, int]
     form: str = "conv3x3"
+    tokens: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -32,7 +37,13 @@ class Transform(nn.Module):
                 x = up(x) if stride < 1 else conv(width, 3, stride, name=f"conv{i}")(x)
                 x = nn.relu(norm(f"bn{i}", train)(x))
         x = conv(self.shape[-1], 1, name="conv")(_resized(x, self.shape[:2]))
-        return nn.relu(norm("bn", train)(x))
+        x = norm("bn", train)(x)
+        return self._tokens(x) if self.tokens else nn.relu(x)
+
+    def _tokens(self, x: Array) -> Array:
+        x = jnp.pad(x.reshape(x.shape[0], -1, x.shape[-1]), ((0, 0), (1, 0), (0, 0)))
+        # not smaller: a LayerNorm divides by the deviation of what stands in front
+        return x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
 
 
 def doubling(width: int, **kwargs) -> nn.ConvTranspose:

@@ -60,6 +60,23 @@ def unit(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
     return x * jnp.where(zero, 0.0, jnp.maximum(jnp.where(zero, 1.0, squares), TINY**2) ** -0.5)
 
 
+def attention(x: Array, p: int) -> Array:
+    """(B, H, W, *) to (B, H W): where a map is active, the mean of its p-th power over channels, flattened, of length
+    1; a map of zeros stays 0."""
+    return unit(jnp.mean(x ** int(p), axis=-1).reshape(len(x), -1))
+
+
+def whole(name: str, **powers: float) -> None:
+    """Refuse a power that is not a whole number above 0.
+
+    Raises:
+      ValueError: naming the loss, the power and its value.
+    """
+    for power, p in powers.items():
+        if p < 1 or p != int(p):
+            raise ValueError(f"{name}: {power} must be a whole number, at least 1, got {p}")
+
+
 def gram(a: Array, b: Array | None = None) -> Array:
     """(..., N, D) and (..., M, D) to the inner products (..., N, M); of a with itself where b is None."""
     return jnp.einsum("...nd,...md->...nm", a, a if b is None else b, precision="highest")

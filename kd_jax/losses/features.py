@@ -8,7 +8,18 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from kd_jax.losses.common import alike, as_many, gram, mean_square, pool_to, to_common_size, unit, wide
+from kd_jax.losses.common import (
+    alike,
+    as_many,
+    attention,
+    gram,
+    mean_square,
+    pool_to,
+    to_common_size,
+    unit,
+    whole,
+    wide,
+)
 from kd_jax.typing import Array
 
 
@@ -64,11 +75,10 @@ def at(*, students: Sequence[Array], teachers: Sequence[Array], p: int = 2) -> A
       before an odd power. Maps that are not square, which that code pools to a square, are pooled by axis.
     """
     as_many("at", students, teachers)
-    if p < 1 or p != int(p):
-        raise ValueError(f"at: p must be a whole number, at least 1, got {p}")
+    whole("at", p=p)
     total = 0.0
     for pair in zip(students, teachers, strict=True):
-        s, t = (_attention(f, int(p)) for f in to_common_size(*pair))
+        s, t = (attention(f, p) for f in to_common_size(*pair))
         total += mean_square(s - t)
     return total
 
@@ -154,11 +164,6 @@ def areas(*, student: Sequence[Array], teacher: Sequence[Array]) -> Array:
     alike("areas", student, teacher)
     student, teacher = wide(student, teacher)
     return mean_square(student - teacher)
-
-
-def _attention(x: Array, p: int) -> Array:
-    """(B, H W), of length 1; a map of zeros stays 0."""
-    return unit(jnp.mean(x**p, axis=-1).reshape(len(x), -1))
 
 
 def _discrepancy(student: Array, teacher: Array) -> Array:

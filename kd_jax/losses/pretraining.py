@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from kd_jax.losses.common import alike, as_many, gram, mean_square, to_common_size, unit, wide
+from kd_jax.losses.common import alike, as_many, attention, gram, mean_square, to_common_size, whole, wide
 from kd_jax.typing import Array
 
 
@@ -112,10 +112,8 @@ def ft(*, student: Array, teacher: Array, p1: int = 2, p2: int = 1) -> Array:
       absolute values, which that code leaves out. Maps that are not square, which it pools to a square, are pooled
       by axis.
     """
-    for name, p in (("p1", p1), ("p2", p2)):
-        if p < 1 or p != int(p):
-            raise ValueError(f"ft: {name} must be a whole number, at least 1, got {p}")
-    s, t = (unit(jnp.mean(f ** int(p1), axis=-1).reshape(len(f), -1)) for f in to_common_size(student, teacher))
+    whole("ft", p1=p1, p2=p2)
+    s, t = (attention(f, p1) for f in to_common_size(student, teacher))
     return jnp.mean(jnp.abs(s - t) ** int(p2), axis=1)
 
 

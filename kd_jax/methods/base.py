@@ -28,9 +28,9 @@ def no_vars(key: Array, facts: Facts) -> Vars:
 
 
 def run(layer: nn.Module, params: PyTree, stats: PyTree, *args, train: bool) -> tuple[PyTree, PyTree]:
-    """What a flax layer with BatchNorm returns, and its statistics: moved in training, else kept."""
+    """What a flax layer returns, and its BatchNorm statistics if it has any: moved in training, else kept."""
     output, moved = layer.apply({"params": params, "batch_stats": stats}, *args, train=train, mutable=["batch_stats"])
-    return output, moved["batch_stats"]
+    return output, moved.get("batch_stats", {})
 
 
 def identity() -> Distiller:
@@ -87,6 +87,7 @@ def chain(**members: Distiller) -> Distiller:
         maps=_maps(members),
         refines=frozenset().union(*(member.refines for member in members.values())),
         networks=_networks(members),
+        whole_batch={join(a, n): what for a, member in each for n, what in member.whole_batch.items()},
     )
 
 

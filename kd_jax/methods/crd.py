@@ -10,6 +10,7 @@ from kd_jax.layers.basic import linear
 from kd_jax.layers.negatives import Table, draw, table
 from kd_jax.losses.common import unit
 from kd_jax.methods.base import fold, require, weigh
+from kd_jax.methods.stages import pooled
 from kd_jax.typing import Array, Distiller, Facts, PyTree, Schedule, Vars, View, Written
 
 
@@ -68,7 +69,7 @@ def crd(
         view, found = facts.view_shapes, _table(facts)
         _index(view)
         params, banks, unset = {}, {}, {}
-        for seat, outputs in _seats(view).items():
+        for seat, outputs in pooled(view).items():
             width, bound = outputs.shape[-1], (3 / dim) ** 0.5
             params[seat] = linear(dim, width, name=seat).init(fold(key, seat), jnp.zeros((1, width)))["params"]
             shape = (facts.num_examples, dim)
@@ -79,7 +80,7 @@ def crd(
     def embed(params: PyTree, view: View) -> dict[str, Array]:
         return {
             seat: unit(linear(dim, f.shape[-1], name=seat).apply({"params": params[seat]}, f))
-            for seat, f in _seats(view).items()
+            for seat, f in pooled(view).items()
         }
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
@@ -97,12 +98,8 @@ def crd(
         scale = {seat: jnp.where(x == 0, first[seat].astype(x.dtype), x) for seat, x in known.items()}
         return view, {"": value}, {}, vars.stats | {"bank": banks, "scale": scale}
 
-    return weigh(Distiller(init, apply, frozenset({"teacher.pooled", "index"})), weight)
-
-
-def _seats(view: View) -> dict[str, Array]:
-    """The pooled features of the two networks."""
-    return {"student": view.student.pooled, "teacher": view.teachers[0].pooled}
+    bank = {"": "reads a bank of features before the whole batch is written there"}
+    return weigh(Distiller(init, apply, frozenset({"teacher.pooled", "index"}), whole_batch=bank), weight)
 
 
 def _index(view: View) -> Array:

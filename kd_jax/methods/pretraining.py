@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from kd_jax import losses
-from kd_jax.layers.factors import LinearRegressor, Paraphraser, Stack, encoder
+from kd_jax.layers.factors import LinearRegressor, Paraphraser, encoder
 from kd_jax.methods.base import fold, no_vars, require, run, weigh
 from kd_jax.methods.stages import NEEDS, focus_of, focused, last_preacts, require_stages
 from kd_jax.methods.terms import criterion
@@ -152,7 +152,7 @@ def paraphraser(*, weight: float | Schedule = 1.0, rate: float = 0.5, batch_norm
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
         last = view.student.stages[-1]
-        (_, rebuilt), moved = _run(layer_for(last), vars.params, vars.stats, last, train)
+        (_, rebuilt), moved = run(layer_for(last), vars.params, vars.stats, last, train=train)
         return view, {"": losses.fitnet(student=rebuilt, teacher=last, mask=focus_of(view, last))}, {}, moved
 
     return weigh(Distiller(init, apply), weight)
@@ -196,9 +196,9 @@ def ft(*, weight: float | Schedule = 200.0, batch_norm: bool = True, p1: int = 2
         own, kept = vars.params["translator"], vars.stats["encoder"]
         factors = _factors(kept["params"])
         translator = encoder(student.shape[-1], factors, batch_norm)
-        student, moved = _run(translator, own, vars.stats["translator"], student, train)
+        student, moved = run(translator, own, vars.stats["translator"], student, train=train)
         frozen = encoder(teacher.shape[-1], factors, bool(kept["batch_stats"]))
-        teacher, _ = _run(frozen, kept["params"], kept["batch_stats"], teacher, train=False)
+        teacher, _ = run(frozen, kept["params"], kept["batch_stats"], teacher, train=False)
         value = losses.ft(student=focused(view, student), teacher=focused(view, teacher), p1=p1, p2=p2)
         return view, {"": value}, {}, {**vars.stats, "translator": moved}
 
@@ -232,8 +232,3 @@ def _shapes(tree: PyTree) -> PyTree:
 def _made(layer: nn.Module, key: Array, like: Array) -> Vars:
     made = layer.init(key, jnp.zeros((1, *like.shape[1:])))
     return Vars(made["params"], made.get("batch_stats", {}), {})
-
-
-def _run(layer: Stack | Paraphraser, params: PyTree, stats: PyTree, x: Array, train: bool) -> tuple[PyTree, PyTree]:
-    """As `base.run`, of a layer that may have no BatchNorm."""
-    return run(layer, params, stats, x, train=train) if stats else (layer.apply({"params": params}, x, train), stats)

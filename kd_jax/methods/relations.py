@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from kd_jax import losses
 from kd_jax.layers.basic import linear
 from kd_jax.methods.base import require, weigh
-from kd_jax.methods.stages import NEEDS, focused
+from kd_jax.methods.stages import NEEDS, focused, pooled
 from kd_jax.methods.terms import criterion
 from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
 
@@ -64,7 +64,7 @@ def rkd(
     """
     weights = {"distance_weight": distance_weight, "angle_weight": angle_weight}
     require("rkd", **{n: (w, 0 <= w < float("inf"), "a finite number, at least 0") for n, w in weights.items()})
-    return weigh(criterion(lambda view: {"": losses.rkd(**_pooled(view), **weights)}, POOLED), weight)
+    return weigh(criterion(lambda view: {"": losses.rkd(**pooled(view), **weights)}, POOLED), weight)
 
 
 def pkt(*, weight: float | Schedule = 30000.0) -> Distiller:
@@ -80,7 +80,7 @@ def pkt(*, weight: float | Schedule = 30000.0) -> Distiller:
     Reference: Passalis, Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", 2018,
       arXiv 1803.10837.
     """
-    return weigh(criterion(lambda view: {"": losses.pkt(**_pooled(view))}, POOLED), weight)
+    return weigh(criterion(lambda view: {"": losses.pkt(**pooled(view))}, POOLED), weight)
 
 
 def cc(*, weight: float | Schedule = 0.02, dim: int = 128) -> Distiller:
@@ -105,7 +105,7 @@ def cc(*, weight: float | Schedule = 0.02, dim: int = 128) -> Distiller:
     require("cc", dim=(dim, dim >= 1, "at least 1"))
 
     def init(key: Array, facts: Facts) -> Vars:
-        widths = {seat: f.shape[-1] for seat, f in _pooled(facts.view_shapes).items()}
+        widths = {seat: f.shape[-1] for seat, f in pooled(facts.view_shapes).items()}
         made = {
             seat: linear(dim, width, name="embedding").init(k, jnp.zeros((1, width)))["params"]
             for (seat, width), k in zip(widths.items(), jax.random.split(key), strict=True)
@@ -117,12 +117,8 @@ def cc(*, weight: float | Schedule = 0.02, dim: int = 128) -> Distiller:
     def apply(vars: Vars, view: View, key: Array, train: bool):
         embedded = {
             seat: linear(dim, f.shape[-1], name="embedding").apply({"params": vars.params[seat]}, f)
-            for seat, f in _pooled(view).items()
+            for seat, f in pooled(view).items()
         }
         return view, {"": losses.cc(**embedded)}, {}, vars.stats
 
     return weigh(Distiller(init, apply, POOLED), weight)
-
-
-def _pooled(view: View) -> dict[str, Array]:
-    return {"student": view.student.pooled, "teacher": view.teachers[0].pooled}

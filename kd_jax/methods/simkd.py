@@ -38,10 +38,9 @@ def simkd(*, weight: float | Schedule = 1.0) -> Distiller:
     def init(key: Array, facts: Facts) -> Vars:
         view = facts.view_shapes
         ours, teacher = view.student.stages[-1], view.teachers[0]
-        maps = teacher.preacts
-        if maps is None or maps[-1].shape[-1] != teacher.pooled.shape[-1]:
+        if not teacher.ends_in_a_stage:
             raise ValueError("simkd: this teacher's classifier reads none of its stages")
-        theirs = maps[-1]
+        theirs = teacher.preacts[-1]
         if ours.shape[-1] != theirs.shape[-1] or any(map(int.__gt__, ours.shape[1:3], theirs.shape[1:3])):
             raise ValueError(
                 f"simkd: the student is no graft on this teacher: its last stage is {_spelled(ours)}, the teacher's "

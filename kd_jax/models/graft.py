@@ -86,7 +86,7 @@ def last_map(model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> tu
       ValueError: the classifier reads a map that is none of the stages.
     """
     out = _outputs(model, image_shape)
-    if out.preacts is None or out.stages[-1].shape[-1] != out.pooled.shape[-1]:
+    if not out.ends_in_a_stage:
         raise ValueError(f"graft: a {type(model).__name__} cannot be the teacher: its classifier reads no stage of it")
     return out.stages[-1].shape[1:]
 
