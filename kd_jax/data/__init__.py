@@ -8,6 +8,7 @@ from kd_jax.data.folder import folder
 from kd_jax.data.sources import Arrays, Dataset
 from kd_jax.data.subset import subset as subset_of
 from kd_jax.data.tfds import tfds
+from kd_jax.data.unloaded import unloaded
 from kd_jax.typing import InputError, suggest
 
 __all__ = ["SOURCES", "Arrays", "Dataset", "load"]
@@ -31,8 +32,10 @@ def load(
     test_fraction: float = 0.2,
     subset: float = 0.0,
     seed: int = 0,
+    stream: bool = False,
+    crop: int = 0,
 ) -> Dataset:
-    """The data set called `name`, decoded into memory.
+    """The data set called `name`: Arrays, decoded into memory, or Parts, whose images stay in their files.
 
     Args:
       name: a key of SOURCES, "folder:DIR" or "tfds:NAME".
@@ -43,11 +46,19 @@ def load(
       subset: training examples to keep, see `subset.subset`; the test set stays whole, and so do mean
         and std, which are those of the whole training set.
       seed: of the subset.
+      stream: leave the images of folder: and tfds: in their files; other sets are in memory anyway.
+      crop: of streamed folder: and tfds: only; see `unloaded.unloaded`.
 
     Raises:
       InputError: an unknown name, missing or unreadable files, a subset that cannot be drawn.
     """
-    whole = _whole(name, dir=dir, synthetic=synthetic, size=size, test_fraction=test_fraction)
+    files = name.startswith(("folder:", "tfds:"))
+    if crop and not (stream and files):
+        raise InputError(f"data.crop: {crop}, but {name} is not cropped; only streamed folder:DIR and tfds:NAME are")
+    if stream and files:
+        whole = unloaded(name, dir=dir, size=size, crop=crop, test_fraction=test_fraction)
+    else:
+        whole = _whole(name, dir=dir, synthetic=synthetic, size=size, test_fraction=test_fraction)
     train = subset_of(whole.train, subset, seed=seed)
     if len(train) == len(whole.train):
         return whole

@@ -58,6 +58,13 @@ def crop_flip(image: Array, view: Array, *, pad: int) -> Array:
     return jax.vmap(one)(padded, view)
 
 
+def augmented(image: Array, key: Array, epoch: Array, index: Array, *, augment: str, pad: int) -> Array:
+    """Every image as an epoch shows it: cropped and mirrored. Arguments as for `view_ids` and `crop_flip`."""
+    if augment == "none":
+        return image
+    return crop_flip(image, view_ids(key, epoch, index, augment=augment, pad=pad), pad=pad)
+
+
 def normalize(image: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
     """(image - mean) / std over the channels of (B, H, W, C) in [0, 1]."""
     return (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

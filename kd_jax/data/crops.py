@@ -79,7 +79,7 @@ def decode(encoded: images.Encoded, *, backwards: bool = False) -> np.ndarray:
     Raises:
       InputError: not an image, or damaged; it names the image.
     """
-    with images._readable(encoded), encoded.open() as file:
+    with images.readable(encoded), encoded.open() as file:
         data = file.read()
     try:
         if simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "RGB", "Gray"):

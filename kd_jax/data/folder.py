@@ -38,20 +38,43 @@ def folder(where: str, *, dir: str = "", size: int = 0, test_fraction: float = 0
       InputError: a missing folder or class, an empty class, a file that is not an image, sizes that
         differ. It names the file.
     """
+    found = listing(where, dir=dir, test_fraction=test_fraction)
+    files = [images.Encoded(str(e.path), partial(e.path.open, "rb")) for e in found.train + found.test]
+    pixels = images.stack(files, size=size)
+    cut, classes = len(found.train), len(found.classes)
+    train = Arrays(pixels[:cut], found.labels(found.train), classes)
+    test = Arrays(pixels[cut:], found.labels(found.test), classes)
+    return Dataset(train, test, *statistics(train.images), "crop_flip", found.origin)
+
+
+class Listing(NamedTuple):
+    """What lies in a folder, unread. classes: their names, in the order of their numbers."""
+
+    root: epath.Path
+    train: list[Example]
+    test: list[Example]
+    classes: list[str]
+
+    def labels(self, examples: list[Example]) -> np.ndarray:
+        """(N,) int32."""
+        number = {name: k for k, name in enumerate(self.classes)}
+        return np.array([number[e.label] for e in examples], np.int32)
+
+    @property
+    def origin(self) -> str:
+        """As in `Dataset`."""
+        return f"{len(self.classes)} class folders in {self.root}"
+
+
+def listing(where: str, *, dir: str = "", test_fraction: float = 0.2) -> Listing:
+    """The training and test images of a folder. Arguments and errors as for `folder`, but for what is wrong with
+    images."""
     root = epath.Path(dir).expanduser() / epath.Path(where).expanduser()
     if not where or not root.is_dir():
         raise InputError(f"data.name: no folder {root}; give folder:DIR with DIR/CLASS/* or DIR/train/CLASS/*")
-    if any(_class_folders(root / part) for part in ("train", *TESTS)):
-        train, test = _beside(root)
-    else:
-        train, test = split(_examples(root), test_fraction)
-    number = {name: k for k, name in enumerate(sorted({e.label for e in train}))}
-    files = [images.Encoded(str(e.path), partial(e.path.open, "rb")) for e in train + test]
-    pixels = images.stack(files, size=size)
-    labels = np.array([number[e.label] for e in train + test], np.int32)
-    cut = len(train)
-    made, held = Arrays(pixels[:cut], labels[:cut], len(number)), Arrays(pixels[cut:], labels[cut:], len(number))
-    return Dataset(made, held, *statistics(made.images), "crop_flip", f"{len(number)} class folders in {root}")
+    beside = any(_class_folders(root / part) for part in ("train", *TESTS))
+    train, test = _beside(root) if beside else split(_examples(root), test_fraction)
+    return Listing(root, train, test, sorted({e.label for e in train}))
 
 
 def split(examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:

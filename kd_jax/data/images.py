@@ -46,9 +46,18 @@ def stack(files: Sequence[Encoded], *, size: int = 0, channels: int = 0) -> np.n
     return made
 
 
+def in_colour(file: Encoded) -> bool:
+    """Whether an image has colours, without decoding it.
+
+    Raises:
+      InputError: as `stack`.
+    """
+    return _head(file)[0] not in _GREY
+
+
 def _head(file: Encoded) -> tuple[str, tuple[int, int]]:
     """Mode and (width, height), without decoding."""
-    with _readable(file), file.open() as raw, Image.open(raw) as image:
+    with readable(file), file.open() as raw, Image.open(raw) as image:
         if image.mode not in _GREY + _COLOUR:
             raise InputError(f"{file.name}: pixels of mode {image.mode}; accepted: 8 bits a channel, grey or colour")
         return image.mode, image.size
@@ -66,7 +75,7 @@ def _one_size(files: Sequence[Encoded], shapes: list[tuple[int, int]]) -> tuple[
 
 
 def _pixels(file: Encoded, size: int, channels: int) -> np.ndarray:
-    with _readable(file), file.open() as raw, Image.open(raw) as image:
+    with readable(file), file.open() as raw, Image.open(raw) as image:
         if "transparency" in image.info:  # else pillow warns
             image = image.convert("RGBA")
         image = image.convert("L" if channels == 1 else "RGB")
@@ -76,7 +85,7 @@ def _pixels(file: Encoded, size: int, channels: int) -> np.ndarray:
 
 
 @contextmanager
-def _readable(file: Encoded):
+def readable(file: Encoded):
     """Whatever a damaged file makes pillow raise, as an error that names the file."""
     try:
         yield

@@ -150,8 +150,7 @@ def strong_views(
       ValueError: as `randaugment`.
     """
     of_view, of_ops = (jax.random.fold_in(key, salt) for salt in _SALT)
-    if augment != "none":
-        image = aug.crop_flip(image, aug.view_ids(of_view, epoch, index, augment=augment, pad=pad), pad=pad)
+    image = aug.augmented(image, of_view, epoch, index, augment=augment, pad=pad)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(of_ops, epoch), index)
     return randaugment(image, keys, ops=ops, magnitude=magnitude)
 

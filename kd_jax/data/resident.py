@@ -13,10 +13,11 @@ from kd_jax.typing import Array, Batch
 
 
 class Split(NamedTuple):
-    """What of the training set a search holds out, for its first `steps` training steps."""
+    """What of the training set a search holds out for its first `steps` steps; it reads that at every `every`th."""
 
     steps: int = 0
     held_out: int = 0
+    every: int = 1
 
 
 @lru_cache(maxsize=4)
@@ -69,11 +70,8 @@ def train_batch(images: Array, labels: Array, index: Array, epoch: Array, key: A
       The batch record; images in [0, 1].
     """
     batch = test_batch(images, labels, index, jnp.ones(index.shape, jnp.float32))
-    if augment != "none":
-        pad = aug.padding(images.shape[1])
-        view = aug.view_ids(key, epoch, index, augment=augment, pad=pad)
-        batch["image"] = aug.crop_flip(batch["image"], view, pad=pad)
-    return batch
+    how = {"augment": augment, "pad": aug.padding(images.shape[1])}
+    return {**batch, "image": aug.augmented(batch["image"], key, epoch, index, **how)}
 
 
 def strong_image(
@@ -81,12 +79,15 @@ def strong_image(
 ) -> Array:
     """The images (B, H, W, C) of a batch once more, augmented on top by RandAugment. Arguments as in `train_batch`;
     the draws depend on (key, epoch, index) alone, and not on those of the first view."""
-    image = jnp.take(images, index, axis=0).astype(jnp.float32) / 255
     how = {"augment": augment, "pad": aug.padding(images.shape[1]), "ops": ops, "magnitude": magnitude}
-    return strong_views(image, key, epoch, index, **how)
+    return strong_views(_gathered(images, index), key, epoch, index, **how)
 
 
 def test_batch(images: Array, labels: Array, index: Array, mask: Array) -> Batch:
     """Gather without augmentation. Arguments and result as in `train_batch`."""
-    image = jnp.take(images, index, axis=0).astype(jnp.float32) / 255
-    return {"image": image, "label": jnp.take(labels, index), "index": index, "mask": mask}
+    return {"image": _gathered(images, index), "label": jnp.take(labels, index), "index": index, "mask": mask}
+
+
+def _gathered(images: Array, index: Array) -> Array:
+    """(B, H, W, C) in [0, 1]."""
+    return jnp.take(images, index, axis=0).astype(jnp.float32) / 255

@@ -4,7 +4,7 @@ import gzip
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -42,13 +42,17 @@ class Arrays:
         """(H, W, C)."""
         return self.images.shape[1:]
 
+    def only(self, kept: np.ndarray) -> "Arrays":
+        """The examples at these positions."""
+        return Arrays(self.images[kept], self.labels[kept], self.num_classes)
+
 
 class Dataset(NamedTuple):
-    """Two sources, the normalisation that goes with them, the usual augmentation, and one line on
-    where the data came from."""
+    """Two sources (Arrays, or the Parts of `unloaded`), the normalisation that goes with them, the usual
+    augmentation, and one line on where the data came from."""
 
-    train: Arrays
-    test: Arrays
+    train: Any
+    test: Any
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: str

@@ -1,6 +1,7 @@
 """Batches of sets that do not fit in memory, in the order of `resident`: a batch is a function of (data seed, step),
 and nothing here has a state that a run would have to keep. grain computes them ahead, in processes of its own."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ from absl import flags
 
 from kd_jax.data import augment as aug
 from kd_jax.data import resident
+from kd_jax.data.randaugment import strong_views
 from kd_jax.data.resident import Split
 from kd_jax.data.sources import Arrays
 from kd_jax.typing import Array, Batch, InputError
@@ -158,9 +160,21 @@ class Stream:
         # a worker computes every workers-th batch as a whole, so that their number changes nothing
         ahead = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=self._ahead)
         at_once = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        shared = grain.experimental.DatasetOptions(min_shm_size=2**16)  # images by shared memory, the rest by a pipe
+        shared = grain.experimental.DatasetOptions(min_shm_size=self._shared_from())
         made = grain.experimental.WithOptionsIterDataset(batches.to_iter_dataset(at_once), shared)
         return made.mp_prefetch(ahead, worker_init_fn=_live_with_parent)
+
+    def _shared_from(self) -> int:
+        """Bytes from which on an array comes through shared memory: images, the rest by a pipe. Nothing does where
+        that has little room, as in many containers: a worker that fills it up is killed."""
+        rows = self._made.rows.stop - self._made.rows.start
+        waiting = self._workers * (self._ahead + 1) + 4  # batches, of which four are on their way to the devices
+        try:
+            room = os.statvfs("/dev/shm")
+        except OSError:  # a system that keeps it elsewhere
+            return 2**16
+        fits = 2 * waiting * rows * math.prod(self._made.source.shape) < room.f_bavail * room.f_frsize
+        return 2**16 if fits else sys.maxsize
 
 
 def train_batch(batch: Batch, epoch: Array, key: Array, *, augment: str) -> Batch:
@@ -176,11 +190,19 @@ def train_batch(batch: Batch, epoch: Array, key: Array, *, augment: str) -> Batc
       The batch record; images in [0, 1].
     """
     made = test_batch(batch)
-    if augment != "none":
-        pad = aug.padding(made["image"].shape[1])
-        view = aug.view_ids(key, epoch, made["index"], augment=augment, pad=pad)
-        made["image"] = aug.crop_flip(made["image"], view, pad=pad)
-    return made
+    how = {"augment": augment, "pad": aug.padding(made["image"].shape[1])}
+    return {**made, "image": aug.augmented(made["image"], key, epoch, made["index"], **how)}
+
+
+def strong_image(batch: Batch, epoch: Array, key: Array, *, augment: str, ops: int, magnitude: int) -> Array:
+    """What `resident.strong_image` makes of the same examples, bit by bit. Arguments as for `train_batch`.
+
+    Differs: where the host has cropped, this is RandAugment on the crop of the usual view; with whole images the two
+      views are cropped apart, as published.
+    """
+    made = test_batch(batch)
+    how = {"augment": augment, "pad": aug.padding(made["image"].shape[1]), "ops": ops, "magnitude": magnitude}
+    return strong_views(made["image"], key, epoch, made["index"], **how)
 
 
 def test_batch(batch: Batch) -> Batch:

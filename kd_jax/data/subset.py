@@ -1,18 +1,18 @@
 """A part of a training set in which every class keeps its share."""
 
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 
-from kd_jax.data.sources import Arrays
 from kd_jax.typing import InputError
 
 
-def subset(source: Arrays, amount: float, *, seed: int) -> Arrays:
+def subset(source: Any, amount: float, *, seed: int) -> Any:
     """A stratified random part of a source, in the source's order.
 
     Args:
-      source: of N examples.
+      source: of N examples; Arrays or a Part, which then reads the label of every example.
       amount: 0 for all; below 1 a fraction of N; otherwise a count, a whole number of at most N.
       seed: which examples; another seed draws others.
 
@@ -30,7 +30,7 @@ def subset(source: Arrays, amount: float, *, seed: int) -> Arrays:
     labels = source.labels[order]
     kept = np.concatenate([order[labels == k][:quota] for k, quota in enumerate(quotas)])
     kept.sort()
-    return Arrays(source.images[kept], source.labels[kept], source.num_classes)
+    return source.only(kept)
 
 
 def shares(counts: np.ndarray, n: int) -> np.ndarray:

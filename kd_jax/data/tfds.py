@@ -4,6 +4,7 @@ import io
 import json
 import os
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -30,6 +31,36 @@ def tfds(name: str, *, dir: str = "", size: int = 0) -> Dataset:
       InputError: not prepared there (the message is the command that does it), prepared in another
         format, without images or labels, damaged. Nothing is looked for in the network.
     """
+    found = opened(name, dir)
+    examples = [_read(found.builder, split, found.folder) for split in found.splits]
+    pixels = images.stack([e for encoded, _ in examples for e in encoded], size=size, channels=found.channels)
+    cut = len(examples[0][1])
+    train, test = (
+        _arrays(x, y, found.num_classes, f"{found.folder}: {split}")
+        for x, (_, y), split in zip((pixels[:cut], pixels[cut:]), examples, found.splits, strict=True)
+    )
+    return Dataset(train, test, *(found.norm or statistics(train.images)), found.augment, found.origin)
+
+
+class Opened(NamedTuple):
+    """A prepared set of which nothing but the description has been read.
+
+    splits: names of the training and the test split. channels: to decode to, 0 for what the images have. norm: mean
+    and standard deviation where they are known. augment, origin: as in `Dataset`.
+    """
+
+    folder: epath.Path
+    builder: Any
+    splits: tuple[str, str]
+    channels: int
+    num_classes: int
+    norm: tuple | None
+    augment: str
+    origin: str
+
+
+def opened(name: str, dir: str) -> Opened:
+    """Find a prepared set. Arguments and errors as for `tfds`, but for what is wrong with its records."""
     folder = prepared(name, dir)
     import tensorflow_datasets
 
@@ -38,19 +69,11 @@ def tfds(name: str, *, dir: str = "", size: int = 0) -> Dataset:
         builder.info.set_file_format(FORMAT, override=True, override_if_initialized=True)  # a set may have several
     except Exception as e:  # whatever a damaged description makes TFDS raise
         raise InputError(f"{folder}: TFDS cannot read its description ({first_line(e)})") from e
-    splits = _splits(builder.info, folder)
-    channels = _check_features(builder.info.features, folder)
-    examples = [_read(builder, split, folder) for split in splits]
-    pixels = images.stack([e for encoded, _ in examples for e in encoded], size=size, channels=channels)
-    classes, cut = builder.info.features["label"].num_classes, len(examples[0][1])
-    train, test = (
-        _arrays(x, y, classes, f"{folder}: {split}")
-        for x, (_, y), split in zip((pixels[:cut], pixels[cut:]), examples, splits, strict=True)
-    )
-    plain = builder.info.name
-    norm = (MEAN, STD) if plain in ("cifar10", "cifar100") and channels == 3 else statistics(train.images)
-    augment = "crop" if plain in _HAS_SIDES else "crop_flip"
-    return Dataset(train, test, *norm, augment, f"TFDS's {builder.info.full_name} in {folder}")
+    info = builder.info
+    splits, channels = _splits(info, folder), _check_features(info.features, folder)
+    norm = (MEAN, STD) if info.name in ("cifar10", "cifar100") and channels == 3 else None
+    augment, origin = "crop" if info.name in _HAS_SIDES else "crop_flip", f"TFDS's {info.full_name} in {folder}"
+    return Opened(folder, builder, splits, channels, info.features["label"].num_classes, norm, augment, origin)
 
 
 def root(dir: str) -> epath.Path:

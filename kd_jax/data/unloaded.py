@@ -2,7 +2,7 @@
 
 import io
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -10,10 +10,9 @@ import numpy as np
 from etils import epath
 
 from kd_jax.data import crops, images
-from kd_jax.data.cifar import MEAN, STD
-from kd_jax.data.folder import TESTS, Example, _beside, _class_folders, _examples, split
+from kd_jax.data.folder import listing
 from kd_jax.data.sources import Dataset
-from kd_jax.data.tfds import _HAS_SIDES, FORMAT, _check_features, _splits, prepared
+from kd_jax.data.tfds import opened
 from kd_jax.typing import InputError, first_line
 
 _LOOKED_AT = 64  # images of a folder, evenly spaced, that say whether it is a grey one
@@ -33,7 +32,7 @@ class Whole(NamedTuple):
 
     def __call__(self, encoded: images.Encoded, seed: int, epoch: int, index: int) -> np.ndarray:
         """(H, W, C) uint8; seed, epoch and index do not matter."""
-        if self.all_grey and _in_colour(encoded):
+        if self.all_grey and images.in_colour(encoded):
             raise InputError(f"{encoded.name}: in colour, but most of the set is grey; all must be one or the other")
         made = images.stack([encoded], size=self.size, channels=self.shape[2])[0]
         if made.shape != self.shape:
@@ -73,6 +72,11 @@ class Records:
         return images.Encoded(f"{self.name}[{i}]", partial(io.BytesIO, image)), label
 
     @cached_property
+    def labels(self) -> np.ndarray:
+        """(N,) int32. Reads all records, once."""
+        return np.array([self[i][1] for i in range(len(self))], np.int32)
+
+    @cached_property
     def _source(self) -> Any:
         from grain.sources import ArrayRecordDataSource
 
@@ -86,9 +90,7 @@ class Records:
         return source
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in self.__dict__.items() if name != "_source"
-        }  # every process opens its own
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # every process opens its own
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,33 @@ class Files:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Some of Records or Files. kept: (N,) their positions."""
+
+    files: Any
+    kept: np.ndarray = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, i: int) -> tuple[images.Encoded, int]:
+        """An image, still encoded, and its label."""
+        return self.files[int(self.kept[i])]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int32."""
+        return self.files.labels[self.kept]
+
+
+@dataclass(frozen=True)
 class Part:
     """The training or test part of a set, as a source of `streaming.Stream`.
 
-    files: Records or Files. pixels: Whole, crops.RandomCrop or crops.CentreCrop.
+    files: Records, Files or Chosen. pixels: Whole, crops.RandomCrop or crops.CentreCrop.
     """
 
-    files: Records | Files
+    files: Records | Files | Chosen
     pixels: Any
     num_classes: int
     shape: tuple[int, int, int]
@@ -126,9 +148,24 @@ class Part:
     def view(self, i: int, seed: int, epoch: int) -> tuple[np.ndarray, int]:
         """Pixels (H, W, C) uint8 and label of an example."""
         encoded, label = self.files[i]
-        if not 0 <= label < self.num_classes:
-            raise InputError(f"{encoded.name}: labels must be 0 to {self.num_classes - 1}, got {label}")
+        self._check(label, encoded.name)
         return self.pixels(encoded, seed, epoch, i), label
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int32. Of Records they take a pass over all of them, the first time."""
+        found = self.files.labels
+        for label in (found.min(), found.max()):
+            self._check(label, "the training set")
+        return found
+
+    def only(self, kept: np.ndarray) -> "Part":
+        """The examples at these positions."""
+        return replace(self, files=Chosen(self.files, kept))
+
+    def _check(self, label: int, where: str) -> None:
+        if not 0 <= label < self.num_classes:
+            raise InputError(f"{where}: labels must be 0 to {self.num_classes - 1}, got {label}")
 
 
 def unloaded(name: str, *, dir: str = "", size: int = 0, crop: int = 0, test_fraction: float = 0.2) -> Dataset:
@@ -155,52 +192,35 @@ def unloaded(name: str, *, dir: str = "", size: int = 0, crop: int = 0, test_fra
 
 
 def _tfds(name: str, dir: str, size: int, crop: int) -> Dataset:
-    where = prepared(name, dir)
-    import tensorflow_datasets
-
-    try:
-        builder = tensorflow_datasets.builder_from_directory(where)
-        builder.info.set_file_format(FORMAT, override=True, override_if_initialized=True)  # a set may have several
-    except Exception as e:  # whatever a damaged description makes TFDS raise
-        raise InputError(f"{where}: TFDS cannot read its description ({first_line(e)})") from e
-    info = builder.info
-    channels = _check_features(info.features, where)
-    parts = [
-        Records(tuple(map(os.fspath, info.splits[s].filepaths)), f"{where}: {s}", info.splits[s].num_examples)
-        for s in _splits(info, where)
+    found = opened(name, dir)
+    described = ((split, found.builder.info.splits[split]) for split in found.splits)
+    files = [
+        Records(tuple(map(os.fspath, info.filepaths)), f"{found.folder}: {split}", info.num_examples)
+        for split, info in described
     ]
-    plain, classes = info.name, info.features["label"].num_classes
-    own = (MEAN, STD) if plain in ("cifar10", "cifar100") and channels == 3 else None
-    augment = "crop" if plain in _HAS_SIDES else "crop_flip"
-    return _dataset(parts, size, crop, channels, classes, own, augment, f"TFDS's {info.full_name} in {where}, streamed")
+    known = {"channels": found.channels, "classes": found.num_classes, "norm": found.norm}
+    return _dataset(files, size, crop, **known, augment=found.augment, origin=found.origin)
 
 
 def _folder(where: str, dir: str, size: int, crop: int, test_fraction: float) -> Dataset:
-    root = epath.Path(dir).expanduser() / epath.Path(where).expanduser()
-    if not root.is_dir():
-        raise InputError(f"data.name: no folder {root}; give folder:DIR with DIR/CLASS/* or DIR/train/CLASS/*")
-    beside = any(_class_folders(root / part) for part in ("train", *TESTS))
-    train, test = _beside(root) if beside else split(_examples(root), test_fraction)
-    number = {name: k for k, name in enumerate(sorted({e.label for e in train}))}
-    parts = [_files(root, part, number) for part in (train, test)]
-    origin = f"{len(number)} class folders in {root}, streamed"
-    return _dataset(parts, size, crop, 0, len(number), None, "crop_flip", origin)
-
-
-def _files(root: epath.Path, part: list[Example], number: dict[str, int]) -> Files:
-    names = np.array([os.fspath(e.path.relative_to(root)).encode() for e in part])
-    return Files(os.fspath(root), names, np.array([number[e.label] for e in part], np.int32))
+    found = listing(where, dir=dir, test_fraction=test_fraction)
+    files = []
+    for part in (found.train, found.test):
+        names = np.array([os.fspath(e.path.relative_to(found.root)).encode() for e in part])
+        files.append(Files(os.fspath(found.root), names, found.labels(part)))
+    known = {"channels": 0, "classes": len(found.classes), "norm": None}
+    return _dataset(files, size, crop, **known, augment="crop_flip", origin=found.origin)
 
 
 def _dataset(
-    files: list, size: int, crop: int, channels: int, classes: int, norm: tuple | None, augment: str, origin: str
+    files: list, size: int, crop: int, *, channels: int, classes: int, norm: tuple | None, augment: str, origin: str
 ) -> Dataset:
-    """The set of files [train, test]. channels: 1, 3, or 0 for what the images have. norm: mean and std if known."""
+    """The set of files [train, test]. channels, norm: as in `tfds.Opened`."""
     if crop:
         shape, kinds = (crop, crop, 3), (crops.RandomCrop(crop), crops.CentreCrop(crop))
         norm, augment = (crops.MEAN, crops.STD), "none"
     else:
-        grey = not channels and not any(_in_colour(files[0][i][0]) for i in _spread(len(files[0])))
+        grey = not channels and not any(images.in_colour(files[0][i][0]) for i in _spread(len(files[0])))
         first = files[0][0][0]
         shape = images.stack([first], size=size, channels=channels or (1 if grey else 3)).shape[1:]
         kinds = (Whole(shape, size, first.name, all_grey=grey),) * 2
@@ -219,10 +239,6 @@ def statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean = [float(n @ level / n.sum()) for n in counts]
     std = [float(np.sqrt(n @ (level - m) ** 2 / n.sum())) for n, m in zip(counts, mean, strict=True)]
     return tuple(mean), tuple(max(s, 1e-3) for s in std)
-
-
-def _in_colour(encoded: images.Encoded) -> bool:
-    return images._head(encoded)[0] not in images._GREY
 
 
 def _spread(n: int) -> list[int]:
