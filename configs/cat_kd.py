@@ -1,4 +1,4 @@
-"""CAT-KD (Guo et al. 2023): CE + class activation maps, weight, size and scaling by pair.
+"""CAT-KD (Guo et al. 2023): CE + class activation maps; weight, size and scaling by pair.
 
 python launch/train.py --config=configs/cat_kd.py:resnet32x4,resnet8x4 --workdir=runs/cat_kd --config.data.dir=DIR
 Published on CIFAR-100 (from memory): 76.91 from a teacher of 79.42. Not yet repeated by us: no GPU run.

@@ -4,12 +4,14 @@ python launch/train.py --config=configs/crd.py:resnet32x4,resnet8x4 --workdir=ru
 Published on CIFAR-100 (RepDistiller): 75.51 from a teacher of 79.42. Not yet repeated by us: no GPU run.
 """
 
+from configs import pairs
 from kd_jax import recipes
 
 
 def part(pair: recipes.Argument) -> recipes.Part:
     """CE + CRD."""
-    return recipes.Part(terms={"ce": recipes.member("ce"), "crd": recipes.member("crd")})
+    terms = {"ce": recipes.member("ce"), "crd": recipes.member("crd")}
+    return recipes.Part(terms=terms, changes=pairs.batch(pair, 256))
 
 
 def get_config(arg: str = ""):

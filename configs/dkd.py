@@ -1,4 +1,4 @@
-"""DKD (Zhao et al. 2022): CE + DKD ramped over 20 epochs, alpha = 1, beta by pair, T = 4.
+"""DKD (Zhao et al. 2022): CE + DKD ramped over 20 epochs, alpha = 1, beta by pair, T = 4; on ImageNet 1 epoch, T = 1.
 
 python launch/train.py --config=configs/dkd.py:resnet32x4,resnet8x4 --workdir=runs/dkd --config.data.dir=DIR
 Published on CIFAR-100 (mdistiller): 76.32 from a teacher of 79.42. Not yet repeated by us: no GPU run.
@@ -10,7 +10,9 @@ from kd_jax import recipes
 
 def part(pair: recipes.Argument) -> recipes.Part:
     """CE and DKD with the pair's beta."""
-    dkd = recipes.member("dkd", beta=pairs.of(pairs.DKD_BETA, pair, 8.0), warmup_epochs=20)
+    beta = pairs.of(pairs.DKD_BETA, pair, 0.5 if pair.large else 8.0)
+    ramp = {"warmup_epochs": 1, "temperature": 1.0} if pair.large else {"warmup_epochs": 20}
+    dkd = recipes.member("dkd", beta=beta, **ramp)
     return recipes.Part(terms={"ce": recipes.member("ce"), "dkd": dkd})
 
 

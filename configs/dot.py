@@ -10,7 +10,8 @@ from kd_jax import recipes
 
 def part(pair: recipes.Argument) -> recipes.Part:
     """DOT's optimiser; with KD where there is no other loss."""
-    return recipes.Part(host=kd.part(pair).terms, changes={"optim.name": "dot", "optim.delta": 0.075})
+    delta = 0.09 if pair.large else 0.075  # mdistiller's configs
+    return recipes.Part(host=kd.part(pair).terms, changes={"optim.name": "dot", "optim.delta": delta})
 
 
 def get_config(arg: str = ""):

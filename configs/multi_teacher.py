@@ -16,10 +16,11 @@ ARGUMENT = "TEACHER+TEACHER,STUDENT"  # for launch/list.py
 def get_config(arg: str = ""):
     """All teachers, then the student."""
     taught_by, _, rest = (arg if recipes.words(arg)[0] else f"resnet56+wrn_40_2,resnet20,{arg}").partition(",")
-    terms, phases, pairs = {}, {}, [recipes.argument(f"{name},{rest}") for name in taught_by.split("+")]
+    alone, phases, pairs = {}, {}, [recipes.argument(f"{name},{rest}") for name in taught_by.split("+")]
     for i, pair in enumerate(pairs):
         phases[f"teacher_{i}"] = recipes.phase(pair.teacher, terms={"ce": recipes.member("ce")})
-        terms[f"kd_{i}"] = recipes.member("kd", weight=0.0, teacher=i)
+        temperature = kd.part(pair).terms["kd"].temperature
+        alone[f"kd_{i}"] = recipes.member("kd", weight=0.0, teacher=i, temperature=temperature)
     origins = ",".join(f"phase:{name}" for name in phases)
-    student = recipes.phase(pair.student, terms=kd.part(pair).terms | terms, teacher=origins)
+    student = recipes.phase(pair.student, terms=kd.part(pair).terms | alone, teacher=origins)
     return recipes.recipe("multi_teacher", smoke=pair.smoke, **phases, student=student)

@@ -1,4 +1,7 @@
-"""What the papers choose by pair of networks, in one place."""
+"""What the papers choose by pair of networks, in one place. Of the ImageNet pairs, with what every method has there (in
+its own config), published are: KD, DKD, AT, CRD, ReviewKD, OFD, DOT (mdistiller's configs), DIST, MLLD, CAT-KD and
+LSKD's KD (their authors' configs), all for convolutional networks. Our choice: whatever a method has in no such
+config, and everything for vision transformers. kd_jax.recipes has the phases' recipes."""
 
 
 def of(table: dict, pair: tuple, otherwise):
@@ -7,8 +10,18 @@ def of(table: dict, pair: tuple, otherwise):
     return known.get((pair[0].lower(), pair[1].lower()), otherwise)
 
 
-# DKD's beta (mdistiller's configs); 8 for any pair not listed
+def batch(pair, size: int) -> dict:
+    """Changes of the student's phase for methods with smaller batches on ImageNet, the learning rate in proportion as
+    published: 256 with 0.1 (CRD, ReviewKD, DIST), 128 with 0.05 (OFD). Nothing for other pairs or transformers."""
+    if not pair.large or pair.tokens:
+        return {}
+    return {"batch_size": size, "optim.lr": 0.2 * size / 512}
+
+
+# DKD's beta (mdistiller's configs); for any pair not listed 8, on ImageNet 0.5
 DKD_BETA = {
+    ("imagenet_ResNet34", "imagenet_ResNet18"): 0.5,
+    ("imagenet_ResNet50", "imagenet_MobileNetV1"): 2.0,
     ("resnet56", "resnet20"): 2.0,
     ("resnet110", "resnet32"): 2.0,
     ("resnet32x4", "resnet8x4"): 8.0,
@@ -20,6 +33,8 @@ DKD_BETA = {
 
 # ReviewKD's weight (its authors' script; of the last three we have it from memory); 1 for any pair not listed
 REVIEWKD_WEIGHT = {
+    ("imagenet_ResNet34", "imagenet_ResNet18"): 1.0,  # these two: mdistiller's configs
+    ("imagenet_ResNet50", "imagenet_MobileNetV1"): 8.0,
     ("resnet56", "resnet20"): 0.6,
     ("resnet110", "resnet32"): 1.0,
     ("resnet32x4", "resnet8x4"): 5.0,
@@ -32,6 +47,9 @@ REVIEWKD_WEIGHT = {
     ("vgg13", "MobileNetV2"): 8.0,
     ("ResNet50", "MobileNetV2"): 8.0,
 }
+
+# ReviewKD's largest width where it is not 512 (mdistiller's configs)
+REVIEWKD_WIDTH = {("imagenet_ResNet50", "imagenet_MobileNetV1"): 256}
 
 # LSKD's base temperature and KD weight (its authors' log names); 2 and 9 for any pair not listed
 LSKD_KD = {
@@ -68,6 +86,8 @@ MLLD = {
     ("resnet32x4", "ShuffleV1"): (0.01, 960),
     ("resnet32x4", "ShuffleV2"): (0.01, 960),
 }
+# MLLD's learning rate on ImageNet (its authors' configs)
+MLLD_LARGE = {("imagenet_ResNet34", "imagenet_ResNet18"): 0.1, ("imagenet_ResNet50", "imagenet_MobileNetV1"): 0.2}
 # behind LSKD: learning rate, epochs and weight (LSKD's configs and log names); 0.025, 480 and 9 for any not listed
 LSKD_MLLD = {
     ("vgg13", "vgg8"): (0.01, 480, 6.0),
@@ -82,6 +102,9 @@ LSKD_MLLD = {
 
 # CAT-KD's settings (its authors' configs); the method's defaults for any pair not listed
 CAT_KD = {
+    ("imagenet_ResNet34", "imagenet_ResNet18"): {"weight": 0.5, "resolution": 4, "normalize": False},
+    # its file is called r50_mv2, its paper's pair this one
+    ("imagenet_ResNet50", "imagenet_MobileNetV1"): {"weight": 10.0, "resolution": 2, "normalize": True},
     ("resnet56", "resnet20"): {"weight": 0.7, "resolution": 2, "normalize": False},
     ("resnet110", "resnet32"): {"weight": 1.8, "resolution": 2, "normalize": False},
     ("resnet32x4", "resnet8x4"): {"weight": 15.0, "resolution": 2, "normalize": False},

@@ -2,7 +2,8 @@
 
 python launch/train.py --config=configs/sftn.py:resnet32x4,resnet8x4 --workdir=runs/sftn --config.data.dir=DIR
 Student not known yet: --config.teacher.terms.sftn_branches.student=resnet8x4 trains the teacher with another
-family than the one that is distilled. No figure of the paper was available to us for re-reading.
+family than the one that is distilled. No figure of the paper was available to us for re-reading; on ImageNet the
+teacher's phase has a plain teacher's recipe and the weights that it has on CIFAR-100: our choice.
 """
 
 from configs import kd, pairs

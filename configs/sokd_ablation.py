@@ -4,13 +4,14 @@ python launch/train.py --config=configs/sokd_ablation.py:TEACHER,STUDENT --workd
 One teacher; every student starts the same and sees the same batches. FitNet's weight is its own 100 throughout.
 """
 
+from configs import sokd_fitnet
 from kd_jax import recipes
 
 
 def get_config(arg: str = ""):
     """Seven phases: teacher, fitnet, dafa, dam, both, random, unsearched."""
     pair = recipes.argument(arg)
-    dafa, dam = recipes.member("dafa"), recipes.member("dam")
+    dafa, dam = sokd_fitnet.part(pair).refine["dafa"], recipes.member("dam")
     refiners = {
         "fitnet": {},
         "dafa": {"dafa": dafa},

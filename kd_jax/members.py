@@ -37,18 +37,21 @@ def _member(phase: config.Phase, part: str, member: config.Member, steps_per_epo
 
 
 _MAPS = {"teacher.stages", "teacher.preacts", "student.preacts"}
-_ON_MAPS = ("sftn_branches", "paraphraser", "simkd")  # read maps of the network in training
+_ON_MAPS = ("paraphraser", "simkd")  # read maps of the network in training
+# read tokens as maps, by kd_jax.methods.stages
+_ON_TOKENS = ("fitnet", "at", "nst", "kdsvd", "vid", "dafa", "dam", "sftn_branches")
 
 
 def check_maps(phase: config.Phase, members: dict[str, Distiller], networks: list, facts: Facts) -> None:
-    """Refuse methods on feature maps where a network has tokens. networks: the student, then the teachers."""
+    """Refuse methods on feature maps where a network has tokens, but for those that read them as maps. networks: the
+    student, then the teachers."""
     seen = (facts.view_shapes.student, *facts.view_shapes.teachers)
     for network, outputs in zip(networks, seen, strict=True):
         if len(outputs.stages[0].shape) == 4:
             continue
         for part, group in (("refine", phase.refine), ("terms", phase.terms)):
             for m in group:
-                if members[m.label].needs & _MAPS or m.kind in _ON_MAPS:
+                if m.kind not in _ON_TOKENS and (members[m.label].needs & _MAPS or m.kind in _ON_MAPS):
                     key = f"config.{phase.name}.{part}.{m.label}"
                     raise InputError(f"{key}: needs feature maps (B, H, W, C), but {network.name} has tokens")
 

@@ -13,11 +13,26 @@ from typing import NamedTuple
 from ml_collections import config_dict
 
 from kd_jax import methods, models
+from kd_jax.models import imagenet, vit
 from kd_jax.typing import InputError, suggest
 
 Config = config_dict.ConfigDict
 # of the papers' CIFAR-100 recipe, by network in lower case; 0.05 for all others
 LEARNING_RATES = {"mobilenetv2": 0.01, "shufflev1": 0.01, "shufflev2": 0.01}
+# what is otherwise for convolutional networks on ImageNet (mdistiller's configs/imagenet)
+IMAGENET = {
+    "epochs": 100, "batch_size": 512, "optim.lr": 0.2, "optim.weight_decay": 1e-4, "schedule.milestones": (30, 60, 90),
+}  # fmt: skip
+# and for vision transformers (Touvron et al. 2020, arXiv 2012.12877: lr 5e-4 x batch / 512). Our choice is to leave out
+# its stronger augmentations and stochastic depth; and AdamW decays every parameter here, there not biases and the like
+VIT = {
+    "epochs": 300, "batch_size": 1024, "optim.name": "adamw", "optim.lr": 1e-3, "optim.weight_decay": 0.05,
+    "schedule.name": "cosine", "schedule.milestones": (), "schedule.warmup_epochs": 5.0,
+}  # fmt: skip
+LARGE = {  # of networks made for large images, in lower case
+    name.lower(): changes for family, changes in ((imagenet, IMAGENET), (vit, VIT)) for name in family.NETWORKS
+}
+IMAGENET_DATA = {"name": "tfds:imagenet2012", "stream": True, "crop": 224}
 
 
 class Argument(NamedTuple):
@@ -26,6 +41,21 @@ class Argument(NamedTuple):
     teacher: str
     student: str
     smoke: bool
+
+    @property
+    def large(self) -> bool:
+        """Whether the pair is made for ImageNet's large images."""
+        return large(self.student)
+
+    @property
+    def tokens(self) -> bool:
+        """Whether the student is a vision transformer."""
+        return LARGE.get(self.student.lower()) is VIT
+
+
+def large(model: str) -> bool:
+    """Whether a network is made for ImageNet's large images."""
+    return model.lower() in LARGE
 
 
 def argument(text: str | None, *, default: tuple[str, str] = ("resnet32x4", "resnet8x4")) -> Argument:
@@ -36,13 +66,16 @@ def argument(text: str | None, *, default: tuple[str, str] = ("resnet32x4", "res
       default: the pair where none is given.
 
     Raises:
-      InputError: one model only, or an unknown word.
+      InputError: one model only, or an unknown word; one network for ImageNet beside one for small images.
     """
     pair, smoke = words(text)
     if len(pair) not in (0, 2):
         raise InputError(f"config argument {text!r}: give TEACHER,STUDENT and, if wanted, smoke")
     for name in pair:
         models.create(name, 2)  # an unknown name lists the known ones
+    if len({large(name) for name in pair}) == 2:
+        a, b = sorted(pair, key=large, reverse=True)
+        raise InputError(f"config argument {text!r}: {a} is for ImageNet, {b} for small images; give two of a kind")
     return Argument(*(pair or default), smoke)
 
 
@@ -104,7 +137,8 @@ def member(kind: str, **changed) -> Config:
 def phase(
     model: str, *, terms: dict[str, Config], refine: dict[str, Config] | None = None, teacher: str = "", lr=None
 ) -> Config:
-    """One phase under the papers' CIFAR-100 recipe (240 epochs of SGD, x 0.1 at 150, 180, 210).
+    """One phase under the papers' CIFAR-100 recipe (240 epochs of SGD, x 0.1 at 150, 180, 210), or under the one that
+    LARGE has for the network.
 
     Args:
       model: name of the network in training.
@@ -114,8 +148,9 @@ def phase(
       lr: learning rate per global batch; None is what the papers take for this network.
     """
     terms, refine = copy.deepcopy((terms, refine or {}))  # else a flag for one phase would change another
+    changes = LARGE.get(model.lower(), {}) | ({} if lr is None else {"optim.lr": lr})
     lr = LEARNING_RATES.get(model.lower(), 0.05) if lr is None else lr
-    return Config({
+    made = Config({
         "model": model,
         "weights": "",
         "teacher": teacher,
@@ -128,9 +163,16 @@ def phase(
         "epochs": 240,
         "steps": config_dict.placeholder(int),
         "batch_size": 64,
-        "optim": {"name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False, "delta": 0.0},
+        "accumulate": 1,
+        "remat": False,
+        "optim": {
+            "name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False, "delta": 0.0,
+            "clip": 0.0,
+        },
         "schedule": {"name": "step", "milestones": (150, 180, 210), "gamma": 0.1, "warmup_epochs": 0.0},
     })  # fmt: skip
+    made.update_from_flattened_dict(changes)
+    return made
 
 
 def before(model: str, *, terms: dict[str, Config], teacher: str = "", lr=None) -> Config:
@@ -141,14 +183,14 @@ def before(model: str, *, terms: dict[str, Config], teacher: str = "", lr=None) 
     return made
 
 
-def recipe(name: str, *, smoke: bool = False, data: str = "cifar100", **phases: Config) -> Config:
+def recipe(name: str, *, smoke: bool = False, data: str = "", **phases: Config) -> Config:
     """A whole run of phases in the order given.
 
     Args:
       name: of the recipe, for summary.json.
       smoke: shrink everything but the networks: synthetic 32 x 32 x 3 images, batch 8, two steps a
         phase, no warm-up, one test row a phase.
-      data: name of the data set.
+      data: name of the data set; "" takes CIFAR-100, or ImageNet where a phase's network is made for that.
       **phases: name -> phase.
     """
     made = Config({
@@ -156,13 +198,17 @@ def recipe(name: str, *, smoke: bool = False, data: str = "cifar100", **phases: 
         "seed": 0,
         "skip_nonfinite": 0,
         "teacher_check": True,
+        "precision": "float32",
         "phases": tuple(phases),
         "data": {
-            "name": data,
+            "name": data or "cifar100",
             "dir": "",
             "seed": config_dict.placeholder(int),
             "augment": "auto",
             "size": 0,
+            "stream": False,
+            "crop": 0,
+            "workers": config_dict.placeholder(int),
             "test_fraction": 0.2,
             "subset": 0.0,
             "strong": {"ops": 2, "magnitude": 10.0},
@@ -174,6 +220,8 @@ def recipe(name: str, *, smoke: bool = False, data: str = "cifar100", **phases: 
         "eval": {"every": 1},
         **phases,
     })  # fmt: skip
+    if not (data or smoke) and any(large(part.model) for part in phases.values()):
+        made.data.update(IMAGENET_DATA)
     if smoke:
         made.data.name = "synthetic"
         made.log.every, made.teacher_check = 1, False  # two steps teach no teacher anything
@@ -223,6 +271,10 @@ def distillation(name: str, arg: Argument, *parts: Part) -> Config:
     for beside, changes in (item for part in parts for item in part.retunes.items()):
         for label, values in changes.items() if beside in terms | refine else ():
             ((terms | refine)[label] if label else phase_changes).update(values)
+    if any(factory(m.kind)().refines & {"match", "match.temperature"} for m in refine.values()):
+        for made in terms.values():  # the refiner's temperature counts, not the T = 1 that terms have on ImageNet
+            if "match.temperature" in factory(made.kind)().needs:
+                made.temperature = None
     order = [*methods.REFINERS]
     before = {}
     for label, made in (item for part in parts for item in part.before.items()):

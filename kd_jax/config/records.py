@@ -5,6 +5,8 @@ from typing import Any
 
 from kd_jax.typing import InputError
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 def require(ok: bool, key: str, value: Any, accepted: str) -> None:
     """Refuse the value of a key."""
@@ -41,7 +43,8 @@ class Member:
 @dataclass(frozen=True)
 class Optim:
     """Learning rate per global batch; momentum is AdamW's beta_1. delta: of name="dot", by how much the momentum of the
-    task's gradient is lower, and that of all other terms higher; 0 is plain SGD."""
+    task's gradient is lower, and that of all other terms higher; 0 is plain SGD. clip: the largest norm of the gradient
+    of all that the loss trains, before weight decay and momentum; 0 leaves it as it is."""
 
     name: str
     lr: float
@@ -49,6 +52,7 @@ class Optim:
     weight_decay: float
     nesterov: bool
     delta: float
+    clip: float
 
     def check(self, at: str) -> None:
         require(self.name in ("sgd", "adamw", "dot"), f"{at}.name", self.name, "sgd, adamw or dot")
@@ -60,6 +64,9 @@ class Optim:
             f"{at}.nesterov", self.nesterov, "False unless optim.name is sgd with momentum",
         )  # fmt: skip
         require(self.name == "dot" or not self.delta, f"{at}.delta", self.delta, "0 unless optim.name is dot")
+        require(0 <= self.clip < float("inf"), f"{at}.clip", self.clip, "0 for none, or a finite number above")
+        one = not (self.clip and self.name == "dot")
+        require(one, f"{at}.clip", self.clip, f"0 where {at}.name is dot, which has two gradients")
         most = min(self.momentum, 1 - self.momentum)
         fine = 0 <= self.delta < most or not self.delta
         require(fine, f"{at}.delta", self.delta, f"at least 0 and below {most:g} (of momentum {self.momentum:g})")
@@ -105,7 +112,8 @@ class Init:
 class Phase:
     """One network trained from start to end. teacher: where it comes from, () for none. weights: a file to
     load in place of training, or "". trains: "all", or "method" where the network stays as it is. ema: decay of an
-    average of the network over the steps, None for none."""
+    average of the network over the steps, None for none. accumulate: into how many parts, one after the other, a batch
+    is cut. remat: whether a backward pass computes the insides of blocks again in place of keeping them."""
 
     name: str
     model: str
@@ -119,6 +127,8 @@ class Phase:
     epochs: int
     steps: int | None
     batch_size: int
+    accumulate: int
+    remat: bool
     optim: Optim
     schedule: Schedule
 
@@ -137,6 +147,7 @@ class Phase:
         once = not (self.weights and self.init.student)
         require(once, f"{at}.init.student", self.init.student, f"empty where {at}.weights is given")
         require(self.batch_size > 0, f"{at}.batch_size", self.batch_size, "a number above 0")
+        require(self.accumulate > 0, f"{at}.accumulate", self.accumulate, "a number of parts, at least 1")
         require(bool(self.terms), f"{at}.terms", {}, "at least one term")
         clash = sorted({m.label for m in self.refine} & {m.label for m in self.terms})
         require(not clash, f"{at}.terms", clash, "labelled otherwise than the refiners")
@@ -160,13 +171,19 @@ class Strong:
 class Data:
     """seed None is the run's seed. augment "auto" is the data set's usual one. size: pixels a side, 0 as
     they are. test_fraction: held out where a folder has no test part. subset: training examples, 0 for
-    all, below 1 a fraction, otherwise a count."""
+    all, below 1 a fraction, otherwise a count. stream: whether examples are read when a step needs them, in place of
+    all before the first one. crop: pixels a side of random resized crops, 0 for none. workers: processes on each host
+    that read a stream ahead, 0 for a thread of the run's own; None for as many as there are cores, or 0 where the
+    images are in memory anyway."""
 
     name: str
     dir: str
     seed: int | None
     augment: str
     size: int
+    stream: bool
+    crop: int
+    workers: int | None
     test_fraction: float
     subset: float
     strong: Strong
@@ -177,6 +194,11 @@ class Data:
         require(self.augment in accepted, f"{at}.augment", self.augment, "auto, crop_flip, crop or none")
         require(self.seed is None or self.seed >= 0, f"{at}.seed", self.seed, "at least 0, or None")
         require(self.size >= 0, f"{at}.size", self.size, "pixels a side, or 0 for the images as they are")
+        require(self.crop >= 0, f"{at}.crop", self.crop, "pixels a side, or 0 for none")
+        require(self.stream or not self.crop, f"{at}.crop", self.crop, f"0 unless {at}.stream is True")
+        plain = self.augment == "auto" or not self.crop
+        require(plain, f"{at}.augment", self.augment, f"auto where {at}.crop={self.crop} augments")
+        require(self.workers is None or self.workers >= 0, f"{at}.workers", self.workers, "at least 0, or None")
         require(0 < self.test_fraction < 1, f"{at}.test_fraction", self.test_fraction, "above 0 and below 1")
         part = 0 <= self.subset < 1 or self.subset.is_integer() and self.subset > 0
         require(part, f"{at}.subset", self.subset, "0 for all, a fraction below 1, or a whole number")
@@ -184,15 +206,18 @@ class Data:
 
 @dataclass(frozen=True)
 class Parallel:
-    """scope: see kd_jax.parallel. mesh: () for all devices, or (n,) for the first n."""
+    """See kd_jax.parallel. mesh: () for all devices, (n,) for the first n, or (d, f) for the first d times f, over
+    whose second axis parameters are split."""
 
     scope: str
     mesh: tuple[int, ...]
 
     def check(self, at: str) -> None:
         require(self.scope in ("global", "device"), f"{at}.scope", self.scope, "global or device")
-        ok = len(self.mesh) <= 1 and all(n > 0 for n in self.mesh)
-        require(ok, f"{at}.mesh", self.mesh, "() for all devices or (N,) for N of them")
+        ok = len(self.mesh) <= 2 and all(n > 0 for n in self.mesh)
+        require(ok, f"{at}.mesh", self.mesh, "() for all devices, (N,) for N of them or (DATA, FSDP) for their product")
+        one = self.scope == "global" or self.mesh[1:] in ((), (1,))
+        require(one, f"{at}.scope", self.scope, f"global where {at}.mesh splits parameters {self.mesh}")
 
 
 @dataclass(frozen=True)
@@ -234,12 +259,14 @@ class Eval:
 @dataclass(frozen=True)
 class Recipe:
     """A whole run. skip_nonfinite: updates a phase may leave out because they are not finite.
-    teacher_check: whether a teacher near chance stops the run."""
+    teacher_check: whether a teacher near chance stops the run. precision: what networks compute in; parameters,
+    statistics, losses and all that methods compute are float32 in any case."""
 
     name: str
     seed: int
     skip_nonfinite: int
     teacher_check: bool
+    precision: str
     phases: tuple[Phase, ...]
     data: Data
     parallel: Parallel
@@ -250,6 +277,7 @@ class Recipe:
     def check(self) -> None:
         require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
         require(self.skip_nonfinite >= 0, "skip_nonfinite", self.skip_nonfinite, "a number of updates, at least 0")
+        require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
         seen = []
         for phase in self.phases:
             named = [(f"{phase.name}.teacher", origin, origin[6:]) for origin in phase.teacher]

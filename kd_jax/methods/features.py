@@ -1,4 +1,8 @@
-"""Criteria on feature maps: FitNet, AT, NST and KDSVD. The view's `focus` says where they look."""
+"""Criteria on feature maps: FitNet, AT, NST and KDSVD. The view's `focus` says where they look.
+
+Differs: none of the papers has transformers. A network's tokens are read as the map of their patches, the class token
+  left out: our reading.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,9 +10,8 @@ from functools import partial
 import jax.numpy as jnp
 
 from kd_jax import losses
-from kd_jax.layers.regressor import Regressor
 from kd_jax.methods.base import no_vars, require, run, weigh
-from kd_jax.methods.stages import NEEDS, focus_of, focused, last_stages, require_stages
+from kd_jax.methods.stages import NEEDS, focus_of, focused, last_stages, regressed, require_stages
 from kd_jax.methods.terms import criterion
 from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
 
@@ -34,20 +37,19 @@ def fitnet(*, weight: float | Schedule = 100.0, stage: int = 2, depth: int = 1) 
     Reference: Romero, Ballas, Kahou, Chassang, Gatta, Bengio, "FitNets: Hints for Thin Deep Nets", 2015,
       arXiv 1412.6550.
     Differs: the paper trains up to the hint first and distils afterwards; here, as in the published
-      re-implementations, everything is trained at once.
+      re-implementations, everything is trained at once. Where the teacher has tokens, which are of either sign, the
+      regressor's last ReLU is left out.
     """
     require("fitnet", stage=(stage, stage >= 0, "at least 0"), depth=(depth, depth >= 1, "at least 1"))
 
     def init(key: Array, facts: Facts) -> Vars:
         require_stages("fitnet", facts, stage)
-        student, teacher = facts.view_shapes.student.stages, facts.view_shapes.teachers[0].stages
-        layer = Regressor(teacher[stage].shape[1:], depth)
-        made = layer.init(key, jnp.zeros((1, *student[stage].shape[1:])))
+        layer, student, _ = regressed(facts.view_shapes, stage, depth)
+        made = layer.init(key, jnp.zeros((1, *student.shape[1:])))
         return Vars({"regressor": made["params"]}, {"regressor": made["batch_stats"]}, {})
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
-        student, teacher = view.student.stages[stage], view.teachers[0].stages[stage]
-        layer = Regressor(teacher.shape[1:], depth)
+        layer, student, teacher = regressed(view, stage, depth)
         student, moved = run(layer, vars.params["regressor"], vars.stats["regressor"], student, train=train)
         value = losses.fitnet(student=student, teacher=teacher, mask=focus_of(view, teacher))
         return view, {"": value}, {}, {"regressor": moved}

@@ -10,16 +10,18 @@ from flax import linen as nn
 from kd_jax import losses, models
 from kd_jax.layers.transform import FORMS, Transform
 from kd_jax.methods.base import fold, identity, require, run, weigh
+from kd_jax.methods.stages import as_map, is_tokens, maps_of
 from kd_jax.typing import Array, Distiller, Facts, Schedule, Variables, Vars, View, Watch
 
 WATCH = (Watch("branch*/top1", unit="share of examples"), Watch("branch*/kl", unit="nats"))
 
 
 class Branch(NamedTuple):
-    """One branch: from stage `start` of the teacher into the student behind its stage `enter`."""
+    """One branch: from stage `start` of the teacher into the student behind its stage `enter`, of the shape `entry`."""
 
     start: int
     enter: int
+    entry: tuple[int, ...]
     transform: Transform
 
     @property
@@ -73,7 +75,9 @@ def sftn_branches(
     Differs: no official code is available; the wiring and the three losses are the paper's, the weights 1, 1
       and 3 and T = 1 are recalled from it, not re-read. Ours, because it leaves them open to us: the form of the
       transform, branches that share nothing, the divergence's gradient going into both sides, T^2, and the
-      stages of networks that are built differently.
+      stages of networks that are built differently. It has no transformers: a teacher's tokens are read as the map
+      of their patches, the class token left out; into a student with tokens a branch brings the map's cells, its
+      last ReLU left out, behind a learned class token (kd_jax.layers.transform).
     """
     finite = float("inf")
     require(
@@ -93,9 +97,13 @@ def sftn_branches(
     def branches(num_classes: int, image: tuple[int, ...], taught: tuple) -> tuple[nn.Module, tuple[Branch, ...]]:
         """The student and its branches on a network with stages of these shapes."""
         model = models.create(student, num_classes)
-        enter = [s.shape[1:] for s in models.shapes(model, image)[1].stages]
-        pairs = _pairs(asked, len(taught), len(enter), student)
-        return model, tuple(Branch(i, j, Transform(enter[j], transform)) for i, j in pairs)
+        stages = models.shapes(model, image)[1].stages
+
+        def branch(i: int, j: int) -> Branch:
+            layer = Transform(as_map(stages[j], image).shape[1:], transform, is_tokens(stages[j]))
+            return Branch(i, j, stages[j].shape[1:], layer)
+
+        return model, tuple(branch(*pair) for pair in _pairs(asked, len(taught), len(stages), student))
 
     def built(view: View) -> tuple[nn.Module, tuple[Branch, ...]]:
         taught = tuple(s.shape[1:] for s in view.student.stages)
@@ -106,11 +114,11 @@ def sftn_branches(
         model, parts = built(view)
         first = min(parts, key=lambda b: b.enter).name
         for b in parts:
-            x = jnp.zeros((1, *view.student.stages[b.start].shape[1:]))
+            x = jnp.zeros((1, *maps_of(view, view.student)[b.start].shape[1:]))
             made = b.transform.init(fold(key, b.name), x)
             params[b.name], stats[b.name] = {"transform": made["params"]}, {"transform": made["batch_stats"]}
             if not share or b.name == first:
-                own = models.init(model, fold(key, f"{b.name}/student"), jnp.zeros((1, *b.transform.shape)), b.enter)
+                own = models.init(model, fold(key, f"{b.name}/student"), jnp.zeros((1, *b.entry)), b.enter)
                 place = "shared" if share else b.name
                 params.setdefault(place, {})["student"] = own.params
                 stats.setdefault(place, {})["student"] = own.stats
@@ -144,7 +152,7 @@ def student_in(vars: Vars) -> Variables:
 def _run(model, branch: Branch, params, stats, view: View, train: bool, place: str):
     """Logits of a branch, and the statistics moved."""
     own, kept = params[branch.name]["transform"], stats[branch.name]["transform"]
-    x, moved = run(branch.transform, own, kept, view.student.stages[branch.start], train=train)
+    x, moved = run(branch.transform, own, kept, maps_of(view, view.student)[branch.start], train=train)
     net = Variables(params[place]["student"], stats[place]["student"])
     outputs, after = models.apply(model, net, x, train, after=branch.enter)
     stats = {**stats, branch.name: {**stats[branch.name], "transform": moved}}

@@ -128,7 +128,9 @@ def skd(
 
     if not attention:
         return everywhere(Distiller(no_vars, without_attention, NEEDS, refines=NEEDS))
-    return everywhere(Distiller(init, apply, NEEDS, rates={"": rate}, watch=WATCH, refines=NEEDS))
+    seen = {"": "attends over the whole batch"} if tokens == "batch" else {}
+    made = Distiller(init, apply, NEEDS, rates={"": rate}, watch=WATCH, refines=NEEDS, whole_batch=seen)
+    return everywhere(made)
 
 
 def _diagnose(u: Array, v: Array, s: Array) -> Logs:

@@ -6,9 +6,8 @@ from flax import linen as nn
 from kd_jax import losses
 from kd_jax.layers import augment, policy
 from kd_jax.layers.areas import OVERLAPS, AreaHeads, Areas, masks
-from kd_jax.layers.regressor import Regressor
 from kd_jax.methods.base import NO_VARS, fold, require, run, weigh
-from kd_jax.methods.stages import NEEDS, require_stages
+from kd_jax.methods.stages import NEEDS, as_before, as_map, regressed, require_stages
 from kd_jax.typing import Array, Distiller, Facts, Logs, Schedule, Search, Vars, View, Watch
 
 MAPS = frozenset({"teacher.stages", "teacher.preacts"})
@@ -66,7 +65,8 @@ def dafa(
     Differs: the paper's equations were read in a public working copy of the same family, not in the paper. Ours,
       where that code deviates from what it describes: all 36 pairs, one policy in both levels, a judging loss
       without augmentation on other examples, the true look-ahead and its exact gradient, gradients through the
-      affine grids, translation as a fraction of the map.
+      affine grids, translation as a fraction of the map. It has no transformers: of a teacher's tokens the map of
+      the patches is refined, the class token stays.
     """
     require(
         "dafa",
@@ -100,10 +100,11 @@ def dafa(
         def refine(maps):
             maps = list(maps)
             for i in refined_of(maps):
+                plain = as_map(maps[i], view.image.shape[1:])
                 changed = augment.apply_pair(
-                    maps[i], pair, drawn.on, drawn.magnitudes, fold(key, "operations"), published=published
+                    plain, pair, drawn.on, drawn.magnitudes, fold(key, "operations"), published=published
                 )
-                maps[i] += drawn.weight * (changed - maps[i])
+                maps[i] = as_before(plain + drawn.weight * (changed - plain), maps[i])
             return tuple(maps)
 
         preacts = None if teacher.preacts is None else refine(teacher.preacts)
@@ -157,7 +158,9 @@ def dam(
     Reference: Shen, Huang, Zhu, Fan, Zhang, "Student-Oriented Teacher Knowledge Refinement for Knowledge
       Distillation", 2024, arXiv 2409.18785.
     Differs: read in a public working copy of the same family. Ours: overlaps clipped, no ReLU before the heat's
-      sigmoid, and a regressor of the module's own beside the host criterion's.
+      sigmoid, and a regressor of the module's own beside the host criterion's. It has no transformers: tokens are
+      read as the map of their patches, the class token left out, and where they are the teacher's, the regressor's
+      last ReLU is left out too.
     """
     require(
         "dam",
@@ -171,20 +174,18 @@ def dam(
 
     def init(key: Array, facts: Facts) -> Vars:
         require_stages("dam", facts, stage)
-        view = facts.view_shapes
-        student, teacher = (net.stages[stage].shape[1:] for net in (view.student, view.teachers[0]))
-        made = Regressor(teacher, depth).init(fold(key, "regressor"), jnp.zeros((1, *student)))
+        layer, student, teacher = regressed(facts.view_shapes, stage, depth)
+        made = layer.init(fold(key, "regressor"), jnp.zeros((1, *student.shape[1:])))
         params = {
             "regressor": made["params"],
-            "heads": heads.init(fold(key, "heads"), jnp.zeros((1, *teacher)))["params"],
+            "heads": heads.init(fold(key, "heads"), jnp.zeros((1, *teacher.shape[1:])))["params"],
         }
         return Vars(params, {"regressor": made["batch_stats"]}, {})
 
     def seen(vars: Vars, view: View, train: bool) -> tuple[Areas, Areas, dict]:
         """What the heads say of student and teacher, and the regressor's statistics moved."""
-        teacher = view.teachers[0].stages[stage]
-        layer, own, stats = Regressor(teacher.shape[1:], depth), vars.params["regressor"], vars.stats["regressor"]
-        student, moved = run(layer, own, stats, view.student.stages[stage], train=train)
+        layer, student, teacher = regressed(view, stage, depth)
+        student, moved = run(layer, vars.params["regressor"], vars.stats["regressor"], student, train=train)
         both = (heads.apply({"params": vars.params["heads"]}, x) for x in (student, teacher))
         return *both, {"regressor": moved}
 

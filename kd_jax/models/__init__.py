@@ -5,7 +5,7 @@ from functools import partial
 from flax import linen as nn
 
 from kd_jax.models import imagenet, vit
-from kd_jax.models.base import apply, count_multiply_adds, count_parameters, init, shapes, tail
+from kd_jax.models.base import apply, count_multiply_adds, count_parameters, init, shapes, tail, told
 from kd_jax.models.graft import create_graft, parse
 from kd_jax.models.mobilenet import MobileNetV2
 from kd_jax.models.resnet import Bottleneck, ResNet
@@ -26,6 +26,7 @@ __all__ = [
     "save_torch",
     "shapes",
     "tail",
+    "told",
 ]
 
 _X4 = {"widths": (32, 64, 128, 256)}

@@ -19,6 +19,29 @@ from flax import linen as nn
 from kd_jax.typing import Array, Outputs, PyTree, Variables
 
 
+class Net(nn.Module, kw_only=True):
+    """What every network can be told beside its shape.
+
+    precision: "float32", or "bfloat16", in which `apply` then computes: parameters and images are cast on the way in,
+    Outputs on the way out are float32. Parameters themselves and BatchNorm's statistics are float32 in any case.
+    remat: whether a backward pass computes the insides of the network's blocks again in place of keeping them.
+    """
+
+    precision: str = "float32"
+    remat: bool = False
+
+
+def block_of(cls: type[nn.Module], net: Net, *, train: bool = True) -> type[nn.Module]:
+    """A block's class as `net` wants it. train: whether its call takes (x, train), or x alone."""
+    return nn.remat(cls, static_argnums=(2,) if train else ()) if net.remat else cls
+
+
+def told(model: nn.Module, **how) -> nn.Module:
+    """A network with other fields of `Net`; so is a network inside of it."""
+    inner = {"student": told(model.student, **how)} if hasattr(model, "student") else {}
+    return model.clone(**how, **inner)
+
+
 def init(model: nn.Module, key: Array, x: Array, after: int = -1) -> Variables:
     """Fresh variables of `model` for inputs like x (B, H, W, C); the part after a stage if asked."""
     made = model.init(key, x, train=False, after=after)
@@ -40,11 +63,20 @@ def apply(
     Returns:
       (Outputs, stats): stats are the moved running statistics, or those given when not training.
     """
-    tree = {"params": variables.params, "batch_stats": variables.stats}
+    precision = getattr(model, "precision", "float32")  # any module that returns Outputs will do
+    params, image = _cast((variables.params, image), precision)
+    tree = {"params": params, "batch_stats": variables.stats}
     if not train:
-        return model.apply(tree, image, train=False, after=after), variables.stats
+        return _cast(model.apply(tree, image, train=False, after=after), "float32", of=precision), variables.stats
     outputs, moved = model.apply(tree, image, train=True, after=after, mutable=["batch_stats"])
-    return outputs, moved.get("batch_stats", {})
+    return _cast(outputs, "float32", of=precision), moved.get("batch_stats", {})
+
+
+def _cast(tree: PyTree, dtype: str, of: str = "float32") -> PyTree:
+    """Floating-point leaves in another precision, of a network that computes in `of`; a float32 one's stay."""
+    if dtype == of:
+        return tree
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def tail(model: nn.Module, variables: Variables, x: Array, i: int, train: bool = False) -> Array:

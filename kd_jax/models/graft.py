@@ -15,6 +15,8 @@ from flax import linen as nn
 
 from kd_jax.layers.basic import conv, head, norm, torch_default
 from kd_jax.losses.common import pool_to
+from kd_jax.models.base import Net
+from kd_jax.models.vit import VisionTransformer
 from kd_jax.typing import Array, InputError, Outputs, Variables
 
 PREFIX, JOINT = "graft:", "+"
@@ -32,7 +34,7 @@ class Head(nn.Module):
         return x @ kernel.value + self.variable("batch_stats", "bias", jnp.zeros, self.num_classes).value
 
 
-class Graft(nn.Module):
+class Graft(Net):
     """The student up to its last stage, a projector to the width of the teacher's, pool, the teacher's classifier.
 
     The projector: 1x1 to a part of the teacher's width, 3x3, 1x1 to the whole, each with BatchNorm and ReLU. Along
@@ -167,13 +169,15 @@ def create_graft(name: str, num_classes: int, create: Callable[..., nn.Module], 
       factor: from 1 to the teacher's width.
 
     Raises:
-      InputError: a name of no graft, an unknown network, a teacher whose classifier reads none of its stages, a factor
-        out of range.
+      InputError: a name of no graft, an unknown network, a student with tokens, a teacher whose classifier reads none
+        of its stages, a factor out of range.
     """
     names = parse(name)
     if names is None:
         raise InputError(f"model {name!r}: a graft is spelled {PREFIX}STUDENT{JOINT}TEACHER, of two networks")
     student, teacher = (create(part, num_classes) for part in names)
+    if isinstance(student, VisionTransformer):
+        raise InputError(f"model {name!r}: {names[0]} has tokens; a graft needs a student with feature maps")
     try:
         width = last_map(teacher)[-1]
     except ValueError as e:

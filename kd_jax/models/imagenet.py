@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from kd_jax.layers import basic
 from kd_jax.layers.basic import head, linear, norm, torch_default
+from kd_jax.models.base import Net, block_of
 from kd_jax.models.resnet import Bottleneck, ResNet
 from kd_jax.typing import Array, Outputs
 
@@ -38,7 +39,7 @@ class Separable(nn.Module):
         return norm("4", train)(conv(self.width, 1, name="3")(y))
 
 
-class MobileNetV1(nn.Module):
+class MobileNetV1(Net):
     """A stem of stride 2, then 13 separable convolutions in four stages, of 1/4, 1/8, 1/16 and 1/32 the image's size.
 
     widen: multiplies every width.
@@ -57,14 +58,14 @@ class MobileNetV1(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
-        stages, preacts = [], []
+        stages, preacts, block = [], [], block_of(Separable, self)
         if after < 0:
             preacts.append(norm("model.0.1", train)(conv(int(32 * self.widen), 3, 2, name="model.0.0")(x)))
             x = nn.relu(preacts[0])
             stages.append(x)
         for i in range(max(after, 0), len(STAGES)):
             for number, (width, stride) in enumerate(STAGES[i], _number(i) + 1):
-                preact = Separable(int(width * self.widen), stride, name=f"model.{number}")(x, train)
+                preact = block(int(width * self.widen), stride, name=f"model.{number}")(x, train)
                 x = nn.relu(preact)
             stages.append(x)
             preacts.append(preact)

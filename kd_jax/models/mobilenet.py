@@ -7,6 +7,7 @@ Bottlenecks", 2018, arXiv 1801.04381.
 from flax import linen as nn
 
 from kd_jax.layers.basic import conv, depthwise, head, norm, small_linear
+from kd_jax.models.base import Net, block_of
 from kd_jax.typing import Array, Outputs
 
 # by stage, the stem left out: groups of (number in the published code, width, blocks, stride)
@@ -34,7 +35,7 @@ class InvertedResidual(nn.Module):
         return x + y if x.shape == y.shape else y
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Net):
     """Stem (stride 2), four stages, a 1x1 convolution to 1280, pool and classifier.
 
     `preacts` is None: blocks end without an activation. `widen` multiplies every width but the last.
@@ -46,7 +47,7 @@ class MobileNetV2(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
-        stages = []
+        stages, layer = [], block_of(InvertedResidual, self)
         if after < 0:
             x = conv(int(32 * self.widen), 3, 2, name="conv1.0")(x)
             x = nn.relu(norm("conv1.1", train)(x))
@@ -55,7 +56,7 @@ class MobileNetV2(nn.Module):
             for number, width, blocks, stride in stage:
                 for b in range(blocks):
                     block = (int(width * self.widen), 1 if b else stride, self.expand if number else 1)
-                    x = InvertedResidual(*block, name=f"blocks.{number}.{b}")(x, train)
+                    x = layer(*block, name=f"blocks.{number}.{b}")(x, train)
             stages.append(x)
         x = nn.relu(norm("conv2.1", train)(conv(1280, 1, name="conv2.0")(x)))
         return Outputs(tuple(stages), None, *head(x, small_linear(self.num_classes, name="classifier.0")))

@@ -9,6 +9,7 @@ from typing import Any
 from flax import linen as nn
 
 from kd_jax.layers.basic import conv, head, linear, norm
+from kd_jax.models.base import Net, block_of
 from kd_jax.typing import Array, Outputs
 
 
@@ -68,7 +69,7 @@ class Layer(nn.Module):
         return x
 
 
-class ResNet(nn.Module):
+class ResNet(Net):
     """A 3x3 stem at full size, then stages of which all but the first halve the map.
 
     blocks: of every stage. widths: of the stem and every stage. shortcut, head: what the published
@@ -92,7 +93,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
-        stages, preacts = [], []
+        stages, preacts, block = [], [], block_of(self.block, self)
         if after < 0:
             stem = conv(self.widths[0], *((7, 2) if self.large else (3, 1)), name="conv1")
             x = nn.relu(norm("bn1", train)(stem(x)))
@@ -100,9 +101,7 @@ class ResNet(nn.Module):
         for i in range(max(after, 0), len(self.blocks)):
             if self.large and i == 0:
                 x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-            layer = Layer(
-                self.block, self.widths[i + 1], self.blocks[i], 2 if i else 1, self.shortcut, name=f"layer{i + 1}"
-            )
+            layer = Layer(block, self.widths[i + 1], self.blocks[i], 2 if i else 1, self.shortcut, name=f"layer{i + 1}")
             preacts.append(layer(x, train))
             x = nn.relu(preacts[-1])
             stages.append(x)

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from kd_jax.layers import basic
 from kd_jax.layers.basic import head, linear, norm, torch_default
+from kd_jax.models.base import Net, block_of
 from kd_jax.typing import Array, Outputs
 
 conv = partial(basic.conv, kernel_init=torch_default)
@@ -76,7 +77,7 @@ class LayerV1(nn.Module):
         return nn.relu(x), x
 
 
-class ShuffleV1(nn.Module):
+class ShuffleV1(Net):
     """Stem of 24 and three stages at half the map each. `preacts[0]` is after its ReLU, as in the published code."""
 
     widths: tuple[int, ...] = (240, 480, 960)
@@ -87,7 +88,8 @@ class ShuffleV1(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
         sizes = enumerate(zip(self.widths, self.blocks, strict=True))
-        layers = [LayerV1(width, blocks, self.groups, name=f"layer{i + 1}") for i, (width, blocks) in sizes]
+        layer = block_of(LayerV1, self)
+        layers = [layer(width, blocks, self.groups, name=f"layer{i + 1}") for i, (width, blocks) in sizes]
         x, stages, preacts = trunk(layers, x, train, after)
         classifier = linear(self.num_classes, x.shape[-1], name="linear")
         return Outputs(tuple(stages), tuple(preacts), *head(x, classifier))
@@ -137,7 +139,7 @@ class LayerV2(nn.Module):
         return x, preact
 
 
-class ShuffleV2(nn.Module):
+class ShuffleV2(Net):
     """Stem of 24, three stages at half the map each, a 1x1 convolution to the last width.
 
     `preacts` as in the published code: [0] after its ReLU, the others before theirs and unshuffled, so that
@@ -152,7 +154,8 @@ class ShuffleV2(nn.Module):
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
         *widths, last = self.widths
         sizes = enumerate(zip(widths, self.blocks, strict=True))
-        layers = [LayerV2(width, blocks, name=f"layer{i + 1}") for i, (width, blocks) in sizes]
+        layer = block_of(LayerV2, self)
+        layers = [layer(width, blocks, name=f"layer{i + 1}") for i, (width, blocks) in sizes]
         x, stages, preacts = trunk(layers, x, train, after)
         x = nn.relu(norm("bn2", train)(conv(last, 1, name="conv2")(x)))
         return Outputs(tuple(stages), tuple(preacts), *head(x, linear(self.num_classes, last, name="linear")))

@@ -7,6 +7,7 @@ Reference: Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scal
 from flax import linen as nn
 
 from kd_jax.layers.basic import conv, head, norm, small_linear
+from kd_jax.models.base import Net, block_of
 from kd_jax.typing import Array, Outputs
 
 
@@ -23,7 +24,7 @@ class Block(nn.Module):
         return x
 
 
-class VGG(nn.Module):
+class VGG(Net):
     """Five blocks of the given widths, max pooling between the first four.
 
     The published code pools before the last block too where images are 64 pixels high; here that is
@@ -41,11 +42,11 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
-        stages, preacts = [], []
+        stages, preacts, block = [], [], block_of(Block, self)
         for i in range(after + 1, len(self.widths)):
             if 0 < i < 4 or (i == 4 and x.shape[1] == 8):
                 x = nn.max_pool(x, (2, 2), (2, 2))
-            preact = Block(self.widths[i], name=f"block{i}")(x, train)
+            preact = block(self.widths[i], name=f"block{i}")(x, train)
             x = nn.relu(preact)
             stages.append(x)
             preacts.append(preact if i else x)

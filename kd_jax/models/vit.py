@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from kd_jax.layers.basic import torch_bias, torch_default
+from kd_jax.models.base import Net, block_of
 from kd_jax.typing import Array, Outputs
 
 # timm cuts its normal at -2 and 2, a hundred deviations away: it cuts nothing
@@ -56,7 +57,7 @@ class Block(nn.Module):
         return x + Mlp(name="mlp")(layer_norm(name="norm2")(x))
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Net):
     """Patches, a class token in front, learned positions, blocks, a LayerNorm, and a classifier of the class token.
 
     `stages` are tokens (B, 1 + N, D), the class token first: with their positions, then behind every group of blocks,
@@ -77,14 +78,14 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
-        stages = []
+        stages, block = [], block_of(Block, self, train=False)
         if after < 0:
             x = self._embed(x)
             stages = [x]
         for i in range(max(after, 0), len(self.blocks)):
             first = sum(self.blocks[:i])
             for number in range(first, first + self.blocks[i]):
-                x = Block(self.heads, name=f"blocks.{number}")(x)
+                x = block(self.heads, name=f"blocks.{number}")(x)
             stages.append(x)
         pooled = layer_norm(name="norm")(x)[:, 0]
         return Outputs(tuple(stages), None, pooled, linear(self.num_classes, name="head")(pooled))

@@ -3,9 +3,12 @@
 Reference: Zagoruyko, Komodakis, "Wide Residual Networks", 2016, arXiv 1605.07146.
 """
 
+from typing import Any
+
 from flax import linen as nn
 
 from kd_jax.layers.basic import conv, head, linear, norm
+from kd_jax.models.base import Net, block_of
 from kd_jax.typing import Array, Outputs
 
 
@@ -28,19 +31,20 @@ class BasicBlock(nn.Module):
 class Block(nn.Module):
     """A stage: n blocks. Returns (map, the stage's input after its first BatchNorm)."""
 
+    block: Any
     width: int
     blocks: int
     stride: int
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
-        x, preact = BasicBlock(self.width, self.stride, name="layer.0")(x, train)
+        x, preact = self.block(self.width, self.stride, name="layer.0")(x, train)
         for b in range(1, self.blocks):
-            x, _ = BasicBlock(self.width, 1, name=f"layer.{b}")(x, train)
+            x, _ = self.block(self.width, 1, name=f"layer.{b}")(x, train)
         return x, preact
 
 
-class WideResNet(nn.Module):
+class WideResNet(Net):
     """A stem of 16 and three stages of 16, 32, 64 times `widen`, of (depth - 4) / 6 blocks each.
 
     `stages` are the raw sums; `preacts[i]` is stage i after the BatchNorm that follows it, as in
@@ -59,6 +63,7 @@ class WideResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
+        block = block_of(BasicBlock, self)
         stages, normed = [], []  # normed[j]: BatchNorm of the map that enters what comes next
         if after < 0:
             x = conv(16, 3, name="conv1")(x)
@@ -66,7 +71,8 @@ class WideResNet(nn.Module):
         stem = tuple(stages)
         for i in range(max(after, 0), 3):
             width = 16 * 2**i * self.widen
-            x, preact = Block(width, (self.depth - 4) // 6, 2 if i else 1, name=f"block{i + 1}")(x, train)
+            stage = Block(block, width, (self.depth - 4) // 6, 2 if i else 1, name=f"block{i + 1}")
+            x, preact = stage(x, train)
             normed.append(preact)
             stages.append(x)
         normed.append(norm("bn1", train)(x))
