@@ -47,16 +47,14 @@ def main(run: Callable[[], None], *, required: tuple[str, ...] = ()) -> None:
         _end(3, e)
     except Stopped as e:
         _end(128 + e.number, e)
-    except OSError as e:
-        _end(1, e)
-    except RuntimeError as e:
+    except Exception as e:
         lost = _lost_process(e)
-        if lost is None:
+        if lost is None and not isinstance(e, OSError):
             raise
-        _end(1, lost)
+        _end(1, lost or e)
 
 
-def _lost_process(error: RuntimeError) -> str | None:
+def _lost_process(error: Exception) -> str | None:
     """What to say of an error of the runtime where several processes run together; None where one does."""
     from kd_jax import hosts
 

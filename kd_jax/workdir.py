@@ -3,6 +3,7 @@
 import fcntl
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,16 +11,31 @@ from typing import Any
 from etils import epath
 
 from kd_jax import hosts, writers
-from kd_jax.typing import InputError
+from kd_jax.typing import InputError, first_line
 
-# a run may move to another machine, and may log or save more often: not part of its identity
-FREE = ("parallel.mesh", "data.dir", "log", "checkpoint")
+# a run may move to another machine, and may log or save more often: not part of its identity. Whether examples stream
+# or lie in memory changes no bit either; data.crop, which needs a stream, is part of it
+FREE = ("parallel.mesh", "data.dir", "data.stream", "data.workers", "log", "checkpoint")
+# keys that older runs have not, with what they did; and keys of a phase
+ADDED = {"precision": "float32", "data": {"stream": False, "crop": 0, "workers": None}}
+ADDED_TO_PHASES = {"accumulate": 1, "remat": False, "optim": {"clip": 0.0}}
 FILES = ("config.json", "metrics.jsonl", "summary.json", "report.md", "curves.png")
+PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what a folder on an object store needs
+SEEN = 30  # seconds until a shared file system must show every process what the first one has written
 
 
 def place(path: str) -> epath.Path:
-    """A folder as the user wrote it, made absolute (Orbax refuses others); gs:// and the like as is."""
-    return epath.Path(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
+    """A folder as the user wrote it, made absolute (Orbax refuses others); gs:// and the like as is.
+
+    Raises:
+      InputError: a kind of object store that is not known.
+    """
+    scheme, on_store, _ = path.partition("://")
+    if not on_store:
+        return epath.Path(os.path.abspath(os.path.expanduser(path)))
+    if scheme not in PACKAGES:
+        raise InputError(f"{path}: unknown kind of folder; a path of this machine, or {', '.join(PACKAGES)}://...")
+    return epath.Path(path)
 
 
 def flatten(tree: dict, at: str = "") -> dict[str, Any]:
@@ -34,9 +50,20 @@ def flatten(tree: dict, at: str = "") -> dict[str, Any]:
     return flat
 
 
+def completed(tree: dict) -> dict:
+    """The configuration of a run, perhaps of an older version: keys that it could not have yet are there."""
+    phases = {k: _filled(v, ADDED_TO_PHASES) for k, v in tree.items() if isinstance(v, dict) and "model" in v}
+    return _filled({**tree, **phases}, ADDED)
+
+
+def _filled(tree: dict, defaults: dict) -> dict:
+    made = {**defaults, **tree}
+    return made | {k: _filled(made[k], v) for k, v in defaults.items() if isinstance(v, dict)}
+
+
 def difference(old: dict, new: dict) -> str | None:
     """The first key in which two configurations are different runs, as a phrase, or None."""
-    old, new = flatten(old), flatten(new)
+    old, new = flatten(completed(old)), flatten(completed(new))
     for key in sorted({*old, *new}):
         free = any(key == f or key.startswith(f"{f}.") for f in FREE)
         if not free and old.get(key) != new.get(key):
@@ -52,7 +79,8 @@ class Workdir:
         self._tree = tree
 
     def check(self, *, overwrite: bool) -> None:
-        """Refuse a folder that holds another run; changes nothing."""
+        """Refuse a folder that holds another run, or an object store that cannot be reached; changes nothing."""
+        self._reach()
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--workdir={self.path}: is a file, not a folder")
         written = self.path / "config.json"
@@ -63,6 +91,20 @@ class Workdir:
             raise InputError(
                 f"--workdir={self.path}: holds another run: config.{changed}; name another folder or add --overwrite"
             )
+
+    def _reach(self) -> None:
+        scheme = str(self.path).partition("://")[0]
+        if not writers.on_store(self.path):
+            return
+        try:
+            self.path.exists()
+        except ImportError as e:
+            needed = PACKAGES[scheme]
+            raise InputError(
+                f"--workdir={self.path}: needs a package that is not installed; pip install {needed}"
+            ) from e
+        except Exception as e:  # every client has its own errors
+            raise InputError(f"--workdir={self.path}: cannot be reached ({first_line(e)})") from e
 
     @contextmanager
     def opened(self, *, overwrite: bool) -> Iterator[None]:
@@ -79,7 +121,25 @@ class Workdir:
                 self._prepare(overwrite)
 
             hosts.by_first(take)
+            self._check_shared()
             yield
+
+    def _check_shared(self) -> None:
+        """Refuse a folder that is another one for another process, such as one on each host's own disk."""
+        if hosts.count() == 1:
+            return
+        seen, until = hosts.first(), time.monotonic() + SEEN
+        while not seen and time.monotonic() < until:
+            # a list of the folder: a network file system may go on saying that a file is missing
+            seen = self.path.exists() and "config.json" in {file.name for file in self.path.iterdir()}
+            if not seen:
+                time.sleep(1)
+        (blind,) = hosts.most(-1 if seen else hosts.index())
+        if blind >= 0:
+            raise InputError(
+                f"--workdir={self.path}: process {blind} does not see what process 0 writes there; name a folder that "
+                "all of them share, or gs://..."
+            )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -11,6 +11,8 @@ from tqdm import tqdm
 from kd_jax import hosts
 from kd_jax.typing import InputError
 
+FLUSH = 20.0  # seconds between two writes of metrics.jsonl to an object store, which takes whole files only
+
 
 def write_json(path: epath.Path, document: Any) -> None:
     """Write a JSON document so that a reader sees the old one or the new one, never half of it."""
@@ -18,12 +20,35 @@ def write_json(path: epath.Path, document: Any) -> None:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-    """Write a text file in one go, by renaming a finished one. Of several processes the first one writes."""
+    """Write a text file in one go, by renaming a finished one; an object store shows a file once it is whole. Of
+    several processes the first one writes."""
     if not hosts.first():
+        return
+    if on_store(path):
+        path.write_text(text)
         return
     beside = path.parent / f".{path.name}.new"
     beside.write_text(text)
     beside.replace(path)
+
+
+def on_store(path: epath.Path) -> bool:
+    """Whether a path is on an object store: no append, no rename, no lock, no empty folders."""
+    return "://" in str(path)
+
+
+def move(folder: epath.Path, target: epath.Path) -> None:
+    """Move a folder; on an object store file by file."""
+    if not on_store(folder):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+        return
+    for file in list(folder.iterdir()):
+        if file.is_dir():
+            move(file, target / file.name)
+        else:
+            file.copy(target / file.name)
+    folder.rmtree()
 
 
 def read_json(path: epath.Path) -> dict:
@@ -40,12 +65,12 @@ def read_json(path: epath.Path) -> dict:
 class MetricsLog:
     """metrics.jsonl: one object a line, each (phase, split, step) once.
 
-    On an object store, which cannot append, the file is rewritten at every flush.
+    On an object store, which cannot append, the file is rewritten now and then, and at every `flush`.
     """
 
     def __init__(self, path: epath.Path):
         self._path = path
-        self._append = "://" not in str(path)
+        self._on_store, self._written = on_store(path), 0.0
         self.rows = _whole_rows(path) if path.exists() else []
         self._board = None
 
@@ -62,19 +87,24 @@ class MetricsLog:
         write_text(self._path, "".join(map(_line, rows)))
 
     def add(self, *rows: dict) -> None:
-        """Append rows; they are in the file when this returns."""
+        """Append rows; they are in the file when this returns, on an object store within FLUSH seconds of training."""
         self.rows += rows
         if not hosts.first():
             return
-        if self._append:
+        if not self._on_store:
             with self._path.open("a") as file:
                 file.write("".join(map(_line, rows)))
-        else:
-            self._path.write_text("".join(map(_line, self.rows)))
-
+        elif time.monotonic() - self._written > FLUSH:
+            self.flush()
         for row in rows if self._board else ():
             for name, value in _scalars(row):
                 self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def flush(self) -> None:
+        """Have all rows in the file: before a checkpoint is saved, for a run that resumes from it keeps them."""
+        if self._on_store:
+            self._replace(self.rows)
+            self._written = time.monotonic()
 
     def mirror(self, folder: epath.Path | None, phase: str, step: int) -> None:
         """From `step` of a phase on, also write TensorBoard events under folder/phase; None: no longer."""

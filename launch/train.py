@@ -14,11 +14,15 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "build everything, take two steps,
 
 
 def run() -> None:
-    from kd_jax import hosts
+    from kd_jax import hosts, supervisor
+
+    others = COORDINATOR.value, PROCESSES.value, PROCESS.value
+    if hosts.told(*others):
+        supervisor.work_in_child()
+    hosts.connect(*others)
     from kd_jax.dry_run import dry_run
     from kd_jax.loop import run as train
 
-    hosts.connect(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     (dry_run if DRY_RUN.value else train)(CONFIG.value.to_dict(), WORKDIR.value, overwrite=OVERWRITE.value)
 
 
