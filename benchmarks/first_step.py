@@ -77,13 +77,13 @@ def _child(began: float, out: Path, workdir: str) -> None:
 
     batches, train = [], phase.Resident.train
 
-    def batch(self, step, batch_size):
+    def batch(self, step, *rest):
         mark("first step: batch, compilation, computation" if batches else "programs and initial state")
         if batches:
             out.write_text(json.dumps({"stages": stages, "compiler": compiler}))
             os._exit(0)
         batches.append(step)
-        return train(self, step, batch_size)
+        return train(self, step, *rest)
 
     data.load = staged(data.load, "flags, configuration, devices", "data")
     loop.plan = staged(loop.plan, "data", "build: networks, methods, shapes")

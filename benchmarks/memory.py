@@ -33,10 +33,10 @@ def report(steps: int) -> None:
     marks, train = {}, phase.Resident.train
     looked_at = {steps // 10, steps}
 
-    def watched(self, step, batch_size):
+    def watched(self, step, *rest):
         if step in looked_at:
             marks[step] = resident()
-        return train(self, step, batch_size)
+        return train(self, step, *rest)
 
     phase.Resident.train = watched
     try:

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from kd_jax import loop, models, recipes
+from kd_jax.batches import batches_of
 from kd_jax.feed import Feed
-from kd_jax.loop import resident_of
 from kd_jax.models.resnet import ResNet
 from kd_jax.programs import Carry, Programs
 
@@ -46,7 +46,7 @@ class Trial:
     def __init__(self, job, made: loop.Prepared, teacher):
         self.job, self.teachers = job, (teacher,) * len(job.teachers)
         self.programs, self.key = Programs(job, made.layout), made.layout.put(jax.random.key(0))
-        begin, source = self.programs, resident_of(made.recipe, made.layout, made.dataset)
+        begin, source = self.programs, batches_of(made.recipe, made.layout, made.dataset)
         given = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), dict(job.facts.given))
         self.carry = Carry(begin.init(self.key, self.teachers, given), begin.no_metrics(), begin.no_faults())
         self.batch = Feed(begin, source, self.teachers).train(0, self.carry.state)[1]

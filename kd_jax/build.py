@@ -65,6 +65,17 @@ class Job:
         """Whether training reads a second, more strongly augmented view of every batch."""
         return "strong" in self.distiller.needs
 
+    def effective_batch(self, devices: int) -> str:
+        """One line: what a batch is made of, and what sees less of it. The learning rate is per batch, however it is
+        cut."""
+        phase = self.phase
+        rows = phase.batch_size // devices // phase.accumulate
+        parts = [f"{devices} device{'s' * (devices > 1)}"]
+        parts += [f"{phase.accumulate} accumulated"] if phase.accumulate > 1 else []
+        cut = phase.accumulate > 1 and self.abstract.stats["student"]
+        told = "; BatchNorm sees one accumulated part at a time" if cut else ""
+        return f"{phase.name}: batch {phase.batch_size} = {' x '.join([*parts, str(rows)])}{told}"
+
     def peers(self, state: TrainState) -> dict[str, Peer]:
         """The networks that are trained beside the student: the members' own by label, its average as "ema"."""
         found = dict(self.distiller.networks(_method(state))) if self.distiller.networks else {}
@@ -89,7 +100,9 @@ def plan(recipe: config.Recipe, dataset: data.Dataset, workdir: epath.Path, devi
     for phase in recipe.phases:
         name = phase.name
         networks[name], load = origins.weights_of(phase, origins.network_of(phase, dataset), workdir)
+        networks[name] = networks[name].told(precision=recipe.precision, remat=phase.remat)
         taught_by = tuple(origins.teacher_of(phase, origin, networks, workdir) for origin in phase.teacher)
+        taught_by = tuple(t._replace(network=t.network.told(precision=recipe.precision)) for t in taught_by)
         given = origins.given_to(phase, {n: _method(job.abstract) for n, job in jobs.items()}, workdir)
         job = _job(recipe, phase, dataset, networks[name], taught_by, given, devices)
         start = origins.start_of(recipe, phase, networks, taught_by, workdir)
@@ -113,7 +126,7 @@ def _split(phase: config.Phase, search: Search | None, examples: int, steps: int
             f"config.{phase.name}: holdout {search.holdout:g} of {examples} training examples is {held_out}; "
             f"that and the rest must each make a batch of {phase.batch_size}"
         )
-    return Split(min(steps, search.epochs * steps_per_epoch), held_out)
+    return Split(min(steps, search.epochs * steps_per_epoch), held_out, search.every)
 
 
 def _check_start(phase: config.Phase, given: dict[str, Vars], needs: frozenset) -> None:
@@ -135,11 +148,13 @@ def _job(recipe, phase, dataset, network, taught_by, given, devices) -> Job:
     steps = phase.steps or phase.epochs * per_epoch
     members = members_of(phase, per_epoch)
     distiller = at(phase.name, methods.chain, **members)
+    # of streamed records labels take a pass over them all: only for what keeps something of every example
+    labels = dataset.train.labels if "index" in distiller.needs else None
     models_of = tuple(t.network.model for t in taught_by)
     variables = (models.shapes(t.network.model, t.network.image_shape)[0] for t in taught_by)
     facts_of = partial(
         make_facts, network.model, models_of,
-        image_shape=network.image_shape, needs=distiller.needs, num_examples=n, labels=dataset.train.labels,
+        image_shape=network.image_shape, needs=distiller.needs, num_examples=n, labels=labels,
         steps_per_epoch=per_epoch, given=given[0],
     )  # fmt: skip
     facts = facts_of(batch_size=batch)
@@ -158,6 +173,10 @@ def _job(recipe, phase, dataset, network, taught_by, given, devices) -> Job:
     if phase.trains == "method" and (distiller.search or not abstract.params["method"]):
         why = "a search moves the student too" if distiller.search else "no member has parameters of its own"
         raise InputError(f"config.{phase.name}.trains: method, but {why}")
+    if recipe.precision != "float32" and distiller.search and distiller.search.hypergradient == "finite":
+        told = f"bfloat16, but {phase.name}'s search takes finite differences, which bfloat16 rounds away"
+        raise InputError(f"config.precision: {told}; accepted: float32, or hypergradient=exact")
+    optimisers.check_accumulate(phase, network.model, distiller, abstract, checked, devices)
     tx = optimisers.fitted(phase, network.model, distiller, schedule, task, abstract, checked)
     abstract = abstract_state(**parts, tx=tx) if tx else abstract
     tx = tx or plain

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from kd_jax import hosts
+from kd_jax import hosts, writers
 from kd_jax.engine.state import TrainState
 from kd_jax.typing import InputError, PyTree, Variables, Vars, first_line
 
@@ -50,10 +50,11 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: epath.Path, *, keep: int | None = None, best: int = 0, read_only: bool = False, say=print
-    ):
+        self, folder: epath.Path, *, keep: int | None = None, best: int = 0, read_only: bool = False, say=print,
+        whole=jax.device_get,
+    ):  # fmt: skip
         """keep: how many of the last steps stay, None for all. best: how many stay besides, those
-        saved with the highest score. say: prints a line."""
+        saved with the highest score. say: prints a line. whole: brings what lives on devices to the host."""
         policies = [ocp.checkpoint_managers.LatestN(n=keep)]
         if best:
             policies.append(
@@ -62,6 +63,7 @@ class Checkpoints:
                 )
             )
         self._folder = folder
+        self._whole = whole
         self._say = say
         self._orbax = ocp.CheckpointManager(
             folder / "checkpoints",
@@ -92,7 +94,7 @@ class Checkpoints:
 
     def _write(self, step: int, items: dict, meta: dict, score: float | None = None) -> None:
         # copies: the state's buffers are donated to the next step while these are written
-        items = jax.tree.map(np.array, jax.device_get(items))
+        items = jax.tree.map(np.array, self._whole(items))
         meta = {**meta, "step": step, "digests": {name: digest(item) for name, item in items.items()}}
         saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         with self._storage_errors():
@@ -132,6 +134,8 @@ class Checkpoints:
             try:
                 found = self._read(step, network=network, training=training)
             except Exception as e:  # Orbax raises anything from ValueError to bare Exception here
+                if hosts.lost(e):
+                    raise
                 self._set_aside(step, e)
                 continue
             return *_join(like, extra, found), found["meta"]
@@ -191,7 +195,7 @@ class Checkpoints:
         args = {name: ocp.args.StandardRestore(like) for name, like in items.items()}
         found = self._orbax.restore(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))
         for name in items:
-            if digest(found[name]) != found["meta"]["digests"][name]:
+            if digest(self._whole(found[name])) != found["meta"]["digests"][name]:
                 raise ValueError(f"the digest of its {name} does not match")
         return found
 
@@ -202,10 +206,9 @@ class Checkpoints:
         target = self._folder / "damaged" / str(step)
 
         def move() -> None:
-            target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 target.rmtree()
-            self._where(step).rename(target)
+            writers.move(self._where(step), target)
 
         hosts.by_first(move)
         self._orbax.reload()

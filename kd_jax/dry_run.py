@@ -4,9 +4,10 @@ import jax
 import numpy as np
 
 from kd_jax import models
+from kd_jax.batches import Resident, Streamed, batches_of
 from kd_jax.build import Job
 from kd_jax.feed import Feed
-from kd_jax.loop import Prepared, prepare, resident_of
+from kd_jax.loop import Prepared, prepare
 from kd_jax.programs import Carry, Programs
 from kd_jax.teachers import Teacher
 from kd_jax.typing import Variables, Vars
@@ -55,6 +56,7 @@ def _describe(job: Job, made: Prepared):
         f"  {job.steps:,} steps ({job.steps_per_epoch:,} an epoch); evaluated every {job.eval_every:,}, "
         f"saved every {job.save_every:,}"
     )
+    yield "  " + job.effective_batch(made.layout.count).partition(": ")[2]
     yield "  learning rate: " + ", ".join(
         f"{float(job.schedule(np.int32(s))):.3g} at step {s:,}" for s in _moments(job)
     )
@@ -63,7 +65,8 @@ def _describe(job: Job, made: Prepared):
         yield f"  memory that its method keeps beside parameters: {_megabytes(kept_by)}"
     kept = made.recipe.checkpoint.keep + made.recipe.checkpoint.best + 1  # one more while it is written
     yield f"  disk for checkpoints: {_megabytes(kept * size)} at most"
-    yield from _two_steps(job, made)
+    with batches_of(made.recipe, made.layout, made.dataset) as source:
+        yield from _two_steps(job, made, source)
 
 
 def _moments(job: Job) -> list[int]:
@@ -77,10 +80,10 @@ def _moments(job: Job) -> list[int]:
     return sorted({s for s in (0, warm, *steps) if s < job.steps})
 
 
-def _two_steps(job: Job, made: Prepared):
+def _two_steps(job: Job, made: Prepared, source: Resident | Streamed):
     programs = Programs(job, made.layout, skip=made.recipe.skip_nonfinite)
-    key, source = made.layout.put(jax.random.key(made.recipe.seed)), resident_of(made.recipe, made.layout, made.dataset)
-    teachers = tuple(t.load and made.layout.put(_stand_in(t, made)) for t in job.teachers)
+    key = made.layout.put(jax.random.key(made.recipe.seed))
+    teachers = tuple(t.load and made.layout.put(_stand_in(t, made), "s") for t in job.teachers)
     carry = Carry(programs.init(key, teachers, _given(job, made)), programs.no_metrics(), programs.no_faults())
     feed = Feed(programs, source, teachers)
     taught, batch = feed.train(0, carry.state)

@@ -5,21 +5,22 @@ from dataclasses import replace
 from etils import epath
 
 from kd_jax import build, config, writers
+from kd_jax.batches import batches_of
 from kd_jax.checkpoints import Checkpoints
 from kd_jax.feed import Examiner
-from kd_jax.loop import load_data, resident_of
+from kd_jax.loop import load_data
 from kd_jax.parallel import Layout
 from kd_jax.programs import Programs
 from kd_jax.teachers import Network, network_of
 from kd_jax.typing import InputError, Variables
-from kd_jax.workdir import place
+from kd_jax.workdir import completed, place
 
 
 def _config(workdir: str) -> dict:
     written = place(workdir) / "config.json"
     if not written.exists():
         raise InputError(f"--workdir={workdir}: no run here (no config.json)")
-    return writers.read_json(written)
+    return completed(writers.read_json(written))
 
 
 def _phase(workdir: str, tree: dict, phase: str) -> str:
@@ -90,9 +91,11 @@ def evaluate(workdir: str, *, phase: str = "", data_dir: str = "", best: bool = 
     alone = {**tree[phase], "model": measured.name, "weights": "", "teacher": "", "ema": None, "trains": "all"}
     alone |= {"init": {"student": "", "method": ""}, "refine": {}, "refine_order": (), "terms": {"ce": {}}}
     alone["optim"] = {**tree[phase]["optim"], "name": "sgd", "delta": 0.0}
+    alone["accumulate"] = 1
     recipe = config.parse({**tree, "phases": (phase,), phase: alone})
     layout, dataset = Layout(recipe.parallel.mesh, recipe.parallel.scope), load_data(recipe)
     (job,) = build.plan(recipe, dataset, place(workdir), layout.count)
-    exam = Examiner(Programs(replace(job, network=measured), layout), resident_of(recipe, layout, dataset), ())
-    found = exam.measure_network(measured.model, layout.put(variables))
+    with batches_of(recipe, layout, dataset) as source:
+        exam = Examiner(Programs(replace(job, network=measured), layout), source, ())
+        found = exam.measure_network(measured.model, layout.put(variables))
     return {"phase": phase, "model": measured.name, "step": step, **found}

@@ -4,9 +4,10 @@ from typing import Any
 
 from flax import linen as nn
 
+from kd_jax.batches import Resident, Streamed
 from kd_jax.engine import metrics as metrics_lib
 from kd_jax.engine.state import TrainState, mean_logits
-from kd_jax.programs import Programs, Resident
+from kd_jax.programs import Programs
 from kd_jax.typing import Batch, Outputs, Variables
 
 
@@ -18,7 +19,7 @@ def seated(teachers: tuple[Variables | None, ...], state: TrainState) -> tuple[V
 class Examiner:
     """Measures the network in training on the whole test set. The teacher sits the exam once."""
 
-    def __init__(self, programs: Programs, source: Resident, teachers: tuple[Variables | None, ...]):
+    def __init__(self, programs: Programs, source: Resident | Streamed, teachers: tuple[Variables | None, ...]):
         self._programs, self._source = programs, source
         self._batch_size = programs.job.phase.batch_size
         self._teacher_logits, hits = None, 0.0
@@ -50,13 +51,19 @@ class Examiner:
 class Feed:
     """What the steps of a phase read: the teachers' outputs and the batch."""
 
-    def __init__(self, programs: Programs, source: Resident, teachers: tuple[Variables | None, ...]):
+    def __init__(self, programs: Programs, source: Resident | Streamed, teachers: tuple[Variables | None, ...]):
         self._programs, self._source, self._teachers = programs, source, teachers
         self._next = {}  # a batch that the policy has read already
 
     def train(self, step: int, state: TrainState) -> tuple[tuple[Outputs, ...], Batch]:
         """Of the training step. state: before it; a teacher that is the student's average is read from there."""
         return self._next.pop(step, None) or self._with_teachers(step, state)
+
+    def ahead(self, step: int) -> None:
+        """What the devices can be sent of a training step before it is due."""
+        job = self._programs.job
+        if step < job.steps and step not in self._next:
+            self._source.ahead(step, job.phase.batch_size, job.split)
 
     def judge(self, step: int, state: TrainState) -> tuple[tuple[Outputs, ...], Batch]:
         """Of the policy step: held-out examples, or those of the next training step."""

@@ -4,11 +4,11 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 from kd_jax import config, data, hosts, report, signals, writers
+from kd_jax.batches import batches_of, share_of, workers_of
 from kd_jax.build import Job, plan
 from kd_jax.models import graft
 from kd_jax.parallel import Layout
 from kd_jax.phase import PhaseRun
-from kd_jax.programs import Resident
 from kd_jax.typing import InputError
 from kd_jax.workdir import Workdir
 from kd_jax.writers import say
@@ -28,20 +28,21 @@ class Prepared(NamedTuple):
         """One line on what runs, on which data, where."""
         train, test = self.dataset.train, self.dataset.test
         sizes = f"{len(train)} training and {len(test)} test images of {train.shape}"
-        return f"{self.recipe.name}: {self.dataset.origin}, {sizes}; devices: {self.layout.count}"
+        return f"{self.recipe.name}: {self.dataset.origin}, {sizes}{self._read_by}; devices: {self.layout.count}"
+
+    @property
+    def _read_by(self) -> str:
+        if not self.recipe.data.stream:
+            return ""
+        workers = workers_of(self.dataset, self.recipe.data.workers)
+        return f", streamed by {workers} worker{'s' * (workers > 1)}" if workers else ", streamed by a thread"
 
 
 def load_data(recipe: config.Recipe) -> data.Dataset:
-    """The recipe's data set, in memory."""
+    """The recipe's data set: in memory, or in files that a stream reads."""
     wanted = asdict(recipe.data)
-    del wanted["augment"], wanted["strong"]
+    del wanted["augment"], wanted["strong"], wanted["workers"]
     return data.load(**{**wanted, "seed": recipe.data_seed})
-
-
-def resident_of(recipe: config.Recipe, layout: Layout, dataset: data.Dataset) -> Resident:
-    """The data set on the devices, ordered and augmented as the recipe says."""
-    how = {"augment": recipe.data.augment, "strong": recipe.data.strong}
-    return Resident(layout, dataset, seed=recipe.data_seed, **how)
 
 
 def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
@@ -52,6 +53,8 @@ def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
     home = Workdir(workdir, tree)
     home.check(overwrite=overwrite)
     layout = Layout(recipe.parallel.mesh, recipe.parallel.scope)
+    if recipe.data.stream:
+        share_of(layout)
     dataset = load_data(recipe)
     jobs = plan(recipe, dataset, home.path, layout.count)
     for job in jobs:
@@ -94,9 +97,12 @@ def _run(made: Prepared, tree: dict, stop) -> dict:
     for job in jobs:
         _warn_of_milestones(job)
     log = writers.MetricsLog(home.path / "metrics.jsonl")
-    source = resident_of(recipe, layout, dataset)
+    source = batches_of(recipe, layout, dataset)
     runs = [PhaseRun(recipe, job, home, layout, source, log, stop) for job in jobs]
-    phases = {job.phase.name: phase.result() for job, phase in zip(jobs, runs, strict=True)}
+    phases = {}
+    for job, phase in zip(jobs, runs, strict=True):
+        with source:  # which no longer computes ahead after the phase, however that ends
+            phases[job.phase.name] = phase.result()
     written = home.path / "summary.json"
     if any(phase.trained for phase in runs) or not written.exists():
         summary = report.summarize(recipe, phases, tree)

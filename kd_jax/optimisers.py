@@ -25,12 +25,13 @@ def schedule_of(phase: config.Phase, steps: int, steps_per_epoch: int) -> Schedu
 
 
 def plain(phase: config.Phase, schedule: Schedule, rates: Mapping[str, float]) -> optax.GradientTransformation:
-    """SGD or AdamW over all parameters; members have rates of their own."""
+    """SGD or AdamW over all parameters, behind a clip of the whole gradient; members have rates of their own."""
     shared = {"momentum": phase.optim.momentum, "weight_decay": phase.optim.weight_decay}
     make = partial(optim.adamw, **shared)
     if phase.optim.name != "adamw":
         make = partial(optim.sgd, nesterov=phase.optim.nesterov, **shared)
-    return optim.grouped(make, schedule, rates)
+    moves = optim.grouped(make, schedule, rates)
+    return optax.chain(optax.clip_by_global_norm(phase.optim.clip), moves) if phase.optim.clip else moves
 
 
 def fitted(
@@ -77,3 +78,28 @@ def task_of(phase: config.Phase, distiller: Distiller) -> frozenset | None:
     if distiller.search and distiller.search.hypergradient == "finite":
         raise InputError(f"config.{phase.name}.optim.delta: a search beside it needs hypergradient=exact, got finite")
     return task
+
+
+def check_accumulate(
+    phase: config.Phase, student: nn.Module, distiller: Distiller, state: TrainState, facts: Facts, devices: int
+) -> None:
+    """Refuse to cut a batch that does not divide, or that something looks at as a whole.
+
+    Args:
+      phase, student, distiller, state, facts: as for `fitted`.
+      devices: each cuts its own part of the batch.
+    """
+    count, looks = phase.accumulate, dict(distiller.whole_batch)
+    if count == 1:
+        return
+    key = f"config.{phase.name}.accumulate: {count}, but"
+    if phase.batch_size % (devices * count):
+        raise InputError(f"{key} batch {phase.batch_size} on {devices} devices does not divide into so many parts")
+    if distiller.search:
+        raise InputError(f"{key} its search looks through the step of a whole batch; accepted: 1")
+    given = (state.params, state.policy, state, *inputs(facts.view_shapes, distiller.needs))
+    loss = partial(objective, student=student, distiller=distiller, trains=phase.trains)
+    terms = jax.eval_shape(loss, *given, jax.eval_shape(jax.random.key, 0))[1][1]
+    looks |= {name: "is one number for the whole batch" for name, term in terms.items() if not term.shape}
+    for label, what in looks.items():
+        raise InputError(f"{key} {label} {what}; accepted: 1")

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 
 from kd_jax import config, hosts, models, report, writers
+from kd_jax.batches import Resident, Streamed
 from kd_jax.build import Job
 from kd_jax.checkpoints import Checkpoints, names
 from kd_jax.engine import metrics as metrics_lib
 from kd_jax.engine.state import TrainState
 from kd_jax.feed import Examiner, Feed, seated
 from kd_jax.parallel import Layout
-from kd_jax.programs import Carry, Programs, Resident
+from kd_jax.programs import Carry, Programs
 from kd_jax.signals import Stopped
 from kd_jax.typing import InputError, Peer, Variables
 from kd_jax.workdir import Workdir
@@ -36,13 +37,15 @@ class Clock:
 class PhaseRun:
     """A phase of a run in its folder. `result` does all there is to do."""
 
-    def __init__(self, recipe: config.Recipe, job: Job, home: Workdir, layout: Layout, source: Resident, log, stop):
-        """stop: a function that returns the number of a signal that asks to stop, or None."""
+    def __init__(
+        self, recipe: config.Recipe, job: Job, home: Workdir, layout: Layout, source: Resident | Streamed, log, stop
+    ):
+        """stop: asked after every step, with it, for the number of a signal that asks to stop, or None."""
         self.recipe, self.job, self.layout, self.source, self.log, self.stop = recipe, job, layout, source, log, stop
         self.name = job.phase.name
         self.folder = home.path / self.name
         kept = {"keep": recipe.checkpoint.keep, "best": recipe.checkpoint.best}
-        self.checkpoints = Checkpoints(self.folder, **kept, say=say)
+        self.checkpoints = Checkpoints(self.folder, **kept, say=say, whole=layout.whole)
         self.clock, self.warned, self.teacher, self.trained = Clock(), [], None, False
         self.source_file = None  # of weights that were loaded, not trained
 
@@ -102,6 +105,7 @@ class PhaseRun:
 
     def _train(self) -> dict:
         job, began = self.job, time.monotonic()
+        say(job.effective_batch(self.layout.count))
         programs, teachers, exam = self._begin()
         carry, key = self._start(programs, teachers), self.layout.put(jax.random.key(self.recipe.seed))
         step, wall, mark = int(carry.state.step), self.clock.wall, None
@@ -115,10 +119,11 @@ class PhaseRun:
                 carry = programs.search(carry, (taught, batch), feed.judge(step, carry.state), key)
             carry = programs.train(carry, taught, batch, key)
             step += 1
+            feed.ahead(step)  # before anything waits for the step that has just begun
             if mark is None:  # the first step compiles: wait for it, then start to count
                 jax.block_until_ready(carry)
                 mark = (time.monotonic(), step)
-            due, signal = self._due(step), self._signal(step)
+            due, signal = self._due(step), self.stop(step)
             if not any(due) and signal is None:
                 continue
             self._stop_if_ill(carry)
@@ -153,13 +158,6 @@ class PhaseRun:
             if hosts.first():
                 (self.folder / "maps.png").write_bytes(report.overlays(images, found))
 
-    def _signal(self, step: int) -> int | None:
-        """The signal that asks to stop, if any process has got one: asked at every step, of several processes at
-        every training row, for asking takes a round of messages."""
-        if hosts.count() > 1 and step % self.recipe.log.every:
-            return None
-        return hosts.agree(self.stop())
-
     def _due(self, step: int) -> tuple[bool, bool, bool]:
         """Whether a training row, a test row and a save fall on this step; all do on the last."""
         every = (self.recipe.log.every, self.job.eval_every, self.job.save_every)
@@ -170,7 +168,7 @@ class PhaseRun:
         loaded, digests = [], []
         for teacher in self.job.teachers:
             read = teacher.load() if teacher.load else None
-            loaded.append(read and self.layout.put(read.variables))
+            loaded.append(read and self.layout.put(read.variables, "s"))
             digests.append(read.digest if read else teacher.origin)
         if loaded:
             self.teacher = {"origin": ",".join(self.job.phase.teacher), "digest": ",".join(digests), "top1": None}
@@ -207,12 +205,13 @@ class PhaseRun:
     def _given(self, carry: Carry, network: Variables) -> Carry:
         """The carry with a network, or with the parts of it that there are."""
         state = carry.state
-        network = self.layout.put(jax.tree.map(np.array, network))  # a copy: the carry is donated
+        network = self.layout.put(jax.tree.map(np.array, network), "s")  # a copy: the carry is donated
         params = {**state.params, "student": {**state.params["student"], **network.params}}
         stats = {**state.stats, "student": {**state.stats["student"], **network.stats}}
         state = state._replace(params=params, stats=stats)
         if state.ema:
-            state = state._replace(ema=self.layout.put(jax.tree.map(np.array, state.student._asdict())))
+            average = jax.tree.map(np.array, self.layout.whole(state.student._asdict()))
+            state = state._replace(ema=self.layout.put(average, "s"))
         return carry._replace(state=state)
 
     def _stop_if_ill(self, carry: Carry) -> None:
@@ -257,7 +256,7 @@ class PhaseRun:
         progress.line(step, row["epoch"], self.job.steps / self.job.steps_per_epoch, row)
 
     def _save(self, carry: Carry) -> None:
-        params = jax.device_get(carry.state.params)
+        params = self.layout.whole(carry.state.params)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
             self._stop(f"step {int(carry.state.step)}: a parameter is not finite")
         meta = {
@@ -269,6 +268,7 @@ class PhaseRun:
             "warned": self.warned,
             "source": self.source_file,
         }
+        self.log.flush()
         tested = self.log.of(self.name, "test")
         score = tested[-1]["top1"] if tested and tested[-1]["step"] == int(carry.state.step) else None
         self.checkpoints.save(carry.state, (carry.metrics, carry.health), meta, score)

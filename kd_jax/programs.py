@@ -8,15 +8,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 
-from kd_jax import config, engine, models
+from kd_jax import engine, models
 from kd_jax.build import Job
-from kd_jax.data import Dataset, resident
 from kd_jax.data.augment import normalize
-from kd_jax.data.resident import Split
 from kd_jax.engine import metrics as metrics_lib
 from kd_jax.engine.state import TrainState
 from kd_jax.engine.step import inputs, only
@@ -33,43 +30,6 @@ class Carry(NamedTuple):
     health: metrics_lib.Health
 
 
-class Resident:
-    """A data set on the devices, the seed that orders and augments it, and how strongly a strong view is augmented."""
-
-    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str, strong: config.Strong):
-        self.layout, self.seed = layout, seed
-        self.augment = dataset.augment if augment == "auto" else augment
-        self.sizes = {"train": len(dataset.train), "test": len(dataset.test)}
-        self.arrays = {s: layout.put((getattr(dataset, s).images, getattr(dataset, s).labels)) for s in self.sizes}
-        self.key = layout.put(jax.random.key(seed))
-        make = partial(resident.train_batch, augment=self.augment)
-        self._train = layout.jit(make, ins="rrbrr", outs="b")
-        self._test = layout.jit(resident.test_batch, ins="rrbb", outs="b")
-        again = partial(resident.strong_image, augment=self.augment, ops=strong.ops, magnitude=strong.magnitude)
-        self._strong = layout.jit(again, ins="rbrr", outs="b")
-
-    def train(
-        self, step: int, batch_size: int, split: Split | None = None, judge: bool = False, strong: bool = False
-    ) -> Batch:
-        """The batch of a training step: a function of (seed, step) and, while a search holds out, of that. With
-        `strong`, views holds the images a second time, augmented more strongly."""
-        known = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "judge": judge}
-        epoch, index = resident.train_index(self.seed, step, **known)
-        index, epoch = self.layout.put(index, "b"), np.int32(epoch)
-        batch = self._train(*self.arrays["train"], index, epoch, self.key)
-        if strong:
-            image = self._strong(self.arrays["train"][0], index, epoch, self.key)
-            batch["views"] = {"strong": {"image": image, "teachers": ()}}
-        return batch
-
-    def test(self, batch_size: int):
-        """Every test batch in order; the last one is filled up and masked."""
-        n = self.sizes["test"]
-        for step in range(-(-n // batch_size)):
-            index, mask = resident.test_index(step, n=n, batch_size=batch_size)
-            yield self._test(*self.arrays["test"], *self.layout.put((index, mask), "b"))
-
-
 class Programs:
     """Compiled on first use, each once: shapes do not change within a phase."""
 
@@ -77,10 +37,12 @@ class Programs:
         """skip: how many updates may be left out because their loss or result is not finite."""
         self.job, self.layout = job, layout
         parts, trains = job.parts, job.phase.trains
-        step = partial(
-            engine.train_step, **parts, trains=trains, task=job.task, ema=job.phase.ema, axis_name=layout.axis_name
-        )
-        search_step = partial(engine.policy_step, **parts, task=job.task, axis_name=layout.axis_name)
+        how = {"task": job.task, "axis_name": layout.axis_name, "spread": layout.spread}
+        updates = {"trains": trains, "ema": job.phase.ema, "accumulate": job.phase.accumulate}
+        updates["scan"] = jax.default_backend() != "cpu"
+        step = partial(engine.train_step, **parts, **updates, **how)
+        search_step = partial(engine.policy_step, **parts, **how)
+        gather = layout.spread.gather if layout.spread else lambda tree: tree
 
         def init(key: Array, teachers: tuple[Variables | None, ...], given: dict[str, Vars]) -> TrainState:
             start = partial(models.init, job.network.model, key, jnp.zeros((1, *job.network.image_shape)))
@@ -110,18 +72,21 @@ class Programs:
             return carry._replace(state=state)
 
         def evaluate(model, variables: Variables, teacher_logits: Array | None, batch: Batch, so_far):
-            measured = engine.eval_step(variables, teacher_logits, seen(batch), model=model)
+            measured = engine.eval_step(gather(variables), teacher_logits, seen(batch), model=model)
             return metrics_lib.add(so_far, measured)
 
         def maps(state: TrainState, teachers: tuple[Outputs, ...], batch: Batch) -> dict[str, Array]:
-            return engine.maps(state, teachers, seen(batch), model=job.network.model, distiller=job.distiller)
+            return engine.maps(gather(state), teachers, seen(batch), model=job.network.model, distiller=job.distiller)
 
-        self._steps = {"train": partial(step, axis_name=None), "search": partial(search_step, axis_name=None)}
+        alone = {"axis_name": None, "spread": None}
+        self._steps = {"train": partial(step, **alone), "search": partial(search_step, **alone)}
         counted, measured = self._metrics()
-        self._init = layout.jit(init, ins="rrr", outs="r")
-        self.train = layout.jit_step(train, ins="rbbr", outs="r", donate=(0,))
-        self.search = layout.jit_step(search, ins="rbbr", outs="r", donate=(0,))
-        self.maps = layout.jit(maps, ins="rbb", outs="b")
+        states = layout.split(job.abstract)
+        carried = {"outs": (Carry(states, "r", "r"),), "donate": (0,)}
+        self._init = layout.jit(init, ins="rsr", outs=(states,))
+        self.train = layout.jit_step(train, ins=(*carried["outs"], "b", "b", "r"), **carried)
+        self.search = layout.jit_step(search, ins=(*carried["outs"], "b", "b", "r"), **carried)
+        self.maps = layout.jit(maps, ins="sbb", outs="b")
         self._evaluate, self._measuring = evaluate, {}
         self.right = layout.jit(_right, ins="bb", outs="r")
         # made on the device each time: a donated copy of a host array would take the original along
@@ -129,7 +94,7 @@ class Programs:
         self.no_measures = layout.jit(lambda: metrics_lib.zeros_like(measured), ins="", outs="r")
         self.no_faults = layout.jit(lambda: metrics_lib.healthy(counted), ins="", outs="r")
         self._teachers = [
-            layout.jit(_teacher(t.network, job.distiller.needs), ins="rb", outs="b") for t in job.teachers
+            layout.jit(_teacher(t.network, job.distiller.needs, gather), ins="sb", outs="b") for t in job.teachers
         ]
 
     def init(
@@ -141,7 +106,7 @@ class Programs:
     def evaluate(self, model: nn.Module):
         """The program that measures a network on a batch: (variables, teacher's logits, batch, measures so far)."""
         if model not in self._measuring:
-            self._measuring[model] = self.layout.jit(partial(self._evaluate, model), ins="rbbr", outs="r")
+            self._measuring[model] = self.layout.jit(partial(self._evaluate, model), ins="sbbr", outs="r")
         return self._measuring[model]
 
     def teach(self, teachers: tuple[Variables, ...], image: Array) -> tuple[Outputs, ...]:
@@ -179,8 +144,8 @@ def _views(batch: Batch) -> dict:
     return batch.get("views", {})
 
 
-def _teacher(network: Network, needs: frozenset):
+def _teacher(network: Network, needs: frozenset, gather):
     def run(variables: Variables, image: Array) -> Outputs:
-        return only(engine.teacher_outputs(network.model, variables, _normalized(network, image)), needs)
+        return only(engine.teacher_outputs(network.model, gather(variables), _normalized(network, image)), needs)
 
     return run

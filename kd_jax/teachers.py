@@ -27,6 +27,10 @@ class Network(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def told(self, **how) -> "Network":
+        """The same, computing otherwise: fields of kd_jax.models.base.Net."""
+        return self._replace(model=models.told(self.model, **how))
+
     def describe(self) -> dict:
         """As JSON, for a checkpoint's meta; the inverse of `network_of`."""
         return {k: v for k, v in self._asdict().items() if k != "model"}

@@ -61,7 +61,7 @@ def test_the_papers_recipe_is_the_default():
     assert [p.model for p in made.phases] == ["resnet32x4", "resnet8x4"]
     for phase in made.phases:
         assert (phase.epochs, phase.batch_size) == (240, 64)
-        assert phase.optim == config.Optim("sgd", 0.05, 0.9, 5e-4, False, 0.0)
+        assert phase.optim == config.Optim("sgd", 0.05, 0.9, 5e-4, False, 0.0, 0.0)
         assert phase.schedule == config.Schedule("step", (150.0, 180.0, 210.0), 0.1, 0.0)
     assert made.data.name == "cifar100" and made.data_seed == made.seed == 0
     student = made.phases[1]
@@ -127,7 +127,19 @@ WRONG = [
     ({"student__speed": 1}, "config.student.speed: unknown key; known: model, "),
     ({"data__augment": "mixup"}, "config.data.augment: must be auto, crop_flip, crop or none"),
     ({"parallel__scope": "local"}, "config.parallel.scope: must be global or device"),
-    ({"parallel__mesh": (2, 2)}, "config.parallel.mesh: must be .. for all devices"),
+    ({"parallel__mesh": (2, 2, 2)}, "config.parallel.mesh: must be .. for all devices"),
+    ({"parallel__mesh": (2, 0)}, "config.parallel.mesh: must be .. for all devices"),
+    (
+        {"parallel__mesh": (2, 2), "parallel__scope": "device"},
+        r"config.parallel.scope: must be global where parallel.mesh splits parameters \(2, 2\), got 'device'",
+    ),
+    ({"precision": "float16"}, "config.precision: must be float32 or bfloat16, got 'float16'"),
+    ({"student__accumulate": 0}, "config.student.accumulate: must be a number of parts, at least 1, got 0"),
+    ({"student__optim__clip": -1.0}, "config.student.optim.clip: must be 0 for none, or a finite number above"),
+    (
+        {"student__optim__clip": 1.0, "student__optim__name": "dot"},
+        "config.student.optim.clip: must be 0 where student.optim.name is dot, which has two gradients, got 1.0",
+    ),
     ({"checkpoint__every": -1}, "config.checkpoint.every"),
     ({"checkpoint__keep": 0}, "config.checkpoint.keep"),
     ({"log__every": 0}, "config.log.every"),

@@ -17,7 +17,7 @@ from kd_jax.engine.optim import policy_adam
 from kd_jax.engine.state import TrainState, as_teachers
 from kd_jax.engine.step import gradients, mask_of, objective
 from kd_jax.methods.base import fold
-from kd_jax.typing import Array, Batch, Distiller, Mean, Outputs, PyTree
+from kd_jax.typing import Array, Batch, Distiller, Mean, Outputs, PyTree, Spread
 
 
 def policy_step(
@@ -31,6 +31,7 @@ def policy_step(
     tx: optax.GradientTransformation,
     task: frozenset | None = None,
     axis_name: str | None = None,
+    spread: Spread | None = None,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One step of the policy; parameters, statistics and the step count stay. Pure.
 
@@ -39,7 +40,7 @@ def policy_step(
       inner: teacher outputs and batch of that training step.
       outer: the same of the examples that judge it.
       key: the run's root key; the step is folded in here.
-      student, distiller, tx, task, axis_name: as for `train_step`; `distiller.search` says how.
+      student, distiller, tx, task, axis_name, spread: as for `train_step`; `distiller.search` says how.
 
     Returns:
       (state, metrics): metrics hold the outer loss.
@@ -52,6 +53,8 @@ def policy_step(
     search, key = distiller.search, fold(jax.random.fold_in(key, state.step), "search")
     parts = {"student": student, "distiller": distiller}
     (taught, batch), (judge, judging) = ((as_teachers(t), b) for t, b in (inner, outer))
+    gather, split = spread or (lambda tree: tree,) * 2
+    params, policy = gather((state.params, state.policy))
 
     def loss(params: PyTree, policy: PyTree) -> Array:
         return objective(params, policy, state, taught, batch, key, **parts)[0]
@@ -61,7 +64,7 @@ def policy_step(
         return gradients(partial(objective, **parts), params, *given, task=task, mask=mask)[2]
 
     def update(grads: PyTree) -> PyTree:
-        return optax.apply_updates(state.params, tx.update(grads, state.opt, state.params)[0])
+        return gather(optax.apply_updates(state.params, tx.update(split(grads), state.opt, state.params)[0]))
 
     def judged(params: PyTree, policy: PyTree) -> Array:
         policy = policy if search.outer == "refined" else {}
@@ -69,12 +72,12 @@ def policy_step(
 
     mean = partial(jax.lax.pmean, axis_name=axis_name) if axis_name else lambda tree: tree
     if search.hypergradient == "exact":
-        value, grads = _exact(descent, update, judged, state.params, state.policy, mean)
+        value, grads = _exact(descent, update, judged, params, policy, mean)
     else:
-        value, grads = _finite(loss, update, judged, state.params, state.policy, mean)
+        value, grads = _finite(loss, update, judged, params, policy, mean)
     value, grads = mean((value, grads))
     if search.score is not None:
-        grads = jax.tree.map(jnp.add, grads, search.score(state.policy, fold(key, "method"), value))
+        grads = jax.tree.map(jnp.add, grads, search.score(policy, fold(key, "method"), value))
     updates, policy_opt = policy_adam(search).update(grads, state.policy_opt, state.policy)
     policy = optax.apply_updates(state.policy, updates)
     measured = {"outer": metrics_lib.mean_of(value, mask_of(judging))}

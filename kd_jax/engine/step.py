@@ -12,7 +12,20 @@ from kd_jax.engine import metrics as metrics_lib
 from kd_jax.engine.state import TrainState, as_teachers, make_view, trained
 from kd_jax.methods.base import fold
 from kd_jax.models import base as models
-from kd_jax.typing import Array, Batch, Distiller, Mean, Outputs, PyTree, Terms, Variables, Vars, View, Written
+from kd_jax.typing import (
+    Array,
+    Batch,
+    Distiller,
+    Mean,
+    Outputs,
+    PyTree,
+    Spread,
+    Terms,
+    Variables,
+    Vars,
+    View,
+    Written,
+)
 
 
 def teacher_outputs(model: nn.Module, variables: Variables, image: Array) -> Outputs:
@@ -145,6 +158,46 @@ def mask_of(batch: Batch) -> Array:
     return batch.get("mask", jnp.ones(batch["label"].shape, jnp.float32))
 
 
+def part_step(loss, params: PyTree, state: TrainState, taught, batch: Batch, key: Array, *, task: frozenset | None):
+    """Gradients, statistics moved and metrics of a batch or a part of one. Arguments as for `gradients`."""
+    mask = mask_of(batch)
+    given = (state.policy, state, taught, batch, key)
+    value, (logits, terms, logs, stats), grads = gradients(loss, params, *given, task=task, mask=mask)
+    measured = {
+        "loss": metrics_lib.mean_of(value, mask),
+        "top1": metrics_lib.mean_of(metrics_lib.top_k(logits, batch["label"], 1), mask),
+        **metrics_lib.named(terms, logs, mask),
+    }
+    return grads, stats, measured
+
+
+def in_parts(one, state: TrainState, taught, batch: Batch, key: Array, count: int, scan: bool):
+    """`one` of every part of a batch, one after the other: mean gradient, statistics passed on, metrics summed.
+
+    A device keeps its own rows: part j has rows j, j + count, ... of what it holds.
+    """
+    parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), (taught, batch))
+    kept = []
+
+    def body(carry, given):
+        (stats, summed), (j, part) = carry, given
+        grads, moved, measured = one(state._replace(stats=stats), *part, jax.random.fold_in(key, j))
+        kept.append(jax.tree.map(lambda a, b: a is b, moved, stats))
+        return (moved, jax.tree.map(jnp.add, summed, (grads, measured))), None
+
+    first = jax.tree.map(lambda x: x[0], parts)
+    grads, _, measured = jax.eval_shape(one, state, *first, key)
+    carry = state.stats, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, measured))
+    if scan:
+        carry, _ = jax.lax.scan(body, carry, (jnp.arange(count), parts))
+    for j in range(0 if scan else count):
+        carry, _ = body(carry, (j, jax.tree.map(lambda x, j=j: x[j], parts)))
+    stats, (grads, measured) = carry
+    # `settle` averages what has changed: a scan returns all as if it had
+    stats = jax.tree.map(lambda same, now, before: before if same else now, kept[-1], stats, state.stats)
+    return jax.tree.map(lambda g: g / count, grads), stats, measured
+
+
 def train_step(
     state: TrainState,
     teacher_outputs: Outputs | tuple[Outputs, ...] | None,
@@ -158,6 +211,9 @@ def train_step(
     task: frozenset | None = None,
     ema: float | None = None,
     axis_name: str | None = None,
+    accumulate: int = 1,
+    scan: bool = False,
+    spread: Spread | None = None,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One step of the student and of the method's own parameters. Pure, jittable by anyone.
 
@@ -176,19 +232,32 @@ def train_step(
       ema: decay of the student's average, 0 <= ema < 1, where the state keeps one.
       axis_name: under shard_map, the axis over whose devices gradients and statistics are averaged
         and metrics summed; the batch is then this device's part.
+      accumulate: into how many parts of equal size the batch is cut, rows j, j + accumulate, ...; the gradient is the
+        mean of theirs. B must divide by it.
+      scan: whether that is a loop in the compiled program, which keeps the activations of one part only; over
+        convolutions it is many times slower on CPU. Else the parts are written out.
+      spread: where the parameters are split over devices: how to gather them, and to split their gradients.
 
     Returns:
       (state, metrics): metrics hold loss, top1 and every term and log, as sum and count.
+
+    Differs: with accumulate > 1 BatchNorm sees a part at a time, as published code that accumulates; its running
+      statistics move once a part.
     """
-    mask, key = mask_of(batch), jax.random.fold_in(key, state.step)
-    given = (state.policy, state, as_teachers(teacher_outputs), batch, key)
-    loss_of, old = (
-        partial(objective, student=student, distiller=distiller, trains=trains),
-        trained(state.params, trains),
-    )
-    loss, (logits, terms, logs, stats), grads = gradients(loss_of, old, *given, task=task, mask=mask)
+    key, old = jax.random.fold_in(key, state.step), trained(state.params, trains)
+    seen = state
+    if spread:
+        seen = state._replace(**spread.gather({"params": state.params, "policy": state.policy}))
+    parts = {"student": student, "distiller": distiller, "trains": trains}
+    one = partial(part_step, partial(objective, **parts), trained(seen.params, trains), task=task)
+    taught = as_teachers(teacher_outputs)
+    if accumulate == 1:
+        grads, stats, measured = one(seen, taught, batch, key)
+    else:
+        grads, stats, measured = in_parts(one, seen, taught, batch, key, accumulate, scan)
     if axis_name:
         grads = jax.lax.pmean(grads, axis_name)
+    grads = spread.split(grads) if spread else grads
     stats = settle(stats, state.stats, axis_name)
     updates, opt = tx.update(grads, state.opt, old)
     params = {**state.params, **optax.apply_updates(old, updates)}
@@ -196,11 +265,6 @@ def train_step(
     if ema is not None:
         now = {"params": params["student"], "stats": stats["student"]}
         average = jax.tree.map(lambda a, b: ema * a + (1 - ema) * b, state.ema, now)
-    measured = {
-        "loss": metrics_lib.mean_of(loss, mask),
-        "top1": metrics_lib.mean_of(metrics_lib.top_k(logits, batch["label"], 1), mask),
-        **metrics_lib.named(terms, logs, mask),
-    }
     if axis_name:
         measured = jax.lax.psum(measured, axis_name)
     moved = {"params": params, "stats": stats, "opt": opt, "ema": average}

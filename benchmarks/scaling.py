@@ -1,0 +1,137 @@
+"""What a training step needs of every device and sends between them, read from its compiled module: nothing is run.
+
+python benchmarks/scaling.py [--meshes=1,4,2x2] [--pair=resnet20,resnet8] [--methods=kd,skd] [--batches=16]
+                             [--classes=100] [--image=32] [--scope=global] [--precision=float32] [--json=FILE]
+    One line for every combination, on forced CPU devices: of one device MB of arguments (states, teachers' outputs,
+    batch) and of temporaries, and its Gflop; MB and number of the collectives. A mesh is D, or DxF with parameters
+    split over F. --batches are global. The module is the CPU's: what a GPU's or TPU's compiler fuses needs fewer
+    temporaries, and combines collectives; their bytes are the same.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from step import Parser, at_least
+
+SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_LINE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+
+
+def collectives(module: str) -> dict[str, tuple[int, int]]:
+    """Of a compiled module's text: kind -> (how many, bytes of what they return on one device)."""
+    found = dict.fromkeys(KINDS, (0, 0))
+    for made, kind in _LINE.findall(module):
+        arrays = [(SIZES[t], math.prod(map(int, filter(None, shape.split(","))))) for t, shape in _ARRAY.findall(made)]
+        count, size = found[kind]
+        found[kind] = count + 1, size + sum(each * values for each, values in arrays)
+    return {kind: value for kind, value in found.items() if value[0]}
+
+
+def compiled_step(job, layout):
+    """A phase's training step for a layout, compiled from shapes alone."""
+    import jax
+
+    from kd_jax.engine.step import inputs
+    from kd_jax.programs import Carry, Programs
+
+    programs = Programs(job, layout)
+    carry = Carry(layout.like(job.abstract), *(jax.eval_shape(f) for f in (programs.no_metrics, programs.no_faults)))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return programs.train.lower(carry, *inputs(job.facts.view_shapes, job.distiller.needs), key).compile()
+
+
+def measured(program) -> dict:
+    """Of one device: bytes of arguments and temporaries, flops; and the collectives."""
+    memory = program.memory_analysis()
+    sizes = {"arguments": memory.argument_size_in_bytes, "temporaries": memory.temp_size_in_bytes}
+    return {**sizes, "flops": program.cost_analysis()["flops"], "collectives": collectives(program.as_text())}
+
+
+def planned(flags, methods: list[str], batch: int, classes: int, mesh: tuple[int, ...]):
+    """The jobs of the methods, as configs/compose.py spells them, and the layout."""
+    from kd_jax import config, recipes
+    from kd_jax.build import plan
+    from kd_jax.loop import load_data
+    from kd_jax.parallel import Layout
+    from kd_jax.workdir import place
+
+    get_config = import_module("configs.compose").get_config
+    phases = {}
+    for method in methods:
+        made = get_config(f"{method},{flags.pair}")
+        phases |= {"teacher": made.teacher, method.replace("+", "_"): made.student}
+    for phase in phases.values():
+        phase.batch_size = batch
+    made = recipes.recipe("scaling", data="synthetic", **phases)
+    made.data.synthetic.update({"size": flags.image, "classes": classes, "train": batch, "test": 1})
+    made.parallel.scope, made.parallel.mesh, made.precision = flags.scope, mesh, flags.precision
+    recipe = config.parse(made.to_dict())
+    layout = Layout(mesh, flags.scope)
+    jobs = plan(recipe, load_data(recipe), place("never-written"), layout.count)
+    return {job.phase.name: job for job in jobs}, layout
+
+
+def parsed() -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--meshes", default="1,4,2x2")
+    parser.add_argument("--pair", default="resnet20,resnet8", help="TEACHER,STUDENT")
+    parser.add_argument("--methods", default="kd,skd", help="as configs/compose.py spells them, joined by commas")
+    parser.add_argument("--batches", default="16")
+    parser.add_argument("--classes", default="100")
+    parser.add_argument("--image", type=int, default=32)
+    parser.add_argument("--scope", default="global", choices=("global", "device"))
+    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--json", type=Path)
+    flags = parser.parse_args()
+    at_least(parser, flags, image=1)
+    try:
+        flags.meshes = [tuple(map(int, mesh.split("x"))) for mesh in flags.meshes.split(",")]
+        flags.batches, flags.classes = ([int(n) for n in x.split(",")] for x in (flags.batches, flags.classes))
+    except ValueError as e:
+        parser.error(f"{e}; --meshes, --batches and --classes are numbers joined by commas, a mesh may be DxF")
+    flags.error = parser.error
+    return flags
+
+
+def main() -> int:
+    flags, rows = parsed(), []
+    count = max(map(math.prod, flags.meshes))
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from kd_jax import InputError
+
+    methods = flags.methods.split(",")
+    print(
+        f"{flags.pair}, images {flags.image} x {flags.image}, {flags.precision}, scope {flags.scope}; of one device:\n"
+    )
+    line = "{:>10}{:>7}{:>7}{:>9}{:>14}{:>16}{:>9}  {}"
+    heads = ("method", "mesh", "batch", "classes", "arguments MB", "temporaries MB", "Gflop")
+    print(line.format(*heads, "collectives MB (number)"))
+    for mesh, batch, classes in itertools.product(flags.meshes, flags.batches, flags.classes):
+        try:
+            jobs, layout = planned(flags, methods, batch, classes, mesh)
+        except InputError as e:
+            flags.error(str(e))
+        for method in methods:
+            found = measured(compiled_step(jobs[method.replace("+", "_")], layout))
+            rows.append({"method": method, "mesh": mesh, "batch": batch, "classes": classes, **found})
+            sent = ", ".join(f"{kind} {size / 1e6:.3f} ({n})" for kind, (n, size) in found["collectives"].items())
+            sizes = (f"{found[name] / 1e6:.2f}" for name in ("arguments", "temporaries"))
+            cells = (method, "x".join(map(str, mesh)), batch, classes, *sizes, f"{found['flops'] / 1e9:.3f}")
+            print(line.format(*cells, sent or "none"), flush=True)
+    if flags.json:
+        flags.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""A batch in parts, blocks computed twice, and another precision: what must stay the same, and what is refused."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import kd_jax
+from kd_jax import InputError, build, config, data, methods, models, recipes
+from kd_jax.engine.metrics import read
+from kd_jax.engine.step import objective
+from kd_jax.methods.base import fold
+from tests.conftest import TINY, tree
+
+KEY = jax.random.key(0)
+BATCH = {"image": jax.random.normal(KEY, (8, 8, 8, 3)), "label": jnp.arange(8) % 10}
+VIT = {"width": 8, "heads": 2, "patch": 4, "blocks": (1, 1)}
+TAUGHT = kd_jax.Outputs((), None, None, 3 * jax.random.normal(KEY, (8, 10)))
+PLAIN = methods.chain(ce=methods.ce(weight=0.1), kd=methods.kd(weight=0.9))
+TX = optax.sgd(0.1, momentum=0.9)
+
+
+def net(name="resnet8", **more):
+    return models.create(name, 10, **(VIT if name.startswith("vit") else TINY), **more)
+
+
+def start(model):
+    parts = {"student": model, "distiller": PLAIN, "tx": TX}
+    facts = kd_jax.make_facts(model, (model,), image_shape=(8, 8, 3), batch_size=8)
+    return jax.jit(partial(kd_jax.init_state, facts=facts, **parts))(KEY), parts
+
+
+def lowered(model, state, **how):
+    step = partial(kd_jax.train_step, student=model, distiller=PLAIN, tx=TX, **how)
+    return jax.jit(step).lower(state, TAUGHT, BATCH, KEY)
+
+
+def close(a, b, **tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_parts_are_the_batch_where_nothing_mixes_examples(scan):
+    model = net("vit_tiny_patch16_224")
+    state, _ = start(model)
+    whole, said = lowered(model, state).compile()(state, TAUGHT, BATCH, KEY)
+    cut, told = lowered(model, state, accumulate=4, scan=scan).compile()(state, TAUGHT, BATCH, KEY)
+    close(whole.params, cut.params, rtol=1e-5, atol=1e-6)
+    close(whole.opt, cut.opt, rtol=1e-4, atol=1e-6)
+    assert int(cut.step) == 1 and read(said) == pytest.approx(read(told), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def by_hand():
+    """Two parts of a network with BatchNorm, each after the other, in a loop of its own."""
+    model = net()
+    state, parts = start(model)
+    key = jax.random.fold_in(KEY, state.step)
+
+    @jax.jit
+    def loss(params, stats, taught, batch, key):
+        given = (state.policy, state._replace(stats=stats), (taught,), batch, key)
+        return objective(params, *given, student=model, distiller=PLAIN)
+
+    stats, grads = state.stats, []
+    for j in range(2):
+        taught, batch = jax.tree.map(lambda x, j=j: x[j::2], (TAUGHT, BATCH))
+        grads.append(jax.grad(lambda *a: loss(*a)[0])(state.params, stats, taught, batch, jax.random.fold_in(key, j)))
+        stats = loss(state.params, stats, taught, batch, jax.random.fold_in(key, j))[1][3]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *grads)
+    updates, opt = TX.update(mean, state.opt, state.params)
+    return model, state, (optax.apply_updates(state.params, updates), stats, opt)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_parts_are_a_loop_over_them(by_hand, scan):
+    model, state, (params, stats, opt) = by_hand
+    now, _ = lowered(model, state, accumulate=2, scan=scan).compile()(state, TAUGHT, BATCH, KEY)
+    close(now.params, params, rtol=1e-5, atol=1e-6)
+    close(now.stats["student"], stats["student"], rtol=1e-5, atol=1e-6)
+    close(now.opt, opt, rtol=1e-4, atol=1e-6)
+    once, _ = lowered(model, state).compile()(state, TAUGHT, BATCH, KEY)
+    assert float(jnp.abs(once.params["student"]["fc"]["kernel"] - params["student"]["fc"]["kernel"]).max()) > 1e-5
+
+
+def test_a_loop_over_parts_keeps_one_part(by_hand):
+    """Activations of a part of four, and not of all."""
+    model, state, _ = by_hand
+    sizes = [
+        lowered(model, state, accumulate=n, scan=n > 1).compile().memory_analysis().temp_size_in_bytes for n in (1, 4)
+    ]
+    assert sizes[1] < 0.7 * sizes[0], sizes
+
+
+def test_precision():
+    """bfloat16 inside of the network, float32 around it; and float32 is what it was."""
+    model = net()
+    state, _ = start(model)
+    plain, half = lowered(model, state), lowered(models.told(model, precision="bfloat16"), state)
+    assert "bf16" not in plain.as_text()
+    made = [line for line in half.as_text().splitlines() if "stablehlo.convolution" in line]
+    assert made and all("bf16" in line and "xf32" not in line for line in made)
+    losses, step = [], half.compile()
+    first, other = state, plain.compile()(state, TAUGHT, BATCH, KEY)[1]
+    for _ in range(6):
+        state, metrics = step(state, TAUGHT, BATCH, KEY)
+        losses.append(read(metrics)["loss"])
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((state.params, state.stats, state.opt, metrics)))
+    assert losses[0] == pytest.approx(read(other)["loss"], rel=0.02) and losses[-1] < losses[0]
+    assert losses[0] != read(other)["loss"]
+    outputs = models.apply(models.told(model, precision="bfloat16"), first.student, BATCH["image"])[0]
+    assert {x.dtype for x in jax.tree.leaves(outputs)} == {jnp.dtype(jnp.float32)}
+
+
+KINDS = ("resnet8", "vit_tiny_patch16_224", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "imagenet_MobileNetV1")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_remat_keeps_less(name):
+    """Between the passes far less is kept; names and shapes of the variables are the same."""
+    sizes, seen = [], []
+    for remat in (False, True):
+        model = models.create(name, 10, remat=remat)
+        side = 224 if name.startswith("vit") else 32
+        image = jax.ShapeDtypeStruct((8, side, side, 3), jnp.float32)
+        made = jax.eval_shape(partial(models.init, model), KEY, image)
+        seen.append(made)
+
+        def kept(params, stats, image, model=model):
+            def loss(params):
+                return models.apply(model, models.base.Variables(params, stats), image, True)[0].logits.sum()
+
+            return jax.vjp(loss, params)[1]
+
+        kept = jax.eval_shape(kept, made.params, made.stats, image)
+        kept, known = (sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(t)) for t in (kept, made))
+        sizes.append(kept - known)  # the parameters are kept in any case
+    assert seen[0] == seen[1]
+    assert sizes[1] < 0.75 * sizes[0], sizes
+
+
+@pytest.mark.parametrize("name", ["resnet8", "vit_tiny_patch16_224"])
+def test_remat_computes_the_same(name):
+    model = net(name)
+    state, _ = start(model)
+    plain = lowered(model, state).compile()(state, TAUGHT, BATCH, KEY)
+    again = lowered(models.told(model, remat=True), state)
+    assert "optimization_barrier" in again.as_text()
+    close(plain, again.compile()(state, TAUGHT, BATCH, KEY), rtol=1e-5, atol=1e-6)
+
+
+def test_a_graft_is_told_inside():
+    model = models.told(models.create("graft:resnet8+resnet14", 10), precision="bfloat16", remat=True)
+    assert model.remat and model.student.remat and not model.teacher.remat
+
+
+def plan(devices=1, **changes):
+    recipe = config.parse(tree(**changes))
+    dataset = data.load(recipe.data.name, synthetic=recipe.data.synthetic)
+    return build.plan(recipe, dataset, kd_jax.workdir.place("/nowhere"), devices)
+
+
+WHOLE = [
+    ({}, "skd attends over the whole batch; accepted: 1"),
+    ({"refine_order": (), "terms__dist": recipes.member("dist")}, "dist is one number for the whole batch;"),
+    ({"refine_order": (), "terms__sp": recipes.member("sp")}, "sp is one number for the whole batch; accepted: 1"),
+    ({"refine_order": (), "terms__mlld": recipes.member("mlld")}, "mlld is one number for the whole batch;"),
+    ({"refine_order": (), "terms__crd": recipes.member("crd", negatives=8)}, "crd reads a bank of features"),
+    (
+        {"refine__dafa": recipes.member("dafa"), "refine_order": ("dafa",), "terms__fit": recipes.member("fitnet")},
+        "its search looks through the step of a whole batch; accepted: 1",
+    ),
+    ({"batch_size": 10, "refine_order": ()}, "batch 10 on 1 devices does not divide into so many parts"),
+]
+
+
+@pytest.mark.parametrize(("changes", "told"), WHOLE, ids=[told for _, told in WHOLE])
+def test_what_looks_at_the_whole_batch_is_refused(changes, told):
+    changes = {f"student__{key}": value for key, value in changes.items()}
+    with pytest.raises(InputError, match=f"^config.student.accumulate: 4, but {told}"):
+        plan(student__accumulate=4, **changes)
+
+
+def test_what_may_be_cut_is_not_refused():
+    """SKD over classes, without attention, and no SKD; the printed line says how the batch is made up."""
+    per_class = recipes.member("skd", tokens="classes")
+    for changes in ({"refine_order": ()}, {"refine__skd": per_class}, {"refine__skd__attention": False}):
+        _, student = plan(devices=2, student__accumulate=2, **{f"student__{k}": v for k, v in changes.items()})
+    told = "student: batch 8 = 2 devices x 2 accumulated x 2; BatchNorm sees one accumulated part at a time"
+    assert student.effective_batch(2) == told
+    assert plan()[0].effective_batch(1) == "teacher: batch 8 = 1 device x 8"
+
+
+def test_a_recipe_tells_every_network():
+    teacher, student = plan(precision="bfloat16", student__remat=True)
+    assert [m.precision for m in (teacher.network.model, student.network.model)] == ["bfloat16"] * 2
+    assert student.teachers[0].network.model == teacher.network.model
+    assert (teacher.network.model.remat, student.network.model.remat) == (False, True)
+
+
+def test_finite_differences_need_float32():
+    finite, fitnet = recipes.member("dafa", hypergradient="finite"), recipes.member("fitnet")
+    search = {"refine__dafa": finite, "refine_order": ("dafa",), "terms__fit": fitnet}
+    search = {f"student__{key}": value for key, value in search.items()}
+    plan(**search)
+    with pytest.raises(InputError, match="^config.precision: bfloat16, but student.* finite differences"):
+        plan(**search, precision="bfloat16")
+
+
+def test_a_clip_is_of_the_whole_gradient():
+    """Student and method together, before decay and momentum."""
+    phase = plan(student__optim__clip=0.5)[1].phase
+    params = {"student": jnp.full(4, 2.0), "method": {"skd": jnp.full(12, 2.0)}}
+    grads = jax.tree.map(jnp.ones_like, params)  # norm 4
+    tx = build.optimisers.plain(phase, lambda step: 1.0, {})
+    updates, _ = tx.update(grads, tx.init(params), params)
+    close(updates, jax.tree.map(lambda p: -(0.125 + 5e-4 * p), params), rtol=1e-6)
+    small = jax.tree.map(lambda g: 0.01 * g, grads)
+    close(tx.update(small, tx.init(params), params)[0], jax.tree.map(lambda p: -(0.01 + 5e-4 * p), params), rtol=1e-6)
+
+
+def test_a_key_of_its_own_for_every_part():
+    from kd_jax.typing import Distiller
+
+    def apply(vars, view, key, train):
+        return view, {}, {"": jnp.full(view.labels.shape, jax.random.uniform(key))}, {}
+
+    drawn = methods.chain(ce=methods.ce(), draw=Distiller(methods.identity().init, apply))
+    model = net()
+    state, _ = start(model)
+    step = partial(kd_jax.train_step, student=model, distiller=drawn, tx=TX, accumulate=2)
+    _, metrics = jax.jit(step)(state, None, BATCH, KEY)
+    key = jax.random.fold_in(KEY, 0)
+    each = [jax.random.uniform(fold(fold(jax.random.fold_in(key, j), "method"), "draw")) for j in range(2)]
+    assert read(metrics)["logs/draw"] == pytest.approx(float(sum(each)) / 2, rel=1e-6)
