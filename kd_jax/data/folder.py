@@ -13,6 +13,7 @@ from kd_jax.data.sources import Arrays, Dataset, statistics
 from kd_jax.typing import InputError
 
 TESTS = ("test", "val", "validation")
+TINY = "val/val_annotations.txt"  # Tiny ImageNet's labels of the images in val/images; those in test have none
 
 
 class Example(NamedTuple):
@@ -26,7 +27,8 @@ def folder(where: str, *, dir: str = "", size: int = 0, test_fraction: float = 0
     """Images in class folders, decoded into memory.
 
     Either WHERE/train/CLASS/* with WHERE/test or WHERE/val beside it, or WHERE/CLASS/*, of which a
-    fixed part of every class becomes the test set. Classes are numbered in the order of their names.
+    fixed part of every class becomes the test set, or Tiny ImageNet as its archive unpacks. Classes are
+    numbered in the order of their names.
 
     Args:
       where: the folder; a relative one is looked for in `dir`.
@@ -72,8 +74,12 @@ def listing(where: str, *, dir: str = "", test_fraction: float = 0.2) -> Listing
     root = epath.Path(dir).expanduser() / epath.Path(where).expanduser()
     if not where or not root.is_dir():
         raise InputError(f"data.name: no folder {root}; give folder:DIR with DIR/CLASS/* or DIR/train/CLASS/*")
-    beside = any(_class_folders(root / part) for part in ("train", *TESTS))
-    train, test = _beside(root) if beside else split(_examples(root), test_fraction)
+    if (root / TINY).exists():
+        train, test = _tiny_imagenet(root)
+    elif any(_class_folders(root / part) for part in ("train", *TESTS)):
+        train, test = _beside(root)
+    else:
+        train, test = split(_examples(root), test_fraction)
     return Listing(root, train, test, sorted({e.label for e in train}))
 
 
@@ -110,6 +116,26 @@ def _beside(root: epath.Path) -> tuple[list[Example], list[Example]]:
     for name in sorted(here ^ there):
         has, has_not = (root / "train", found[0]) if name in here else (found[0], root / "train")
         raise InputError(f"{has_not}: no class folder {name}, which {has} has; both must have the same classes")
+    return train, test
+
+
+def _tiny_imagenet(root: epath.Path) -> tuple[list[Example], list[Example]]:
+    """train/CLASS/images/*, and val/images/* as the test set, with a line NAME<tab>CLASS<tab>... each."""
+    train = []
+    for one in _class_folders(root / "train"):
+        inside = one / "images"
+        if not inside.is_dir():
+            raise InputError(f"{one}: no folder images; beside {root / TINY} Tiny ImageNet's own layout is wanted")
+        train += [Example(path, one.name) for path in sorted(inside.iterdir())]
+    classes, test = {e.label for e in train}, []
+    for number, line in enumerate((root / TINY).read_text().splitlines(), 1):
+        name, _, rest = line.partition("\t")
+        label = rest.partition("\t")[0]
+        if label not in classes:
+            raise InputError(f"{root / TINY}:{number}: class {label!r} has no folder in {root / 'train'}")
+        test.append(Example(root / "val" / "images" / name, label))
+    if not test:
+        raise InputError(f"{root / TINY}: no line NAME<tab>CLASS in it")
     return train, test
 
 

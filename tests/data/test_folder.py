@@ -220,3 +220,40 @@ def test_a_run(tmp_path, rng):
     fill(tmp_path / "data", rng, dict.fromkeys("abcde", 5), height=7, width=9)
     summary = loop.run(tree(data__name=f"folder:{tmp_path / 'data'}", data__size=8), str(tmp_path / "run"))
     assert [p["steps"] for p in summary["phases"].values()] == [2, 2]
+
+
+def tiny_imagenet(root, rng):
+    """Three images of each of two classes and four of val, laid out as the archive unpacks."""
+    for label in ("n02", "n01"):
+        (root / "train" / label / "images").mkdir(parents=True)
+        (root / "train" / label / f"{label}_boxes.txt").write_text(f"{label}_0.JPEG\t0\t0\t5\t5\n")
+        for i in range(3):
+            picture(rng).save(root / "train" / label / "images" / f"{label}_{i}.JPEG")
+    for part in ("val", "test"):
+        (root / part / "images").mkdir(parents=True)
+    for i in range(4):
+        picture(rng).save(root / "val" / "images" / f"val_{i}.JPEG")
+    lines = [f"val_{i}.JPEG\t{label}\t0\t0\t5\t5\n" for i, label in enumerate(("n02", "n01", "n01", "n02"))]
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    (root / "wnids.txt").write_text("n02\nn01\n")
+
+
+def test_tiny_imagenet_as_its_archive_unpacks(tmp_path, rng):
+    tiny_imagenet(tmp_path, rng)
+    made = data.load(f"folder:{tmp_path}")
+    assert made.train.labels.tolist() == [0, 0, 0, 1, 1, 1] and made.test.labels.tolist() == [1, 0, 0, 1]
+    np.testing.assert_array_equal(made.train.images[4], read(tmp_path / "train" / "n02" / "images" / "n02_1.JPEG"))
+    np.testing.assert_array_equal(made.test.images[2], read(tmp_path / "val" / "images" / "val_2.JPEG"))
+    streamed = data.load(f"folder:{tmp_path}", stream=True)
+    for part in ("train", "test"):
+        for i, whole in enumerate(getattr(made, part)):
+            pixels, label = getattr(streamed, part).view(i, 0, 0)
+            np.testing.assert_array_equal(pixels, whole["image"])
+            assert label == whole["label"]
+    annotations = tmp_path / "val" / "val_annotations.txt"
+    annotations.write_text("val_0.JPEG\tn03\t0\n")
+    assert refusal(tmp_path) == f"{annotations}:1: class 'n03' has no folder in {tmp_path / 'train'}"
+    annotations.write_text("")
+    assert refusal(tmp_path) == f"{annotations}: no line NAME<tab>CLASS in it"
+    (tmp_path / "train" / "n03").mkdir()
+    assert "n03: no folder images" in refusal(tmp_path)
