@@ -100,9 +100,9 @@ def plan(recipe: config.Recipe, dataset: data.Dataset, workdir: epath.Path, devi
     for phase in recipe.phases:
         name = phase.name
         networks[name], load = origins.weights_of(phase, origins.network_of(phase, dataset), workdir)
-        networks[name] = networks[name].told(precision=recipe.precision, remat=phase.remat)
+        networks[name] = at(name, networks[name].told, precision=recipe.precision, remat=phase.remat)
         taught_by = tuple(origins.teacher_of(phase, origin, networks, workdir) for origin in phase.teacher)
-        taught_by = tuple(t._replace(network=t.network.told(precision=recipe.precision)) for t in taught_by)
+        taught_by = tuple(t._replace(network=at(name, t.network.told, precision=recipe.precision)) for t in taught_by)
         given = origins.given_to(phase, {n: _method(job.abstract) for n, job in jobs.items()}, workdir)
         job = _job(recipe, phase, dataset, networks[name], taught_by, given, devices)
         start = origins.start_of(recipe, phase, networks, taught_by, workdir)

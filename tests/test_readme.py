@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from kd_jax import cli, config, data, loop, methods, models
+from kd_jax import InputError, cli, config, data, loop, methods, models
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -75,6 +75,9 @@ def test_the_python_blocks_run_and_the_own_recipe_trains(tmp_path, capsys):
         made = space["get_config"]("smoke")
         made.data.synthetic.size, made.data.synthetic.classes = 8, 5
         assert made.student.terms.mse.scale == 1.0  # every keyword is a flag
+        told = "config.student: precision=bfloat16, but MLP is no kd_jax.models.base.Net"
+        with pytest.raises(InputError, match=told):
+            loop.run({**made.to_dict(), "precision": "bfloat16"}, str(tmp_path))
         summary = loop.run(made.to_dict(), str(tmp_path))
         assert summary["phases"]["student"]["model"] == "mlp"
         x = data.load("synthetic", synthetic=made.data.synthetic.to_dict()).train.images[:2] / 255.0

@@ -37,7 +37,16 @@ def block_of(cls: type[nn.Module], net: Net, *, train: bool = True) -> type[nn.M
 
 
 def told(model: nn.Module, **how) -> nn.Module:
-    """A network with other fields of `Net`; so is a network inside of it."""
+    """A network with other fields of `Net`; so is a network inside of it.
+
+    Raises:
+      ValueError: a network that is no Net is to be other than the defaults.
+    """
+    if not isinstance(model, Net):
+        for field, value in how.items():
+            if value != getattr(Net, field):
+                raise ValueError(f"{field}={value}, but {type(model).__name__} is no kd_jax.models.base.Net")
+        return model
     inner = {"student": told(model.student, **how)} if hasattr(model, "student") else {}
     return model.clone(**how, **inner)
 
