@@ -1,7 +1,9 @@
 """The network that a phase of a run has saved: find it, measure it."""
 
+import math
 from dataclasses import replace
 
+import jax
 from etils import epath
 
 from kd_jax import build, config, writers
@@ -92,8 +94,12 @@ def evaluate(workdir: str, *, phase: str = "", data_dir: str = "", best: bool = 
     alone |= {"init": {"student": "", "method": ""}, "refine": {}, "refine_order": (), "terms": {"ce": {}}}
     alone["optim"] = {**tree[phase]["optim"], "name": "sgd", "delta": 0.0}
     alone["accumulate"] = 1
+    # where it is measured changes nothing: on as many devices as there are and the batch divides by
+    here = (math.gcd(alone["batch_size"], jax.device_count()),)
+    tree["parallel"] = {"scope": "global", "mesh": here}
     recipe = config.parse({**tree, "phases": (phase,), phase: alone})
-    layout, dataset = Layout(recipe.parallel.mesh, recipe.parallel.scope), load_data(recipe)
+    layout, dataset = Layout(here), load_data(recipe)
+    measured = measured.told(precision=recipe.precision)
     (job,) = build.plan(recipe, dataset, place(workdir), layout.count)
     with batches_of(recipe, layout, dataset) as source:
         exam = Examiner(Programs(replace(job, network=measured), layout), source, ())

@@ -1,6 +1,7 @@
 """Evaluation of what is saved, and what a run says about itself."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -26,6 +27,15 @@ def test_it_measures_what_the_run_measured(home):
         assert {k: found[k] for k in ("loss", "top1", "top5")} == {k: row[k] for k in ("loss", "top1", "top5")}
     assert evaluate(str(folder))["phase"] == "student"
     assert evaluate(str(folder), phase="teacher")["top1"] > 0.5  # it has learned: the test can tell
+
+
+def test_it_measures_on_the_devices_that_there_are(home, tmp_path):
+    """What a pod has trained, a laptop measures."""
+    shutil.copytree(home[0], tmp_path, dirs_exist_ok=True)
+    made = json.loads((tmp_path / "config.json").read_text())
+    made["parallel"] = {"scope": "global", "mesh": [16, 4]}
+    (tmp_path / "config.json").write_text(json.dumps(made))
+    assert evaluate(str(tmp_path)) == evaluate(str(home[0]))
 
 
 def test_the_best_one_can_be_kept_and_measured(tmp_path):
