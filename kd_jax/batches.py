@@ -20,26 +20,33 @@ from kd_jax.typing import Array, Batch, InputError
 FLIGHT = 2  # batches that a stream lets the devices fall behind, each in their memory
 
 
-class Resident:
-    """A data set on the devices, the seed that orders and augments it, and how strongly a strong view is augmented."""
+class _Batches:
+    """A data set, the devices that it is for, and the seed that orders and augments it. A context manager closes it."""
 
-    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str, strong: config.Strong):
+    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str):
         self.layout, self.seed = layout, seed
         self.augment = dataset.augment if augment == "auto" else augment
         self.sizes = {"train": len(dataset.train), "test": len(dataset.test)}
-        self.arrays = {s: layout.put((getattr(dataset, s).images, getattr(dataset, s).labels)) for s in self.sizes}
         self.key = layout.put(jax.random.key(seed))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+
+class Resident(_Batches):
+    """A data set on the devices. strong: how strongly a strong view is augmented."""
+
+    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str, strong: config.Strong):
+        super().__init__(layout, dataset, seed=seed, augment=augment)
+        self.arrays = {s: layout.put((getattr(dataset, s).images, getattr(dataset, s).labels)) for s in self.sizes}
         make = partial(resident.train_batch, augment=self.augment)
         self._train = layout.jit(make, ins="rrbrr", outs="b")
         self._test = layout.jit(resident.test_batch, ins="rrbb", outs="b")
         again = partial(resident.strong_image, augment=self.augment, ops=strong.ops, magnitude=strong.magnitude)
         self._strong = layout.jit(again, ins="rbrr", outs="b")
-
-    def __enter__(self) -> "Resident":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.close()
 
     def train(
         self, step: int, batch_size: int, split: Split | None = None, judge: bool = False, strong: bool = False
@@ -68,7 +75,7 @@ class Resident:
         """Nothing runs."""
 
 
-class Streamed:
+class Streamed(_Batches):
     """As `Resident`, but the examples stay where they are until a step needs them: computed ahead by workers, of which
     every process has its own and reads only the rows of its devices.
 
@@ -86,12 +93,10 @@ class Streamed:
         workers: int | None = None,
     ):
         """workers: see `workers_of`; as many again read for tests."""
-        self.layout, self.seed, self.share = layout, seed, share_of(layout)
-        self.augment = dataset.augment if augment == "auto" else augment
-        self.sizes = {"train": len(dataset.train), "test": len(dataset.test)}
+        super().__init__(layout, dataset, seed=seed, augment=augment)
+        self.share = share_of(layout)
         self._sources = {s: _source(getattr(dataset, s)) for s in self.sizes}
         self.workers = workers_of(dataset, workers)
-        self.key = layout.put(jax.random.key(seed))
         self._train = layout.jit(partial(streaming.train_batch, augment=self.augment), ins="brr", outs="b")
         self._test = layout.jit(streaming.test_batch, ins="b", outs="b")
         again = partial(streaming.strong_image, augment=self.augment, ops=strong.ops, magnitude=strong.magnitude)
@@ -100,12 +105,6 @@ class Streamed:
         self._sent: tuple | None = None  # (plan, step, batch): on its way to the devices
         self._rounds = 0  # over the test set
         self._flying: deque[Array] = deque()
-
-    def __enter__(self) -> "Streamed":
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.close()
 
     def train(
         self, step: int, batch_size: int, split: Split | None = None, judge: bool = False, strong: bool = False

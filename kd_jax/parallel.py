@@ -47,6 +47,8 @@ class Layout:
         self.mesh = Mesh(np.reshape(devices[: self.count], shape), names, axis_types=(AxisType.Auto,) * len(shape))
         places = {"r": PartitionSpec(), "b": PartitionSpec(names)}
         self._shardings = {letter: NamedSharding(self.mesh, spec) for letter, spec in places.items()}
+        # one function for all calls: jit compiles a new one again
+        self._replicate = jax.jit(lambda tree: tree, out_shardings=self._shardings["r"])
 
     def split(self, tree: PyTree) -> PyTree:
         """For arrays or shapes their shardings "s": over "fsdp" along the largest axis that divides by it.
@@ -96,7 +98,7 @@ class Layout:
     def whole(self, tree: PyTree) -> PyTree:
         """What lives on the devices, in whatever parts, as numpy arrays."""
         if not self._shardings["b"].is_fully_addressable:
-            tree = jax.jit(lambda tree: tree, out_shardings=self._shardings["r"])(tree)
+            tree = self._replicate(tree)
         return jax.tree.map(np.asarray, tree)
 
     def like(self, shapes: PyTree) -> PyTree:
