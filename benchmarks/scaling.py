@@ -15,7 +15,6 @@ import math
 import os
 import re
 import sys
-from importlib import import_module
 from pathlib import Path
 
 from step import Parser, at_least
@@ -56,30 +55,6 @@ def measured(program) -> dict:
     return {**sizes, "flops": program.cost_analysis()["flops"], "collectives": collectives(program.as_text())}
 
 
-def planned(flags, methods: list[str], batch: int, classes: int, mesh: tuple[int, ...]):
-    """The jobs of the methods, as configs/compose.py spells them, and the layout."""
-    from kd_jax import config, recipes
-    from kd_jax.build import plan
-    from kd_jax.loop import load_data
-    from kd_jax.parallel import Layout
-    from kd_jax.workdir import place
-
-    get_config = import_module("configs.compose").get_config
-    phases = {}
-    for method in methods:
-        made = get_config(f"{method},{flags.pair}")
-        phases |= {"teacher": made.teacher, method.replace("+", "_"): made.student}
-    for phase in phases.values():
-        phase.batch_size = batch
-    made = recipes.recipe("scaling", data="synthetic", **phases)
-    made.data.synthetic.update({"size": flags.image, "classes": classes, "train": batch, "test": 1})
-    made.parallel.scope, made.parallel.mesh, made.precision = flags.scope, mesh, flags.precision
-    recipe = config.parse(made.to_dict())
-    layout = Layout(mesh, flags.scope)
-    jobs = plan(recipe, load_data(recipe), place("never-written"), layout.count)
-    return {job.phase.name: job for job in jobs}, layout
-
-
 def parsed() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--meshes", default="1,4,2x2")
@@ -107,9 +82,11 @@ def main() -> int:
     count = max(map(math.prod, flags.meshes))
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     os.environ["JAX_PLATFORMS"] = "cpu"
+    import trials
+
     from kd_jax import InputError
 
-    methods = flags.methods.split(",")
+    methods = tuple(flags.methods.split(","))
     print(
         f"{flags.pair}, images {flags.image} x {flags.image}, {flags.precision}, scope {flags.scope}; of one device:\n"
     )
@@ -117,12 +94,14 @@ def main() -> int:
     heads = ("method", "mesh", "batch", "classes", "arguments MB", "temporaries MB", "Gflop")
     print(line.format(*heads, "collectives MB (number)"))
     for mesh, batch, classes in itertools.product(flags.meshes, flags.batches, flags.classes):
+        how = {"data__synthetic__classes": classes, "parallel__mesh": mesh, "parallel__scope": flags.scope}
         try:
-            jobs, layout = planned(flags, methods, batch, classes, mesh)
+            made = trials.prepare(flags.pair, methods, batch, flags.image, **how, precision=flags.precision)
         except InputError as e:
             flags.error(str(e))
+        jobs = {job.phase.name: job for job in made.jobs}
         for method in methods:
-            found = measured(compiled_step(jobs[method.replace("+", "_")], layout))
+            found = measured(compiled_step(jobs[method.replace("+", "_")], made.layout))
             rows.append({"method": method, "mesh": mesh, "batch": batch, "classes": classes, **found})
             sent = ", ".join(f"{kind} {size / 1e6:.3f} ({n})" for kind, (n, size) in found["collectives"].items())
             sizes = (f"{found[name] / 1e6:.2f}" for name in ("arguments", "temporaries"))

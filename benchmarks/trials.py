@@ -13,10 +13,10 @@ from kd_jax.models.resnet import ResNet
 from kd_jax.programs import Carry, Programs
 
 
-def prepare(pair: str, methods: tuple[str, ...], batch: int, image: int, examples: int = 0) -> loop.Prepared:
+def prepare(pair: str, methods: tuple[str, ...], batch: int, image: int, examples: int = 0, **changes) -> loop.Prepared:
     """The networks and methods to be measured (as configs/compose.py spells them), as phases of a recipe that is
     never run: teacher, alone, kd, and every method, a + in its name read as _. The phases that prepare a method's own
-    are METHOD-PHASE. examples: in the training set, 0 for one batch."""
+    are METHOD-PHASE. examples: in the training set, 0 for one batch. changes: of the recipe, a__b=1 for a.b."""
     get_config, named = import_module("configs.compose").get_config, recipes.argument(pair)
     alone = recipes.phase(named.student, terms={"ce": recipes.member("ce")})
     phases = {"teacher": get_config(f"kd,{pair}").teacher, "alone": alone}
@@ -32,6 +32,7 @@ def prepare(pair: str, methods: tuple[str, ...], batch: int, image: int, example
         phase.batch_size = batch
     config = recipes.recipe("step", data="synthetic", **phases)
     config.data.synthetic.size, config.data.synthetic.train = image, examples or batch
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
     return loop.prepare(config.to_dict(), "never-written")
 
 
@@ -47,8 +48,7 @@ class Trial:
         self.job, self.teachers = job, (teacher,) * len(job.teachers)
         self.programs, self.key = Programs(job, made.layout), made.layout.put(jax.random.key(0))
         begin, source = self.programs, batches_of(made.recipe, made.layout, made.dataset)
-        given = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), dict(job.facts.given))
-        self.carry = Carry(begin.init(self.key, self.teachers, given), begin.no_metrics(), begin.no_faults())
+        self.carry = Carry(begin.init(self.key, self.teachers, job.blank), begin.no_metrics(), begin.no_faults())
         self.batch = Feed(begin, source, self.teachers).train(0, self.carry.state)[1]
         self.lowered = begin.train.lower(self.carry, self.taught(), self.batch, self.key)
         self.lowered_teacher = jax.jit(begin.teach).lower(self.teachers, self.batch["image"])

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import jax
+import numpy as np
 import optax
 from etils import epath
 
@@ -75,6 +77,11 @@ class Job:
         cut = phase.accumulate > 1 and self.abstract.stats["student"]
         told = "; BatchNorm sees one accumulated part at a time" if cut else ""
         return f"{phase.name}: batch {phase.batch_size} = {' x '.join([*parts, str(rows)])}{told}"
+
+    @property
+    def blank(self) -> dict[str, Vars]:
+        """Zeros in place of what the members begin with, where that is not trained yet."""
+        return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), dict(self.facts.given))
 
     def peers(self, state: TrainState) -> dict[str, Peer]:
         """The networks that are trained beside the student: the members' own by label, its average as "ema"."""

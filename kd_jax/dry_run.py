@@ -10,7 +10,7 @@ from kd_jax.feed import Feed
 from kd_jax.loop import Prepared, prepare
 from kd_jax.programs import Carry, Programs
 from kd_jax.teachers import Teacher
-from kd_jax.typing import Variables, Vars
+from kd_jax.typing import Variables
 from kd_jax.writers import say
 
 STEPS = 2
@@ -84,7 +84,9 @@ def _two_steps(job: Job, made: Prepared, source: Resident | Streamed):
     programs = Programs(job, made.layout, skip=made.recipe.skip_nonfinite)
     key = made.layout.put(jax.random.key(made.recipe.seed))
     teachers = tuple(t.load and made.layout.put(_stand_in(t, made), "s") for t in job.teachers)
-    carry = Carry(programs.init(key, teachers, _given(job, made)), programs.no_metrics(), programs.no_faults())
+    # an earlier phase of this run would train it
+    given = job.blank if job.phase.init.method.startswith("phase:") else job.given()
+    carry = Carry(programs.init(key, teachers, given), programs.no_metrics(), programs.no_faults())
     feed = Feed(programs, source, teachers)
     taught, batch = feed.train(0, carry.state)
     compiled = programs.train.lower(carry, taught, batch, key).compile()
@@ -112,13 +114,6 @@ def _stand_in(teacher: Teacher, made: Prepared) -> Variables:
         return job.weights().variables
     image = jax.numpy.zeros((1, *teacher.network.image_shape))
     return models.init(teacher.network.model, jax.random.key(0), image)
-
-
-def _given(job: Job, made: Prepared) -> dict[str, Vars]:
-    """What the phase's members start with: zeros where an earlier phase would train it."""
-    if not job.phase.init.method.startswith("phase:"):
-        return job.given()
-    return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), dict(job.facts.given))
 
 
 def _bytes(tree) -> int:

@@ -19,7 +19,7 @@ from kd_jax.engine.state import TrainState
 from kd_jax.engine.step import inputs, only
 from kd_jax.parallel import Layout
 from kd_jax.teachers import Network
-from kd_jax.typing import Array, Batch, Outputs, Variables, Vars
+from kd_jax.typing import WHOLE, Array, Batch, Outputs, Variables, Vars
 
 
 class Carry(NamedTuple):
@@ -42,7 +42,7 @@ class Programs:
         updates["scan"] = jax.default_backend() != "cpu"
         step = partial(engine.train_step, **parts, **updates, **how)
         search_step = partial(engine.policy_step, **parts, **how)
-        gather = layout.spread.gather if layout.spread else lambda tree: tree
+        gather, _ = layout.spread or WHOLE
 
         def init(key: Array, teachers: tuple[Variables | None, ...], given: dict[str, Vars]) -> TrainState:
             start = partial(models.init, job.network.model, key, jnp.zeros((1, *job.network.image_shape)))

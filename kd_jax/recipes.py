@@ -149,7 +149,6 @@ def phase(
     """
     terms, refine = copy.deepcopy((terms, refine or {}))  # else a flag for one phase would change another
     changes = LARGE.get(model.lower(), {}) | ({} if lr is None else {"optim.lr": lr})
-    lr = LEARNING_RATES.get(model.lower(), 0.05) if lr is None else lr
     made = Config({
         "model": model,
         "weights": "",
@@ -166,7 +165,8 @@ def phase(
         "accumulate": 1,
         "remat": False,
         "optim": {
-            "name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": False, "delta": 0.0,
+            "name": "sgd", "lr": LEARNING_RATES.get(model.lower(), 0.05), "momentum": 0.9, "weight_decay": 5e-4,
+            "nesterov": False, "delta": 0.0,
             "clip": 0.0,
         },
         "schedule": {"name": "step", "milestones": (150, 180, 210), "gamma": 0.1, "warmup_epochs": 0.0},

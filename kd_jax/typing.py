@@ -197,6 +197,9 @@ class Spread(NamedTuple):
     split: Callable
 
 
+WHOLE = Spread(lambda tree: tree, lambda tree: tree)  # parameters that are not split
+
+
 class Distiller(NamedTuple):
     """A distillation method as a value, as an optax transformation is an optimiser.
 

@@ -17,7 +17,7 @@ from kd_jax.engine.optim import policy_adam
 from kd_jax.engine.state import TrainState, as_teachers
 from kd_jax.engine.step import gradients, mask_of, objective
 from kd_jax.methods.base import fold
-from kd_jax.typing import Array, Batch, Distiller, Mean, Outputs, PyTree, Spread
+from kd_jax.typing import WHOLE, Array, Batch, Distiller, Mean, Outputs, PyTree, Spread
 
 
 def policy_step(
@@ -53,7 +53,7 @@ def policy_step(
     search, key = distiller.search, fold(jax.random.fold_in(key, state.step), "search")
     parts = {"student": student, "distiller": distiller}
     (taught, batch), (judge, judging) = ((as_teachers(t), b) for t, b in (inner, outer))
-    gather, split = spread or (lambda tree: tree,) * 2
+    gather, split = spread or WHOLE
     params, policy = gather((state.params, state.policy))
 
     def loss(params: PyTree, policy: PyTree) -> Array:

@@ -13,6 +13,7 @@ from kd_jax.engine.state import TrainState, as_teachers, make_view, trained
 from kd_jax.methods.base import fold
 from kd_jax.models import base as models
 from kd_jax.typing import (
+    WHOLE,
     Array,
     Batch,
     Distiller,
@@ -245,9 +246,8 @@ def train_step(
       statistics move once a part.
     """
     key, old = jax.random.fold_in(key, state.step), trained(state.params, trains)
-    seen = state
-    if spread:
-        seen = state._replace(**spread.gather({"params": state.params, "policy": state.policy}))
+    gather, split = spread or WHOLE
+    seen = state._replace(**gather({"params": state.params, "policy": state.policy}))
     parts = {"student": student, "distiller": distiller, "trains": trains}
     one = partial(part_step, partial(objective, **parts), trained(seen.params, trains), task=task)
     taught = as_teachers(teacher_outputs)
@@ -257,9 +257,8 @@ def train_step(
         grads, stats, measured = in_parts(one, seen, taught, batch, key, accumulate, scan)
     if axis_name:
         grads = jax.lax.pmean(grads, axis_name)
-    grads = spread.split(grads) if spread else grads
     stats = settle(stats, state.stats, axis_name)
-    updates, opt = tx.update(grads, state.opt, old)
+    updates, opt = tx.update(split(grads), state.opt, old)
     params = {**state.params, **optax.apply_updates(old, updates)}
     average = {}
     if ema is not None:
