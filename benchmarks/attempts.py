@@ -25,7 +25,7 @@ class Failed(Exception):
 
 
 class Kill(NamedTuple):
-    """point: of tests/killer.py; or "", for `number` from outside, `delay` seconds after metrics.jsonl
+    """point: of tests/train/killer.py; or "", for `number` from outside, `delay` seconds after metrics.jsonl
     changed `changes` times (it does when a phase begins and with every row) and, with `in_save`, a
     little into the next save."""
 
@@ -61,12 +61,12 @@ def draw(rng: random.Random) -> Kill:
 
 
 def attempt(home: Path, kill: Kill | None = None, config: Path | None = None) -> Death | None:
-    """Run or resume in `home` by the real command, or by tests/killer.py where the kill has a point.
+    """Run or resume in `home` by the real command, or by tests/train/killer.py where the kill has a point.
 
     Args:
       home: folder of the run.
       kill: how it is to end; None for not at all.
-      config: the recipe as tests/killer.py reads it.
+      config: the recipe as tests/train/killer.py reads it.
 
     Returns:
       What it died of, or None if it finished.
@@ -76,7 +76,7 @@ def attempt(home: Path, kill: Kill | None = None, config: Path | None = None) ->
     """
     command = ["launch/train.py", *RECIPE, f"--workdir={home}"]
     if kill and kill.point:
-        command = ["tests/killer.py", str(config), str(home), kill.point]
+        command = ["-m", "tests.train.killer", str(config), str(home), kill.point]
     before, said = _stamp(home), home.with_suffix(".log")
     with said.open("w") as log:
         process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log, cwd=ROOT)

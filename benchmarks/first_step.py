@@ -55,7 +55,8 @@ def _child(began: float, out: Path, workdir: str) -> None:
     mark("interpreter")
     import jax
 
-    from kd_jax import cli, data, loop, phase  # noqa: F401  what the command imports
+    from kd_jax import data
+    from kd_jax.train import phase, run  # noqa: F401  what the command imports
 
     mark("imports")
     compiler = dict.fromkeys(COMPILER.values(), 0.0)
@@ -86,7 +87,7 @@ def _child(began: float, out: Path, workdir: str) -> None:
         return train(self, step, *rest)
 
     data.load = staged(data.load, "flags, configuration, devices", "data")
-    loop.plan = staged(loop.plan, "data", "build: networks, methods, shapes")
+    run.plan = staged(run.plan, "data", "build: networks, methods, shapes")
     phase.Resident.train = batch
     sys.argv = ["launch/train.py", "--config=configs/quickstart.py", f"--workdir={workdir}"]
     runpy.run_path(sys.argv[0], run_name="__main__")

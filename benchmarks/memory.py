@@ -20,7 +20,8 @@ def report(steps: int) -> None:
     """Train a tiny student by SKD for `steps` steps, with saves and evaluations; print resident memory
     after a tenth of them, after all, and the ratio."""
     from configs import skd
-    from kd_jax import cli, loop, phase
+    from kd_jax.tools import cli
+    from kd_jax.train import phase, run
 
     cli.limit_arenas()  # as the commands do
 
@@ -41,7 +42,7 @@ def report(steps: int) -> None:
     phase.Resident.train = watched
     try:
         with tempfile.TemporaryDirectory() as folder:
-            loop.run(config.to_dict(), folder)
+            run.run(config.to_dict(), folder)
     finally:
         phase.Resident.train = train
     for step, size in marks.items():

@@ -40,12 +40,14 @@ def compiled_step(job, layout):
     import jax
 
     from kd_jax.engine.step import inputs
-    from kd_jax.programs import Carry, Programs
+    from kd_jax.train.compiled import CompiledPhase, LoopState
 
-    programs = Programs(job, layout)
-    carry = Carry(layout.like(job.abstract), *(jax.eval_shape(f) for f in (programs.no_metrics, programs.no_faults)))
+    programs = CompiledPhase(job, layout)
+    carry = LoopState(
+        layout.like(job.abstract), *(jax.eval_shape(f) for f in (programs.no_metrics, programs.no_faults))
+    )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return programs.train.lower(carry, *inputs(job.facts.view_shapes, job.distiller.needs), key).compile()
+    return programs.train.lower(carry, *inputs(job.context.view_shapes, job.distiller.needs), key).compile()
 
 
 def measured(program) -> dict:

@@ -4,7 +4,8 @@ import statistics
 
 import trials
 
-from kd_jax import loop, models, recipes
+from kd_jax import models, recipes
+from kd_jax.train import run
 
 
 def report(pair: str, batch: int, steps: int, image: int) -> None:
@@ -20,7 +21,7 @@ def report(pair: str, batch: int, steps: int, image: int) -> None:
         phase.batch_size = batch
     config = recipes.recipe("teacher_phase", data="synthetic", **phases)
     config.data.synthetic.size, config.data.synthetic.train = image, batch
-    made = loop.prepare(config.to_dict(), "never-written")
+    made = run.prepare(config.to_dict(), "never-written")
     tried = {job.phase.name: trials.Trial(job, made, None) for job in made.jobs}
     spent = trials.rounds({name: trial.step for name, trial in tried.items()}, steps)
     medians = {name: statistics.median(seconds) for name, seconds in spent.items()}

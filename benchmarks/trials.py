@@ -6,14 +6,15 @@ from importlib import import_module
 import jax
 import numpy as np
 
-from kd_jax import loop, models, recipes
-from kd_jax.batches import batches_of
-from kd_jax.feed import Feed
+from kd_jax import models, recipes
 from kd_jax.models.resnet import ResNet
-from kd_jax.programs import Carry, Programs
+from kd_jax.train import run
+from kd_jax.train.batches import batches_of
+from kd_jax.train.compiled import CompiledPhase, LoopState
+from kd_jax.train.inputs import StepInputs
 
 
-def prepare(pair: str, methods: tuple[str, ...], batch: int, image: int, examples: int = 0, **changes) -> loop.Prepared:
+def prepare(pair: str, methods: tuple[str, ...], batch: int, image: int, examples: int = 0, **changes) -> run.Prepared:
     """The networks and methods to be measured (as configs/compose.py spells them), as phases of a recipe that is
     never run: teacher, alone, kd, and every method, a + in its name read as _. The phases that prepare a method's own
     are METHOD-PHASE. examples: in the training set, 0 for one batch. changes: of the recipe, a__b=1 for a.b."""
@@ -33,23 +34,23 @@ def prepare(pair: str, methods: tuple[str, ...], batch: int, image: int, example
     config = recipes.recipe("step", data="synthetic", **phases)
     config.data.synthetic.size, config.data.synthetic.train = image, examples or batch
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
-    return loop.prepare(config.to_dict(), "never-written")
+    return run.prepare(config.to_dict(), "never-written")
 
 
-def teacher_of(made: loop.Prepared):
+def teacher_of(made: run.Prepared):
     """A teacher's variables, untrained: the cost is the same."""
-    return Programs(made.jobs[0], made.layout).init(made.layout.put(jax.random.key(1)), ()).student
+    return CompiledPhase(made.jobs[0], made.layout).init(made.layout.put(jax.random.key(1)), ()).student
 
 
 class Trial:
     """One phase's programs, and a state that they move on. Without a teacher where the phase has none."""
 
-    def __init__(self, job, made: loop.Prepared, teacher):
+    def __init__(self, job, made: run.Prepared, teacher):
         self.job, self.teachers = job, (teacher,) * len(job.teachers)
-        self.programs, self.key = Programs(job, made.layout), made.layout.put(jax.random.key(0))
+        self.programs, self.key = CompiledPhase(job, made.layout), made.layout.put(jax.random.key(0))
         begin, source = self.programs, batches_of(made.recipe, made.layout, made.dataset)
-        self.carry = Carry(begin.init(self.key, self.teachers, job.blank), begin.no_metrics(), begin.no_faults())
-        self.batch = Feed(begin, source, self.teachers).train(0, self.carry.state)[1]
+        self.carry = LoopState(begin.init(self.key, self.teachers, job.blank), begin.no_metrics(), begin.no_faults())
+        self.batch = StepInputs(begin, source, self.teachers).train(0, self.carry.state)[1]
         self.lowered = begin.train.lower(self.carry, self.taught(), self.batch, self.key)
         self.lowered_teacher = jax.jit(begin.teach).lower(self.teachers, self.batch["image"])
 
@@ -108,7 +109,7 @@ def rounds(contenders: dict, count: int) -> dict[str, list[float]]:
     return spent
 
 
-def torch_step(trial: Trial, made: loop.Prepared):
+def torch_step(trial: Trial, made: run.Prepared):
     """A function that takes a KD step of the same networks in PyTorch, or a line on why there is none."""
     try:
         import torch_resnet

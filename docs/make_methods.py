@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 from configs import compose
-from kd_jax import combinations, losses, methods, recipes
-from kd_jax.listing import first_sentence, reference
+from kd_jax import losses, methods, recipes
+from kd_jax.tools import combinations
+from kd_jax.tools.listing import first_sentence, reference
 
 HERE = Path(__file__).resolve().parent
 PAIR = "vgg13,MobileNetV2"  # a pair that not everything fits

@@ -15,7 +15,7 @@ Array = jax.Array
 PyTree = Any
 Terms = dict[str, Array]  # each (B,), or () where the loss is about the batch as a whole
 Logs = dict[str, Any]  # each (B,), (), or a Mean (a ratio of two sums); reported, never summed
-# image (B, H, W, C), label (B,), index (B,), mask (B,); views: name -> {image, teachers}, see View.others
+# image (B, H, W, C), label (B,), index (B,), mask (B,); views: name -> {image, teachers}, see View.extra_views
 Batch = dict[str, Any]
 Schedule = Callable[[Array], Array]  # step -> value
 
@@ -88,8 +88,8 @@ class View(NamedTuple):
     """All that a distiller sees of one batch. Refiners return a changed copy.
 
     teachers: one Outputs for every teacher, detached. match: None in a phase without teacher.
-    index: (B,) positions in the training set. step: () steps done. focus: None, or a mask
-    (B, H, W, 1) of the areas that feature criteria should look at. others: the same examples seen otherwise, as
+    index: (B,) positions in the training set. step: () steps done. spatial_mask: None, or a mask
+    (B, H, W, 1) of the areas that feature criteria should look at. extra_views: the same examples seen otherwise, as
     far as a member needs it: "strong", from images augmented more strongly; "alone.1", as the second teacher by
     itself sees them.
     """
@@ -101,16 +101,16 @@ class View(NamedTuple):
     labels: Array
     index: Array | None
     step: Array
-    focus: Array | None = None
-    others: dict[str, Any] = {}  # of View; never changed in place
+    spatial_mask: Array | None = None
+    extra_views: dict[str, Any] = {}  # of View; never changed in place
 
 
-class Facts(NamedTuple):
+class InitContext(NamedTuple):
     """What a distiller's `init` may know.
 
     view_shapes: a View of ShapeDtypeStructs. labels: (N,) of the training set, or None.
     teachers: one (model, Variables) for every teacher; Variables may be shapes only while a
-    recipe is being checked. given: label -> Vars of the members of an earlier phase that this one starts with.
+    recipe is being checked. initial_vars: label -> Vars of the members of an earlier phase that this one starts with.
     """
 
     view_shapes: View
@@ -119,7 +119,7 @@ class Facts(NamedTuple):
     labels: Any = None
     teachers: tuple = ()
     steps_per_epoch: int = 1
-    given: Mapping[str, Any] = MappingProxyType({})
+    initial_vars: Mapping[str, Any] = MappingProxyType({})
 
 
 class Vars(NamedTuple):
@@ -131,11 +131,11 @@ class Vars(NamedTuple):
     policy: PyTree
 
 
-class Written(NamedTuple):
+class RowUpdate(NamedTuple):
     """In the statistics that `apply` returns: a table of which this batch writes some rows.
 
     table: (N, ...) as it was. index: (B,) int32, which rows, each once. rows: (B, ...), their new content. The step
-    writes them, those of all devices; what is not Written is averaged over the devices, integers are left.
+    writes them, those of all devices; all else is averaged over the devices, integers are left.
     """
 
     table: Array
@@ -143,7 +143,7 @@ class Written(NamedTuple):
     rows: Array
 
 
-class Peer(NamedTuple):
+class AuxNetwork(NamedTuple):
     """A network that a method owns and trains beside the student. name: of the model."""
 
     name: str
@@ -151,7 +151,7 @@ class Peer(NamedTuple):
     variables: Variables
 
 
-class Watch(NamedTuple):
+class Monitor(NamedTuple):
     """A log that the run's picture shows, and the value below which the run warns, once.
 
     log: its name, or a pattern ("branch*/top1"). minimum: None never warns. unit: logs of one unit
@@ -186,7 +186,7 @@ class Search(NamedTuple):
     score: Callable | None = None
 
 
-class Spread(NamedTuple):
+class ParamSharding(NamedTuple):
     """How a step treats parameters that are split over devices.
 
     gather: tree -> the tree, whole on every device, for use. split: tree -> the tree, every leaf in its parts, for
@@ -197,34 +197,35 @@ class Spread(NamedTuple):
     split: Callable
 
 
-WHOLE = Spread(lambda tree: tree, lambda tree: tree)  # parameters that are not split
+WHOLE = ParamSharding(lambda tree: tree, lambda tree: tree)  # parameters that are not split
 
 
 class Distiller(NamedTuple):
     """A distillation method as a value, as an optax transformation is an optimiser.
 
-    init: (key, facts) -> Vars.
+    init: (key, context) -> Vars.
     apply: (vars, view, key, train) -> (view, terms, logs, stats).
     needs: what the view must hold: "match", "teacher.stages", "teacher.preacts", "index", "strong", ...
-    rates: learning rate of the method's parameters as a multiple of the phase's.
-    watch: logs that deserve a look.
+    lr_multipliers: learning rate of the method's parameters as a multiple of the phase's.
+    monitors: logs that deserve a look.
     search: how its policy is found, if it has one that is.
-    maps: (vars, view) -> name -> (B, H, W), what it sees where in an image; drawn at the end of a phase.
+    visualizations: (vars, view) -> name -> (B, H, W), what it sees where in an image; drawn at the end of a phase.
     refines: of a refiner, the needs of terms that can see its work.
-    networks: vars -> name -> Peer, the networks of its own: measured, saved and exported like the student.
+    networks: vars -> name -> AuxNetwork, the networks of its own: measured, saved and exported like the student.
     whole_batch: name -> what it does over the whole batch, so that parts of a batch one after the other would be
     another method. Terms of shape () need not say so.
 
-    In terms, logs, rates, networks and whole_batch the name "" is the member itself; `chain` puts its label there.
+    In terms, logs, lr_multipliers, networks and whole_batch the name "" is the member itself; `chain` puts its
+    label there.
     """
 
     init: Callable
     apply: Callable
     needs: frozenset = frozenset()
-    rates: Mapping[str, float] = MappingProxyType({})
-    watch: tuple[Watch, ...] = ()
+    lr_multipliers: Mapping[str, float] = MappingProxyType({})
+    monitors: tuple[Monitor, ...] = ()
     search: Search | None = None
-    maps: Callable | None = None
+    visualizations: Callable | None = None
     refines: frozenset = frozenset()
     networks: Callable | None = None
     whole_batch: Mapping[str, str] = MappingProxyType({})

@@ -4,7 +4,7 @@ import sys
 
 from absl import flags
 
-from kd_jax import cli
+from kd_jax.tools import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run")
 PHASE = flags.DEFINE_string("phase", "", "phase whose network is measured; by default the last")
@@ -15,7 +15,7 @@ NETWORK = flags.DEFINE_string("network", "", "label of one that the phase traine
 
 
 def run() -> None:
-    from kd_jax.evaluate import evaluate
+    from kd_jax.train.evaluate import evaluate
 
     found = evaluate(WORKDIR.value, phase=PHASE.value, data_dir=DATA_DIR.value, best=BEST.value, network=NETWORK.value)
     print(

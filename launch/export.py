@@ -5,7 +5,7 @@ python launch/export.py --workdir=DIR --phase=NAME --format=safetensors|torch|st
 
 from absl import flags
 
-from kd_jax import cli
+from kd_jax.tools import cli
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run, or one that import_weights wrote")
 PHASE = flags.DEFINE_string("phase", "", "phase whose network is written; by default the last")
@@ -16,7 +16,8 @@ NETWORK = flags.DEFINE_string("network", "", "label of one that the phase traine
 
 
 def run() -> None:
-    from kd_jax import evaluate, exchange
+    from kd_jax.interop import exchange
+    from kd_jax.train import evaluate
 
     network, variables, _ = evaluate.saved(WORKDIR.value, phase=PHASE.value, best=BEST.value, network=NETWORK.value)
     print(exchange.export(network, variables, format=FORMAT.value, out=OUT.value))

@@ -5,7 +5,7 @@ python launch/import_weights.py --source=FILE.pth --model=NAME --num_classes=N -
 
 from absl import flags
 
-from kd_jax import cli
+from kd_jax.tools import cli
 
 SOURCE = flags.DEFINE_string("source", None, "a .pth (mdistiller, RepDistiller, ...) or .safetensors file")
 MODEL = flags.DEFINE_string("model", None, "name of the network; launch/list.py shows them")
@@ -20,7 +20,7 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace a checkpoint in the f
 
 
 def run() -> None:
-    from kd_jax import exchange
+    from kd_jax.interop import exchange
 
     network, loaded = exchange.import_weights(
         SOURCE.value,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from absl import flags
 
-from kd_jax import cli
+from kd_jax.tools import cli
 
 ONLY = flags.DEFINE_string("only", "", "models, methods, configs, data or combinations; by default the first four")
 NUM_CLASSES = flags.DEFINE_integer("num_classes", 100, "classes of the models", lower_bound=1)
@@ -15,7 +15,7 @@ PAIR = flags.DEFINE_string("pair", "resnet32x4,resnet8x4", "TEACHER,STUDENT of -
 
 
 def run() -> None:
-    from kd_jax.listing import listing
+    from kd_jax.tools.listing import listing
 
     configs = Path(__file__).resolve().parents[1] / "configs"
     size = {"num_classes": NUM_CLASSES.value, "image_size": IMAGE_SIZE.value}

@@ -5,7 +5,7 @@ cifar10 and cifar100 need no preparation: data.name=cifar100 reads the published
 
 from absl import flags
 
-from kd_jax import cli
+from kd_jax.tools import cli
 
 DATASET = flags.DEFINE_string("dataset", None, "NAME or NAME/CONFIG, as TFDS has it")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS's data_dir; ~/tensorflow_datasets if not given")

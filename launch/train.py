@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from kd_jax import cli
+from kd_jax.tools import cli
 
 CONFIG = cli.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; an unfinished run there is resumed")
@@ -14,14 +14,14 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "build everything, take two steps,
 
 
 def run() -> None:
-    from kd_jax import hosts, supervisor
+    from kd_jax.distributed import processes, supervisor
 
     others = COORDINATOR.value, PROCESSES.value, PROCESS.value
-    if hosts.told(*others):
+    if processes.is_distributed(*others):
         supervisor.work_in_child()
-    hosts.connect(*others)
-    from kd_jax.dry_run import dry_run
-    from kd_jax.loop import run as train
+    processes.connect(*others)
+    from kd_jax.train.dry_run import dry_run
+    from kd_jax.train.run import run as train
 
     (dry_run if DRY_RUN.value else train)(CONFIG.value.to_dict(), WORKDIR.value, overwrite=OVERWRITE.value)
 

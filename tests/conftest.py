@@ -18,7 +18,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from kd_jax import Facts, Match, Outputs, View, models, recipes  # noqa: E402
+from kd_jax import InitContext, Match, Outputs, View, models, recipes  # noqa: E402
 
 settings.register_profile("kd_jax", max_examples=25, deadline=None, derandomize=True)
 settings.load_profile("kd_jax")
@@ -65,9 +65,9 @@ def make_view(student, teacher, labels=None, step=0):
     return View(None, outputs[0], (outputs[1],), Match(student, teacher), labels, None, jnp.int32(step))
 
 
-def make_facts(num_classes=10, batch=8):
+def make_init_context(num_classes=10, batch=8):
     z = jnp.zeros((batch, num_classes))
-    return Facts(make_view(z, z), num_classes)
+    return InitContext(make_view(z, z), num_classes)
 
 
 def shrunk(config, **changes) -> dict:
@@ -93,4 +93,4 @@ def tree(**changes) -> dict:
     return shrunk(skd.get_config("resnet8,resnet8,smoke"), **changes)
 
 
-__all__ = ["ROOT", "TINY", "make_facts", "make_view", "recipes", "shrunk", "tree"]
+__all__ = ["ROOT", "TINY", "make_init_context", "make_view", "recipes", "shrunk", "tree"]

@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from kd_jax.evaluate import saved
+from kd_jax.train.evaluate import saved
 from tests.conftest import ROOT
-from tests.test_hosts import SHORT, end, errors, far, rows, start, wait_for_rows
+from tests.distributed.test_processes import SHORT, end, errors, far, rows, start, wait_for_rows
 
 LAUNCH = ROOT / "launch"
 SCRIPTS = ("local.sh", "slurm.sbatch", "tpu_pod.sh", "gke_jobset.sh")

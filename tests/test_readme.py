@@ -6,7 +6,9 @@ import subprocess
 
 import pytest
 
-from kd_jax import InputError, cli, config, data, loop, methods, models
+from kd_jax import InputError, config, data, methods, models
+from kd_jax.tools import cli
+from kd_jax.train import run
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -77,8 +79,8 @@ def test_the_python_blocks_run_and_the_own_recipe_trains(tmp_path, capsys):
         assert made.student.terms.mse.scale == 1.0  # every keyword is a flag
         told = "config.student: precision=bfloat16, but MLP is no kd_jax.models.base.Net"
         with pytest.raises(InputError, match=told):
-            loop.run({**made.to_dict(), "precision": "bfloat16"}, str(tmp_path))
-        summary = loop.run(made.to_dict(), str(tmp_path))
+            run.run({**made.to_dict(), "precision": "bfloat16"}, str(tmp_path))
+        summary = run.run(made.to_dict(), str(tmp_path))
         assert summary["phases"]["student"]["model"] == "mlp"
         x = data.load("synthetic", synthetic=made.data.synthetic.to_dict()).train.images[:2] / 255.0
         model = models.create("mlp", 5)

@@ -206,8 +206,8 @@ class Data:
 
 @dataclass(frozen=True)
 class Parallel:
-    """See kd_jax.parallel. mesh: () for all devices, (n,) for the first n, or (d, f) for the first d times f, over
-    whose second axis parameters are split."""
+    """See kd_jax.distributed.mesh. mesh: () for all devices, (n,) for the first n, or (d, f) for the first d times f,
+    over whose second axis parameters are split."""
 
     scope: str
     mesh: tuple[int, ...]

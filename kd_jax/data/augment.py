@@ -63,8 +63,3 @@ def augmented(image: Array, key: Array, epoch: Array, index: Array, *, augment: 
     if augment == "none":
         return image
     return crop_flip(image, view_ids(key, epoch, index, augment=augment, pad=pad), pad=pad)
-
-
-def normalize(image: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> Array:
-    """(image - mean) / std over the channels of (B, H, W, C) in [0, 1]."""
-    return (image - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

@@ -43,7 +43,7 @@ class TrainPlan(NamedTuple):
         return epoch, index, np.ones(len(index), np.float32)
 
 
-class ExamPlan(NamedTuple):
+class EvalPlan(NamedTuple):
     """What batch `step` of the test set reads, in order; after the last comes the first again."""
 
     n: int
@@ -95,7 +95,7 @@ class Stream:
         Args:
           source: len, `view(i, seed, epoch) -> (pixels (H, W, C) uint8, label)`, shape (H, W, C); picklable. See
             `unloaded.Part` and `InMemory`.
-          plan: TrainPlan or ExamPlan.
+          plan: TrainPlan or EvalPlan.
           steps: which, in this order; None for all from 0. A range with a stride serves steps that are seldom read.
           seed: the data seed, for the augmentation of the host.
           share: which rows of a batch this process reads.

@@ -17,7 +17,7 @@ from kd_jax.engine.optim import policy_adam
 from kd_jax.engine.state import TrainState, as_teachers
 from kd_jax.engine.step import gradients, mask_of, objective
 from kd_jax.methods.base import fold
-from kd_jax.typing import WHOLE, Array, Batch, Distiller, Mean, Outputs, PyTree, Spread
+from kd_jax.typing import WHOLE, Array, Batch, Distiller, Mean, Outputs, ParamSharding, PyTree
 
 
 def policy_step(
@@ -31,7 +31,7 @@ def policy_step(
     tx: optax.GradientTransformation,
     task: frozenset | None = None,
     axis_name: str | None = None,
-    spread: Spread | None = None,
+    spread: ParamSharding | None = None,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One step of the policy; parameters, statistics and the step count stay. Pure.
 

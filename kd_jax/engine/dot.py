@@ -33,7 +33,7 @@ def dot(
 
     Args:
       schedule: the learning rate.
-      reached: of the task loss and of the other, a tree of booleans like the parameters (`reach`).
+      reached: of the task loss and of the other, a tree of booleans like the parameters (`loss_dependencies`).
       momentum: in [0, 1).
       delta: 0, or below momentum and 1 - momentum; published: 0.075 for CIFAR-100, 0.09 for ImageNet.
       weight_decay: at least 0.
@@ -83,7 +83,9 @@ def dot(
     return optax.GradientTransformation(init, update)
 
 
-def reach(function: Callable[..., tuple[Array, Array]], params: PyTree, *given: PyTree) -> tuple[PyTree, PyTree]:
+def loss_dependencies(
+    function: Callable[..., tuple[Array, Array]], params: PyTree, *given: PyTree
+) -> tuple[PyTree, PyTree]:
     """Which parameters each of two losses is a differentiable function of, read from how it is computed.
 
     A parameter counts where a path of floating-point values leads to the loss, whatever the gradient along it; a

@@ -11,7 +11,7 @@ from flax import linen as nn
 from kd_jax.engine.optim import policy_adam
 from kd_jax.methods.base import fold
 from kd_jax.models import base as models
-from kd_jax.typing import Array, Distiller, Facts, Match, Outputs, PyTree, Variables, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Match, Outputs, PyTree, Variables, Vars, View
 
 
 class TrainState(NamedTuple):
@@ -49,7 +49,7 @@ def mean_logits(teachers: tuple[Outputs, ...]) -> Array:
 
 
 def make_view(
-    image, student: Outputs, teachers: tuple[Outputs, ...], batch, step, *, needs=frozenset(), others=None
+    image, student: Outputs, teachers: tuple[Outputs, ...], batch, step, *, needs=frozenset(), extra_views=None
 ) -> View:
     """The view before any refiner. Several teachers are matched by their averaged logits.
 
@@ -57,16 +57,17 @@ def make_view(
       image, student, teachers, step: see View.
       batch: label and, if there is one, index.
       needs: of the distiller; of the views of single teachers, it gets those that stand there.
-      others: views that are made already.
+      extra_views: views that are made already.
     """
     match = Match(student.logits, mean_logits(teachers)) if teachers else None
-    view = View(image, student, teachers, match, batch["label"], batch.get("index"), step, others=others or {})
+    labels, index = batch["label"], batch.get("index")
+    view = View(image, student, teachers, match, labels, index, step, extra_views=extra_views or {})
     alone = {f"alone.{i}": teachers[i : i + 1] for i in range(len(teachers)) if f"alone.{i}" in needs}
     single = {name: make_view(image, student, one, batch, step) for name, one in alone.items()}
-    return view._replace(others=view.others | single) if single else view
+    return view._replace(extra_views=view.extra_views | single) if single else view
 
 
-def make_facts(
+def make_init_context(
     student: nn.Module,
     teachers: tuple[nn.Module, ...],
     *,
@@ -74,7 +75,7 @@ def make_facts(
     batch_size: int,
     needs: frozenset = frozenset(),
     **known,
-) -> Facts:
+) -> InitContext:
     """What a distiller's init may know, for batches of images (H, W, C); computes shapes only.
 
     Args:
@@ -83,7 +84,7 @@ def make_facts(
       image_shape: (H, W, C).
       batch_size: B.
       needs: of the distiller, which decide what other views there are.
-      **known: other fields of Facts.
+      **known: other fields of InitContext.
     """
 
     def view(image, label):
@@ -91,11 +92,11 @@ def make_facts(
         batch, step = {"label": label, "index": label}, jnp.zeros((), jnp.int32)
         given = (image, outputs[0], tuple(outputs[1:]), batch, step)
         others = {"strong": make_view(*given)} if "strong" in needs else {}
-        return make_view(*given, needs=needs, others=others)
+        return make_view(*given, needs=needs, extra_views=others)
 
     image = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
     shapes = jax.eval_shape(view, image, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
-    return Facts(shapes, num_classes=shapes.student.logits.shape[-1], **known)
+    return InitContext(shapes, num_classes=shapes.student.logits.shape[-1], **known)
 
 
 def init_state(
@@ -104,7 +105,7 @@ def init_state(
     student: nn.Module,
     distiller: Distiller,
     tx: optax.GradientTransformation,
-    facts: Facts,
+    context: InitContext,
     trains: str = "all",
     ema: bool = False,
 ) -> TrainState:
@@ -118,12 +119,12 @@ def init_state(
       student: network in training.
       distiller: what it is trained by.
       tx: optimiser over {"student": ..., "method": ...}.
-      facts: what the distiller's init may know; the student's input shape is read from it.
+      context: what the distiller's init may know; the student's input shape is read from it.
       trains: "all", or "method": tx is then over {"method": ...}.
       ema: whether an average of the student is kept; it starts as the student.
     """
-    net = models.init(student, fold(key, "student"), jnp.zeros((1, *facts.view_shapes.image.shape[1:])))
-    own = with_given(distiller.init(fold(key, "method"), facts), facts.given)
+    net = models.init(student, fold(key, "student"), jnp.zeros((1, *context.view_shapes.image.shape[1:])))
+    own = with_given(distiller.init(fold(key, "method"), context), context.initial_vars)
     params = {"student": net.params, "method": own.params}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -156,10 +157,10 @@ def with_given(made: Vars, given: Mapping[str, Vars]) -> Vars:
     return made
 
 
-def abstract_state(*, facts: Facts, **kwargs) -> TrainState:
+def abstract_state(*, context: InitContext, **kwargs) -> TrainState:
     """`init_state` as shapes, without computing anything; what is given may be shapes too."""
 
     def make(key: Array, given: dict) -> TrainState:
-        return init_state(key, facts=facts._replace(given=given), **kwargs)
+        return init_state(key, context=context._replace(initial_vars=given), **kwargs)
 
-    return jax.eval_shape(make, jax.random.key(0), dict(facts.given))
+    return jax.eval_shape(make, jax.random.key(0), dict(context.initial_vars))

@@ -19,13 +19,13 @@ from kd_jax.typing import (
     Distiller,
     Mean,
     Outputs,
+    ParamSharding,
     PyTree,
-    Spread,
+    RowUpdate,
     Terms,
     Variables,
     Vars,
     View,
-    Written,
 )
 
 
@@ -41,7 +41,7 @@ def teacher_outputs(model: nn.Module, variables: Variables, image: Array) -> Out
     return jax.lax.stop_gradient(outputs)
 
 
-def only(outputs: Outputs, needs: frozenset) -> Outputs:
+def select_outputs(outputs: Outputs, needs: frozenset) -> Outputs:
     """The logits, and of the rest what a distiller needs of its teacher: what a compiled program
     does not return, it neither stores nor sends."""
     return outputs._replace(
@@ -87,14 +87,14 @@ def objective(
     for name, seen in batch.get("views", {}).items():
         again, stats = see(Variables(params["student"], stats), seen["image"])
         others[name] = make_view(seen["image"], again, seen["teachers"], batch, state.step)
-    view = make_view(batch["image"], outputs, teachers, batch, state.step, needs=distiller.needs, others=others)
+    view = make_view(batch["image"], outputs, teachers, batch, state.step, needs=distiller.needs, extra_views=others)
     own = Vars(params["method"], state.stats["method"], policy)
     _, terms, logs, method_stats = distiller.apply(own, view, fold(key, "method"), True)
     loss = total(terms, mask_of(batch))
     return loss, (outputs.logits, terms, logs, {"student": stats, "method": method_stats})
 
 
-def halves(loss, params: PyTree, *given, task: frozenset, mask: Array):
+def split_losses(loss, params: PyTree, *given, task: frozenset, mask: Array):
     """An objective's terms summed apart, (loss (), loss ()): those of the members in `task`, and all others. And what
     else it returns. Arguments as for `gradients`."""
     _, aux = loss(params, *given)
@@ -118,17 +118,17 @@ def gradients(loss, params: PyTree, *given, task: frozenset | None, mask: Array)
     if task is None:
         (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params, *given)
         return value, aux, grads
-    apart = partial(halves, loss, task=task, mask=mask)
+    apart = partial(split_losses, loss, task=task, mask=mask)
     values, back, aux = jax.vjp(lambda params: apart(params, *given), params, has_aux=True)
     one, zero = (jnp.full_like(values[0], x) for x in (1, 0))
     return sum(values), aux, (back((one, zero))[0], back((zero, one))[0])
 
 
 def inputs(view: View, needs: frozenset) -> tuple[tuple[Outputs, ...], Batch]:
-    """Shapes of what a training step reads, teachers' outputs and batch, from those of its view (`Facts`)."""
+    """Shapes of what a training step reads, teachers' outputs and batch, from those of its view (`InitContext`)."""
     mask = jax.ShapeDtypeStruct(view.labels.shape, jnp.float32)
     batch = {"image": view.image, "label": view.labels, "index": view.labels, "mask": mask}
-    taught = tuple(only(t, needs) for t in view.teachers) if reads_teachers(needs) else ()
+    taught = tuple(select_outputs(t, needs) for t in view.teachers) if reads_teachers(needs) else ()
     if "strong" in needs:
         batch["views"] = {"strong": {"image": view.image, "teachers": taught}}
     return taught, batch
@@ -139,11 +139,11 @@ def reads_teachers(needs: frozenset) -> bool:
     return any(need == "match" or need.startswith(("teacher", "alone.")) for need in needs)
 
 
-def settle(stats: PyTree, before: PyTree, axis_name: str | None) -> PyTree:
+def sync_stats(stats: PyTree, before: PyTree, axis_name: str | None) -> PyTree:
     """The statistics that a step leaves: rows are written, what has changed is averaged over the devices."""
 
     def one(leaf, old):
-        if isinstance(leaf, Written):
+        if isinstance(leaf, RowUpdate):
             index, rows = leaf.index, leaf.rows
             if axis_name:
                 index, rows = jax.lax.all_gather((index, rows), axis_name, tiled=True)
@@ -151,7 +151,7 @@ def settle(stats: PyTree, before: PyTree, axis_name: str | None) -> PyTree:
         averaged = axis_name and leaf is not old and jnp.issubdtype(leaf.dtype, jnp.inexact)
         return jax.lax.pmean(leaf, axis_name) if averaged else leaf
 
-    return jax.tree.map(one, stats, before, is_leaf=lambda x: isinstance(x, Written))
+    return jax.tree.map(one, stats, before, is_leaf=lambda x: isinstance(x, RowUpdate))
 
 
 def mask_of(batch: Batch) -> Array:
@@ -159,7 +159,7 @@ def mask_of(batch: Batch) -> Array:
     return batch.get("mask", jnp.ones(batch["label"].shape, jnp.float32))
 
 
-def part_step(loss, params: PyTree, state: TrainState, taught, batch: Batch, key: Array, *, task: frozenset | None):
+def micro_step(loss, params: PyTree, state: TrainState, taught, batch: Batch, key: Array, *, task: frozenset | None):
     """Gradients, statistics moved and metrics of a batch or a part of one. Arguments as for `gradients`."""
     mask = mask_of(batch)
     given = (state.policy, state, taught, batch, key)
@@ -172,7 +172,7 @@ def part_step(loss, params: PyTree, state: TrainState, taught, batch: Batch, key
     return grads, stats, measured
 
 
-def in_parts(one, state: TrainState, taught, batch: Batch, key: Array, count: int, scan: bool):
+def accumulate_gradients(one, state: TrainState, taught, batch: Batch, key: Array, count: int, scan: bool):
     """`one` of every part of a batch, one after the other: mean gradient, statistics passed on, metrics summed.
 
     A device keeps its own rows: part j has rows j, j + count, ... of what it holds.
@@ -194,7 +194,7 @@ def in_parts(one, state: TrainState, taught, batch: Batch, key: Array, count: in
     for j in range(0 if scan else count):
         carry, _ = body(carry, (j, jax.tree.map(lambda x, j=j: x[j], parts)))
     stats, (grads, measured) = carry
-    # `settle` averages what has changed: a scan returns all as if it had
+    # `sync_stats` averages what has changed: a scan returns all as if it had
     stats = jax.tree.map(lambda same, now, before: before if same else now, kept[-1], stats, state.stats)
     return jax.tree.map(lambda g: g / count, grads), stats, measured
 
@@ -214,7 +214,7 @@ def train_step(
     axis_name: str | None = None,
     accumulate: int = 1,
     scan: bool = False,
-    spread: Spread | None = None,
+    spread: ParamSharding | None = None,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One step of the student and of the method's own parameters. Pure, jittable by anyone.
 
@@ -249,15 +249,15 @@ def train_step(
     gather, split = spread or WHOLE
     seen = state._replace(**gather({"params": state.params, "policy": state.policy}))
     parts = {"student": student, "distiller": distiller, "trains": trains}
-    one = partial(part_step, partial(objective, **parts), trained(seen.params, trains), task=task)
+    one = partial(micro_step, partial(objective, **parts), trained(seen.params, trains), task=task)
     taught = as_teachers(teacher_outputs)
     if accumulate == 1:
         grads, stats, measured = one(seen, taught, batch, key)
     else:
-        grads, stats, measured = in_parts(one, seen, taught, batch, key, accumulate, scan)
+        grads, stats, measured = accumulate_gradients(one, seen, taught, batch, key, accumulate, scan)
     if axis_name:
         grads = jax.lax.pmean(grads, axis_name)
-    stats = settle(stats, state.stats, axis_name)
+    stats = sync_stats(stats, state.stats, axis_name)
     updates, opt = tx.update(split(grads), state.opt, old)
     params = {**state.params, **optax.apply_updates(old, updates)}
     average = {}
@@ -270,7 +270,7 @@ def train_step(
     return state._replace(step=state.step + 1, **moved), measured
 
 
-def maps(
+def visualizations(
     state: TrainState,
     teacher_outputs: Outputs | tuple[Outputs, ...] | None,
     batch: Batch,
@@ -278,10 +278,10 @@ def maps(
     model: nn.Module,
     distiller: Distiller,
 ) -> dict[str, Array]:
-    """What `distiller.maps` draws for a batch, the network in eval mode. Arguments as for `train_step`."""
+    """What `distiller.visualizations` draws for a batch, the network in eval mode. Arguments as for `train_step`."""
     outputs, _ = models.apply(model, state.student, batch["image"])
     view = make_view(batch["image"], outputs, as_teachers(teacher_outputs), batch, state.step)
-    return distiller.maps(Vars(state.params["method"], state.stats["method"], state.policy), view)
+    return distiller.visualizations(Vars(state.params["method"], state.stats["method"], state.policy), view)
 
 
 def eval_step(variables: Variables, teacher_logits: Array | None, batch: Batch, *, model: nn.Module) -> dict[str, Mean]:

@@ -10,7 +10,7 @@ from kd_jax.typing import Array
 TINY = 1e-12  # smallest norm that a vector is divided by, as PyTorch's normalize
 
 
-def as_many(
+def check_same_length(
     name: str, *given: Sequence[Array], least: int = 1, wanted: str = "as many maps of one as of the other"
 ) -> None:
     """Refuse sequences of different lengths, or shorter than `least`.
@@ -23,7 +23,7 @@ def as_many(
         raise ValueError(f"{name}: needs {wanted}, got {' and '.join(map(str, counts))}")
 
 
-def alike(name: str, student: Array, teacher: Array) -> None:
+def check_same_shape(name: str, student: Array, teacher: Array) -> None:
     """Refuse maps of different shapes.
 
     Raises:
@@ -38,19 +38,19 @@ def mean_square(x: Array) -> Array:
     return jnp.mean(x**2, axis=tuple(range(1, x.ndim)))
 
 
-def wide(*arrays: Array) -> list[Array]:
+def upcast(*arrays: Array) -> list[Array]:
     """At least float32: half precision loses what the losses are about."""
     return [jnp.asarray(x).astype(jnp.promote_types(jnp.asarray(x).dtype, jnp.float32)) for x in arrays]
 
 
-def length(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
+def l2_norm(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
     """The L2 norm along the axes, which stay with size 1; of zeros 0, with gradient 0."""
     squares = jnp.sum(x**2, axis=axis, keepdims=True)
     zero = squares == 0
     return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squares)))
 
 
-def unit(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
+def l2_normalize(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
     """Divided by its L2 norm along the axes, or by 1e-12 if that is larger; zeros stay zeros, with gradient 0.
 
     PyTorch's normalize has the same values; its gradient at zeros is 1e12.
@@ -63,10 +63,10 @@ def unit(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
 def attention(x: Array, p: int) -> Array:
     """(B, H, W, *) to (B, H W): where a map is active, the mean of its p-th power over channels, flattened, of length
     1; a map of zeros stays 0."""
-    return unit(jnp.mean(x ** int(p), axis=-1).reshape(len(x), -1))
+    return l2_normalize(jnp.mean(x ** int(p), axis=-1).reshape(len(x), -1))
 
 
-def whole(name: str, **powers: float) -> None:
+def check_integer(name: str, **powers: float) -> None:
     """Refuse a power that is not a whole number above 0.
 
     Raises:
@@ -105,7 +105,7 @@ def pool_to(x: Array, size: Sequence[int]) -> Array:
 
 def to_common_size(a: Array, b: Array) -> tuple[Array, Array]:
     """Two maps (B, H, W, *), along each axis the larger average-pooled to the smaller's size, at least float32."""
-    a, b = wide(a, b)
+    a, b = upcast(a, b)
     size = [min(pair) for pair in zip(a.shape[1:3], b.shape[1:3], strict=True)]
     return pool_to(a, size), pool_to(b, size)
 

@@ -6,7 +6,7 @@ Computed in float32 (or wider), in the logarithms of the scores, so that no temp
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.common import gram, wide
+from kd_jax.losses.common import gram, upcast
 from kd_jax.typing import Array
 
 EPS = 1e-7  # of the published code
@@ -58,7 +58,7 @@ def crd(
     pairs = _pairs(student, teacher, student_bank, teacher_bank, index, negatives)
     count, c = negatives.shape[1], negatives.shape[1] / len(student_bank)
     total = 0.0
-    for (anchor, bank), scale in zip(pairs, wide(student_scale, teacher_scale), strict=True):
+    for (anchor, bank), scale in zip(pairs, upcast(student_scale, teacher_scale), strict=True):
         scores = _scores(anchor, bank, index, negatives, temperature)
         unset = scale == 0
         log_scale = jnp.where(unset, _log_scale(scores, len(bank)), jnp.log(jnp.where(unset, 1.0, scale)))
@@ -106,7 +106,7 @@ def _pairs(student, teacher, student_bank, teacher_bank, index, negatives) -> li
             "crd: embeddings (B, D) twice, banks (N, D) twice, index (B,) and negatives (B, M), M >= 1, wanted, "
             f"got {', '.join(map(str, shapes))}"
         )
-    return [tuple(wide(*pair)) for pair in ((student, teacher_bank), (teacher, student_bank))]
+    return [tuple(upcast(*pair)) for pair in ((student, teacher_bank), (teacher, student_bank))]
 
 
 def _scores(anchor: Array, bank: Array, index: Array, negatives: Array, temperature: float) -> Array:

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from kd_jax.losses.common import (
-    alike,
-    as_many,
     attention,
+    check_integer,
+    check_same_length,
+    check_same_shape,
     gram,
+    l2_normalize,
     mean_square,
     pool_to,
     to_common_size,
-    unit,
-    whole,
-    wide,
+    upcast,
 )
 from kd_jax.typing import Array
 
@@ -43,10 +43,10 @@ def fitnet(*, student: Array, teacher: Array, mask: Array | None = None) -> Arra
     Differs: the paper has half the squared norm, summed over the map; this is the published re-implementations'
       mean. The mask is SoKD's.
     """
-    alike("fitnet", student, teacher)
+    check_same_shape("fitnet", student, teacher)
     if mask is not None and mask.shape != (*student.shape[:-1], 1):
         raise ValueError(f"fitnet: a mask {(*student.shape[:-1], 1)} wanted, got {mask.shape}")
-    student, teacher = wide(student, teacher)
+    student, teacher = upcast(student, teacher)
     return mean_square(student - teacher if mask is None else mask * (student - teacher))
 
 
@@ -74,8 +74,8 @@ def at(*, students: Sequence[Array], teachers: Sequence[Array], p: int = 2) -> A
     Differs: as in the published code, the mean over positions where the paper has a norm, and no absolute value
       before an odd power. Maps that are not square, which that code pools to a square, are pooled by axis.
     """
-    as_many("at", students, teachers)
-    whole("at", p=p)
+    check_same_length("at", students, teachers)
+    check_integer("at", p=p)
     total = 0.0
     for pair in zip(students, teachers, strict=True):
         s, t = (attention(f, p) for f in to_common_size(*pair))
@@ -105,7 +105,7 @@ def nst(*, students: Sequence[Array], teachers: Sequence[Array]) -> Array:
       arXiv 1707.01219.
     Differs: maps that are not square, which the published code pools to a square, are pooled by axis.
     """
-    as_many("nst", students, teachers)
+    check_same_length("nst", students, teachers)
     return sum(_discrepancy(*to_common_size(*pair)) for pair in zip(students, teachers, strict=True))
 
 
@@ -137,10 +137,10 @@ def cat_kd(*, student: Array, teacher: Array, resolution: int = 2, normalize: bo
         raise ValueError(f"cat_kd: resolution must be at least 1, got {resolution}")
     for size in {*student.shape[1:3], *teacher.shape[1:3]}:
         if size < resolution and resolution % size:
-            raise ValueError(f"cat_kd: resolution {resolution}: a map {size} high or wide is smaller, but no divisor")
-    student, teacher = (pool_to(x, (resolution, resolution)) for x in wide(student, teacher))
+            raise ValueError(f"cat_kd: resolution {resolution}: a map {size} high or upcast is smaller, but no divisor")
+    student, teacher = (pool_to(x, (resolution, resolution)) for x in upcast(student, teacher))
     if normalize:
-        student, teacher = (unit(x, axis=(1, 2)) for x in (student, teacher))
+        student, teacher = (l2_normalize(x, axis=(1, 2)) for x in (student, teacher))
     return mean_square(student - teacher)
 
 
@@ -161,8 +161,8 @@ def areas(*, student: Sequence[Array], teacher: Sequence[Array]) -> Array:
       Distillation", 2024, arXiv 2409.18785.
     """
     student, teacher = (jnp.concatenate([*maps], axis=-1) for maps in (student, teacher))
-    alike("areas", student, teacher)
-    student, teacher = wide(student, teacher)
+    check_same_shape("areas", student, teacher)
+    student, teacher = upcast(student, teacher)
     return mean_square(student - teacher)
 
 
@@ -172,7 +172,7 @@ def _discrepancy(student: Array, teacher: Array) -> Array:
     The sum of (a . b)^2 over pairs of channels is the inner product of the two sums of a a^T. So either Gram matrix
     does, of channels or of places; the smaller is taken.
     """
-    student, teacher = (unit(x.reshape(len(x), -1, x.shape[-1]), axis=1) for x in (student, teacher))
+    student, teacher = (l2_normalize(x.reshape(len(x), -1, x.shape[-1]), axis=1) for x in (student, teacher))
     if student.shape[1] <= max(student.shape[2], teacher.shape[2]):
         student, teacher = (gram(x) / x.shape[2] for x in (student, teacher))
         return jnp.sum((student - teacher) ** 2, axis=(1, 2))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from kd_jax.losses.common import alike, as_many, mean_square, pool_to, wide
+from kd_jax.losses.common import check_same_length, check_same_shape, mean_square, pool_to, upcast
 from kd_jax.typing import Array
 
 LEVELS = (4, 2, 1)  # heights that ReviewKD's context loss pools to
@@ -36,10 +36,10 @@ def vid(*, student: Array, teacher: Array, variance: Array) -> Array:
       2019, arXiv 1904.05835.
     Differs: the paper sums over the map, with the deviation's logarithm; this is the published code's mean.
     """
-    alike("vid", student, teacher)
+    check_same_shape("vid", student, teacher)
     if variance.shape != student.shape[-1:]:
         raise ValueError(f"vid: variances {student.shape[-1:]} wanted, got {variance.shape}")
-    student, teacher, variance = wide(student, teacher, variance)
+    student, teacher, variance = upcast(student, teacher, variance)
     return 0.5 * jnp.mean((student - teacher) ** 2 / variance + jnp.log(variance), axis=(1, 2, 3))
 
 
@@ -68,12 +68,12 @@ def ofd(*, students: Sequence[Array], teachers: Sequence[Array], margins: Sequen
     Differs: a student's map that is larger than the teacher's takes its nearest cell, where the published code
       averages the cells around it if the sizes do not divide.
     """
-    as_many("ofd", students, teachers, margins, wanted="as many of one as of the other")
+    check_same_length("ofd", students, teachers, margins, wanted="as many of one as of the other")
     total = 0.0
     for s, t, m in zip(students, teachers, margins, strict=True):
         if not s.shape[-1:] == t.shape[-1:] == m.shape:
             raise ValueError(f"ofd: maps and margins of one width wanted, got {s.shape}, {t.shape} and {m.shape}")
-        s, t, m = wide(s, t, m)
+        s, t, m = upcast(s, t, m)
         t = pool_to(t, s.shape[1:3])
         distance = jnp.where(t > 0, s - t, jnp.maximum(s - jnp.maximum(t, m), 0))
         total = total / 2 + jnp.sum(distance**2, axis=(1, 2, 3))
@@ -101,11 +101,11 @@ def hcl(*, students: Sequence[Array], teachers: Sequence[Array]) -> Array:
     Reference: Chen, Liu, Zhao, Jia, "Distilling Knowledge via Knowledge Review", 2021, arXiv 2104.09044.
     Differs: a map that is narrower than a level is not stretched to it.
     """
-    as_many("hcl", students, teachers, wanted="as many of one as of the other")
+    check_same_length("hcl", students, teachers, wanted="as many of one as of the other")
     total = 0.0
     for s, t in zip(students, teachers, strict=True):
-        alike("hcl", s, t)
-        s, t = wide(s, t)
+        check_same_shape("hcl", s, t)
+        s, t = upcast(s, t)
         difference = (s - t).reshape(len(s), *(s.shape[1:3] if s.ndim == 4 else (1, 1)), -1)
         height, width = difference.shape[1:3]
         value, weight, weights = mean_square(difference), 1.0, 1.0

@@ -8,7 +8,7 @@ whether a teacher receives gradient is decided where its outputs are made.
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.common import length, wide
+from kd_jax.losses.common import l2_norm, upcast
 from kd_jax.typing import Array
 
 _HUGE = 1e30  # stands for infinity, so that 0 * log 0 and its gradient are 0 without a mask
@@ -16,7 +16,7 @@ _HUGE = 1e30  # stands for infinity, so that 0 * log 0 and its gradient are 0 wi
 
 def _wide(*logits: Array) -> list[Array]:
     """At least float32 (half precision loses the tails distillation is about), and finite."""
-    return [jnp.clip(z, -_HUGE, _HUGE) for z in wide(*logits)]
+    return [jnp.clip(z, -_HUGE, _HUGE) for z in upcast(*logits)]
 
 
 def _kl(log_p: Array, log_q: Array) -> Array:
@@ -140,7 +140,7 @@ def dkd(
 def _pearson(x: Array, y: Array, axis: int) -> Array:
     """Pearson correlation along an axis, which is gone; 0 where one of the two is constant."""
     x, y = (v - jnp.mean(v, axis=axis, keepdims=True) for v in (x, y))
-    lengths = length(x, axis) * length(y, axis)
+    lengths = l2_norm(x, axis) * l2_norm(y, axis)
     return jnp.sum(x * y, axis=axis) / (jnp.squeeze(lengths, axis) + 1e-8)
 
 
@@ -206,7 +206,7 @@ def standardize(logits: Array) -> Array:
     """
     if logits.shape[-1] < 2:
         raise ValueError(f"standardize: needs at least 2 classes, got {logits.shape[-1]}")
-    (z,) = wide(logits)
+    (z,) = upcast(logits)
     z = jnp.clip(z, -1e15, 1e15)  # so that squares are finite in float32
     z = z - jnp.mean(z, axis=-1, keepdims=True)
-    return z / (length(z) / (z.shape[-1] - 1) ** 0.5 + 1e-7)
+    return z / (l2_norm(z) / (z.shape[-1] - 1) ** 0.5 + 1e-7)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.common import gram, wide
+from kd_jax.losses.common import gram, upcast
 from kd_jax.losses.logits import kd
 from kd_jax.typing import Array
 
@@ -66,7 +66,7 @@ def mlld(
     if student.shape != student_strong.shape or teacher.shape != teacher_strong.shape:
         shapes = ", ".join(str(z.shape) for z in (student, student_strong, teacher, teacher_strong))
         raise ValueError(f"mlld: student and teacher each need weak and strong logits of one shape, got {shapes}")
-    plain = wide(
+    plain = upcast(
         student if plain_student is None else plain_student, teacher if plain_teacher is None else plain_teacher
     )
     certain = jax.nn.softmax(plain[1])

@@ -8,7 +8,16 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from kd_jax.losses.common import alike, as_many, attention, gram, mean_square, to_common_size, whole, wide
+from kd_jax.losses.common import (
+    attention,
+    check_integer,
+    check_same_length,
+    check_same_shape,
+    gram,
+    mean_square,
+    to_common_size,
+    upcast,
+)
 from kd_jax.typing import Array
 
 
@@ -43,13 +52,13 @@ def ab(
     Differs: the factor 3/1000 is the published code's, as is the halving of every stage further from the last.
     """
     masks = [None] * len(students) if masks is None else masks
-    as_many("ab", students, teachers, masks)
+    check_same_length("ab", students, teachers, masks)
     if not margin >= 0:
         raise ValueError(f"ab: margin must be at least 0, got {margin}")
     total = 0.0
     for s, t, mask in zip(students, teachers, masks, strict=True):
-        alike("ab", s, t)
-        s, t = wide(s, t)
+        check_same_shape("ab", s, t)
+        s, t = upcast(s, t)
         distance = jnp.maximum(jnp.where(t > 0, margin - s, s + margin), 0)
         distance = distance if mask is None else mask * distance
         total = total / 2 + jnp.sum(distance**2, axis=(1, 2, 3))
@@ -79,7 +88,7 @@ def fsp(*, students: Sequence[Array], teachers: Sequence[Array]) -> Array:
     Differs: the paper sums the squares over the matrix; this is the published re-implementation, which takes their
       mean. Stages that are not square, which that code pools to a square, are pooled by axis.
     """
-    as_many("fsp", students, teachers, least=2, wanted="two maps or more, as many of one as of the other")
+    check_same_length("fsp", students, teachers, least=2, wanted="two maps or more, as many of one as of the other")
     widths = [[f.shape[-1] for f in maps] for maps in (students, teachers)]
     if widths[0] != widths[1]:
         raise ValueError(f"fsp: maps of the same widths wanted, got {widths[0]} and {widths[1]}")
@@ -112,7 +121,7 @@ def ft(*, student: Array, teacher: Array, p1: int = 2, p2: int = 1) -> Array:
       absolute values, which that code leaves out. Maps that are not square, which it pools to a square, are pooled
       by axis.
     """
-    whole("ft", p1=p1, p2=p2)
+    check_integer("ft", p1=p1, p2=p2)
     s, t = (attention(f, p1) for f in to_common_size(student, teacher))
     return jnp.mean(jnp.abs(s - t) ** int(p2), axis=1)
 

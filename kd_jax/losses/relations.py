@@ -6,7 +6,7 @@ that the two networks' features may have different widths, except in `cc`.
 
 import jax.numpy as jnp
 
-from kd_jax.losses.common import distances, gram, length, unit, wide
+from kd_jax.losses.common import distances, gram, l2_norm, l2_normalize, upcast
 from kd_jax.typing import Array
 
 
@@ -29,7 +29,7 @@ def sp(*, student: Array, teacher: Array) -> Array:
 
     Reference: Tung, Mori, "Similarity-Preserving Knowledge Distillation", 2019, arXiv 1907.09682.
     """
-    grams = [unit(gram(f)) for f in _rows("sp", student, teacher)]
+    grams = [l2_normalize(gram(f)) for f in _rows("sp", student, teacher)]
     return jnp.mean((grams[0] - grams[1]) ** 2)
 
 
@@ -75,7 +75,7 @@ def rkd(
         s, t = (d / (jnp.sum(d) / (len(d) * (len(d) - 1))) for d in (distances(f, squared=squared) for f in pair))
         total += distance_weight * jnp.mean(_smooth_l1(s - t))
     if angle_weight:
-        s, t = (gram(unit(f - f[:, None])) for f in pair)
+        s, t = (gram(l2_normalize(f - f[:, None])) for f in pair)
         total += angle_weight * jnp.mean(_smooth_l1(s - t))
     return jnp.asarray(total, jnp.result_type(*pair))
 
@@ -142,7 +142,7 @@ def _rows(name: str, student: Array, teacher: Array, least: int = 1) -> list[Arr
         raise ValueError(f"{name}: as many examples of one as of the other wanted, got {len(student)}, {len(teacher)}")
     if len(student) < least:
         raise ValueError(f"{name}: needs at least {least} examples in a batch, got {len(student)}")
-    return [f.reshape(len(f), -1) for f in wide(student, teacher)]
+    return [f.reshape(len(f), -1) for f in upcast(student, teacher)]
 
 
 def _smooth_l1(x: Array) -> Array:
@@ -152,7 +152,7 @@ def _smooth_l1(x: Array) -> Array:
 
 def _resemblance(x: Array) -> Array:
     """(B, B), rows that sum to 1."""
-    norm = length(x)
+    norm = l2_norm(x)
     cosines = gram(x * jnp.where(norm == 0, 0.0, 1 / (norm + 1e-7)))
     kernel = jnp.maximum((cosines + 1) / 2, 0.0)  # rounding takes a cosine below -1, and the log of p + e to NaN
     return kernel / jnp.sum(kernel, axis=1, keepdims=True)

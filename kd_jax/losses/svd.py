@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.common import as_many, gram, to_common_size, unit
+from kd_jax.losses.common import check_same_length, gram, l2_normalize, to_common_size
 from kd_jax.typing import Array
 
 CANDIDATES = 3  # how many vectors more of the student than of the teacher are looked at
@@ -46,7 +46,7 @@ def kdsvd(*, students: Sequence[Array], teachers: Sequence[Array], k: int = 1) -
       average-pooled before; that code cannot compare them. What is not finite is not replaced by 0. The gradient is
       that of the singular vectors, but finite where singular values are equal, or 0.
     """
-    as_many("kdsvd", students, teachers, least=2, wanted="two or more maps, as many of one as of the other")
+    check_same_length("kdsvd", students, teachers, least=2, wanted="two or more maps, as many of one as of the other")
     pairs = [to_common_size(*pair) for pair in zip(students, teachers, strict=True)]
     most = min(min(x.shape[2], x.shape[1] * x.shape[3]) for pair in pairs for x in pair)
     if k != int(k) or not 1 <= k <= most:
@@ -70,7 +70,7 @@ def _vectors(student: tuple[Array, Array], teacher: tuple[Array, Array], k: int)
     size = jnp.abs(cosines)
     chosen = jnp.where(size == jnp.max(size, axis=1, keepdims=True), jnp.sign(cosines), 0.0)
     some = squares > NOISE * jnp.finfo(squares.dtype).eps
-    factor = unit(jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1.0)), 0.0))[:, None]
+    factor = l2_normalize(jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1.0)), 0.0))[:, None]
     return gram(ours, chosen.swapaxes(1, 2)) * factor, theirs * factor
 
 
@@ -84,7 +84,7 @@ def _right_singular(maps: list[Array]) -> list[tuple[Array, Array]]:
     grams = []
     for x in maps:
         b, _, w, _ = x.shape
-        own = gram(unit(x.swapaxes(1, 2).reshape(b, w, -1), axis=(1, 2)))
+        own = gram(l2_normalize(x.swapaxes(1, 2).reshape(b, w, -1), axis=(1, 2)))
         last = jnp.diag(-(jnp.arange(widest) >= w).astype(own.dtype))  # eigenvalues of the padding: behind all others
         grams.append(last + jnp.pad(own, ((0, 0), (0, widest - w), (0, widest - w))))
     values, vectors = _spectrum(jnp.stack(grams))

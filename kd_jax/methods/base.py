@@ -6,7 +6,7 @@ from zlib import crc32
 import jax
 from flax import linen as nn
 
-from kd_jax.typing import Array, Distiller, Facts, Peer, PyTree, Schedule, Search, Vars, View
+from kd_jax.typing import Array, AuxNetwork, Distiller, InitContext, PyTree, Schedule, Search, Vars, View
 
 NO_VARS = Vars({}, {}, {})
 
@@ -21,9 +21,9 @@ def join(label: str, name: str) -> str:
     return f"{label}/{name}" if name else label
 
 
-def no_vars(key: Array, facts: Facts) -> Vars:
+def no_vars(key: Array, context: InitContext) -> Vars:
     """The `init` of a method without variables of its own."""
-    del key, facts
+    del key, context
     return NO_VARS
 
 
@@ -62,8 +62,8 @@ def chain(**members: Distiller) -> Distiller:
         if not label or "/" in label:
             raise ValueError(f'chain: label {label!r} must be non-empty and without "/"')
 
-    def init(key: Array, facts: Facts) -> Vars:
-        made = {label: member.init(fold(key, label), facts) for label, member in members.items()}
+    def init(key: Array, context: InitContext) -> Vars:
+        made = {label: member.init(fold(key, label), context) for label, member in members.items()}
         return Vars(*({k: v[i] for k, v in made.items() if v[i]} for i in range(len(NO_VARS))))
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
@@ -81,10 +81,10 @@ def chain(**members: Distiller) -> Distiller:
         init,
         apply,
         needs=frozenset().union(*(member.needs for member in members.values())),
-        rates={join(a, n): rate for a, member in each for n, rate in member.rates.items()},
-        watch=tuple(w._replace(log=join(a, w.log)) for a, member in each for w in member.watch),
+        lr_multipliers={join(a, n): rate for a, member in each for n, rate in member.lr_multipliers.items()},
+        monitors=tuple(w._replace(log=join(a, w.log)) for a, member in each for w in member.monitors),
         search=_search(members),
-        maps=_maps(members),
+        visualizations=_maps(members),
         refines=frozenset().union(*(member.refines for member in members.values())),
         networks=_networks(members),
         whole_batch={join(a, n): what for a, member in each for n, what in member.whole_batch.items()},
@@ -93,7 +93,7 @@ def chain(**members: Distiller) -> Distiller:
 
 def _maps(members: dict[str, Distiller]) -> Callable | None:
     """Every member's maps under its label; each sees the view as it was before any member."""
-    drawn = {label: member.maps for label, member in members.items() if member.maps}
+    drawn = {label: member.visualizations for label, member in members.items() if member.visualizations}
     if not drawn:
         return None
 
@@ -110,7 +110,7 @@ def _networks(members: dict[str, Distiller]) -> Callable | None:
     if not owners:
         return None
 
-    def networks(vars: Vars) -> dict[str, Peer]:
+    def networks(vars: Vars) -> dict[str, AuxNetwork]:
         own = {label: Vars(*(part.get(label, {}) for part in vars)) for label in owners}
         return {join(a, n): peer for a, owned in owners.items() for n, peer in owned(own[a]).items()}
 
@@ -160,7 +160,7 @@ def weigh(distiller: Distiller, weight: float | Schedule) -> Distiller:
 
 
 def everywhere(refiner: Distiller) -> Distiller:
-    """A refiner that also refines the other views of the batch (`view.others`), with the same variables.
+    """A refiner that also refines the other views of the batch (`view.extra_views`), with the same variables.
 
     Its statistics pass from one view to the next; its terms and logs are the first view's.
     """
@@ -168,10 +168,10 @@ def everywhere(refiner: Distiller) -> Distiller:
     def apply(vars: Vars, view: View, key: Array, train: bool):
         refined, terms, logs, stats = refiner.apply(vars, view, key, train)
         others = {}
-        for name, other in view.others.items():
+        for name, other in view.extra_views.items():
             seen = vars._replace(stats=stats)
             others[name], _, _, stats = refiner.apply(seen, other, fold(key, name), train)
-        return refined._replace(others=others), terms, logs, stats
+        return refined._replace(extra_views=others), terms, logs, stats
 
     return refiner._replace(apply=apply)
 
@@ -187,14 +187,14 @@ def taught_by(criterion: Distiller, teacher: int) -> Distiller:
     if "strong" in criterion.needs:
         raise ValueError(f"teacher {teacher}: a criterion on two views of the batch reads all teachers, not one")
 
-    def init(key: Array, facts: Facts) -> Vars:
-        if not 0 <= teacher < len(facts.view_shapes.teachers):
-            raise ValueError(f"teacher {teacher}: there are {len(facts.view_shapes.teachers)}, counted from 0")
-        alone = facts.view_shapes.others[name]
-        return criterion.init(key, facts._replace(view_shapes=alone, teachers=facts.teachers[teacher:][:1]))
+    def init(key: Array, context: InitContext) -> Vars:
+        if not 0 <= teacher < len(context.view_shapes.teachers):
+            raise ValueError(f"teacher {teacher}: there are {len(context.view_shapes.teachers)}, counted from 0")
+        alone = context.view_shapes.extra_views[name]
+        return criterion.init(key, context._replace(view_shapes=alone, teachers=context.teachers[teacher:][:1]))
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
-        _, terms, logs, stats = criterion.apply(vars, view.others[name], key, train)
+        _, terms, logs, stats = criterion.apply(vars, view.extra_views[name], key, train)
         return view, terms, logs, stats
 
     return criterion._replace(init=init, apply=apply, needs=criterion.needs | {name})

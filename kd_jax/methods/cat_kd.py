@@ -11,7 +11,7 @@ def cat_kd(*, weight: float | Schedule = 400.0, resolution: int = 2, normalize: 
     """CAT-KD: the mean squared difference of class activation maps, pooled to resolution x resolution.
 
     The maps are `Outputs.cam`, the classifier at every place of the last map. Of several teachers the first is read.
-    Nothing is detached here. Where a refiner has set `view.focus`, both maps are multiplied by it before.
+    Nothing is detached here. Where a refiner has set `view.spatial_mask`, both maps are multiplied by it before.
 
     The defaults are those of the published code. Its settings for CIFAR-100 are chosen by pair (configs/pairs.py):
     maps normalised with weights of 15 to 600, or as they are with 0.7 to 15.

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from kd_jax import losses
 from kd_jax.layers.basic import linear
 from kd_jax.layers.negatives import Table, draw, table
-from kd_jax.losses.common import unit
+from kd_jax.losses.common import l2_normalize
 from kd_jax.methods.base import fold, require, weigh
 from kd_jax.methods.stages import pooled
-from kd_jax.typing import Array, Distiller, Facts, PyTree, Schedule, Vars, View, Written
+from kd_jax.typing import Array, Distiller, InitContext, PyTree, RowUpdate, Schedule, Vars, View
 
 
 def crd(
@@ -25,8 +25,9 @@ def crd(
     """CRD: what the student says of an example is to be told by what the teacher said of it, and the reverse, among
     what they said of many examples of other classes.
 
-        weight mean_b kd_jax.losses.crd(s, t, banks, drawn negatives, constants)_b,   s = unit(W_s f_S + b_s), t alike
-        bank[index] <- unit(momentum bank[index] + (1 - momentum) s),   after the loss has read it; t alike
+        weight mean_b kd_jax.losses.crd(s, t, banks, drawn negatives, constants)_b,
+        s = l2_normalize(W_s f_S + b_s), t alike
+        bank[index] <- l2_normalize(momentum bank[index] + (1 - momentum) s),   after the loss has read it; t alike
 
     f are the pooled features; both linear heads are trained along with the student. A bank holds for every example of
     the training set what its network last said of it, and starts uniform in +-sqrt(3 / dim), not of length 1. The
@@ -65,21 +66,21 @@ def crd(
         momentum=(momentum, 0 <= momentum <= 1, "from 0 to 1"),
     )
 
-    def init(key: Array, facts: Facts) -> Vars:
-        view, found = facts.view_shapes, _table(facts)
+    def init(key: Array, context: InitContext) -> Vars:
+        view, found = context.view_shapes, _table(context)
         _index(view)
         params, banks, unset = {}, {}, {}
         for seat, outputs in pooled(view).items():
             width, bound = outputs.shape[-1], (3 / dim) ** 0.5
             params[seat] = linear(dim, width, name=seat).init(fold(key, seat), jnp.zeros((1, width)))["params"]
-            shape = (facts.num_examples, dim)
+            shape = (context.num_examples, dim)
             banks[seat] = jax.random.uniform(fold(key, f"{seat}.bank"), shape, jnp.float32, -bound, bound)
             unset[seat] = jnp.zeros((), jnp.float32)
         return Vars(params, {"bank": banks, "scale": unset, "negatives": found}, {})
 
     def embed(params: PyTree, view: View) -> dict[str, Array]:
         return {
-            seat: unit(linear(dim, f.shape[-1], name=seat).apply({"params": params[seat]}, f))
+            seat: l2_normalize(linear(dim, f.shape[-1], name=seat).apply({"params": params[seat]}, f))
             for seat, f in pooled(view).items()
         }
 
@@ -92,8 +93,8 @@ def crd(
         value = losses.crd(**given, **{f"{seat}_scale": x for seat, x in known.items()})
         if not train:
             return view, {"": value}, {}, vars.stats
-        rows = {seat: unit(momentum * old[seat][index] + (1 - momentum) * said[seat]) for seat in said}
-        banks = {seat: Written(old[seat], index, rows[seat]) for seat in said}
+        rows = {seat: l2_normalize(momentum * old[seat][index] + (1 - momentum) * said[seat]) for seat in said}
+        banks = {seat: RowUpdate(old[seat], index, rows[seat]) for seat in said}
         first = dict(zip(said, losses.crd_scales(**given), strict=True))
         scale = {seat: jnp.where(x == 0, first[seat].astype(x.dtype), x) for seat, x in known.items()}
         return view, {"": value}, {}, vars.stats | {"bank": banks, "scale": scale}
@@ -108,9 +109,9 @@ def _index(view: View) -> Array:
     return view.index
 
 
-def _table(facts: Facts) -> Table:
+def _table(context: InitContext) -> Table:
     """What negatives are drawn by."""
-    have = 0 if facts.labels is None else len(facts.labels)
-    if not have or have != facts.num_examples:
-        raise ValueError(f"crd: needs the label of every training example, got {have} of {facts.num_examples}")
-    return table(facts.labels, facts.num_classes)
+    have = 0 if context.labels is None else len(context.labels)
+    if not have or have != context.num_examples:
+        raise ValueError(f"crd: needs the label of every training example, got {have} of {context.num_examples}")
+    return table(context.labels, context.num_classes)

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from kd_jax import losses, models
 from kd_jax.methods.base import fold, require
 from kd_jax.models.graft import head_of
-from kd_jax.typing import Array, Distiller, Facts, Peer, Schedule, Variables, Vars, View, Watch
+from kd_jax.typing import Array, AuxNetwork, Distiller, InitContext, Monitor, Schedule, Variables, Vars, View
 
-WATCH = (Watch("peer/top1", unit="share of examples"),)
+WATCH = (Monitor("peer/top1", unit="share of examples"),)
 
 
 def dml(*, weight: float | Schedule = 1.0, peer: str = "resnet32", temperature: float = 1.0) -> Distiller:
@@ -49,9 +49,9 @@ def dml(*, weight: float | Schedule = 1.0, peer: str = "resnet32", temperature: 
     models.create(peer, 2)  # an unknown name lists the known ones
     mutual = not (fixed and weight == 0)
 
-    def init(key: Array, facts: Facts) -> Vars:
-        image = jnp.zeros((1, *facts.view_shapes.image.shape[1:]))
-        own = models.init(models.create(peer, facts.num_classes), fold(key, "peer"), image)
+    def init(key: Array, context: InitContext) -> Vars:
+        image = jnp.zeros((1, *context.view_shapes.image.shape[1:]))
+        own = models.init(models.create(peer, context.num_classes), fold(key, "peer"), image)
         return Vars({"peer": own.params}, {"peer": own.stats}, {})
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
@@ -68,8 +68,8 @@ def dml(*, weight: float | Schedule = 1.0, peer: str = "resnet32", temperature: 
         logs = {"peer/top1": (jnp.argmax(theirs, axis=-1) == view.labels).astype(jnp.float32)}
         return view, terms, logs, {"peer": moved}
 
-    def networks(vars: Vars) -> dict[str, Peer]:
+    def networks(vars: Vars) -> dict[str, AuxNetwork]:
         own = Variables(vars.params["peer"], vars.stats["peer"])
-        return {"": Peer(peer, models.create(peer, head_of(own)["bias"].shape[0]), own)}
+        return {"": AuxNetwork(peer, models.create(peer, head_of(own)["bias"].shape[0]), own)}
 
-    return Distiller(init, apply, watch=WATCH, networks=networks)
+    return Distiller(init, apply, monitors=WATCH, networks=networks)

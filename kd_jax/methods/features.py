@@ -1,4 +1,4 @@
-"""Criteria on feature maps: FitNet, AT, NST and KDSVD. The view's `focus` says where they look.
+"""Criteria on feature maps: FitNet, AT, NST and KDSVD. The view's `spatial_mask` says where they look.
 
 Differs: none of the papers has transformers. A network's tokens are read as the map of their patches, the class token
   left out: our reading.
@@ -13,7 +13,7 @@ from kd_jax import losses
 from kd_jax.methods.base import no_vars, require, run, weigh
 from kd_jax.methods.stages import NEEDS, focus_of, focused, last_stages, regressed, require_stages
 from kd_jax.methods.terms import criterion
-from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Schedule, Terms, Vars, View
 
 
 def fitnet(*, weight: float | Schedule = 100.0, stage: int = 2, depth: int = 1) -> Distiller:
@@ -23,7 +23,7 @@ def fitnet(*, weight: float | Schedule = 100.0, stage: int = 2, depth: int = 1) 
 
     r is kd_jax.layers.regressor.Regressor, trained along with the student; its parameters and BatchNorm
     statistics are the method's. Nothing is detached here. Of several teachers the first is read. M is
-    `view.focus` where a refiner has set it, in the stage's size; the mean is over all elements, masked or not.
+    `view.spatial_mask` where a refiner has set it, in the stage's size; the mean is over all elements, masked or not.
 
     Args:
       weight: a number, or a schedule of the step.
@@ -42,9 +42,9 @@ def fitnet(*, weight: float | Schedule = 100.0, stage: int = 2, depth: int = 1) 
     """
     require("fitnet", stage=(stage, stage >= 0, "at least 0"), depth=(depth, depth >= 1, "at least 1"))
 
-    def init(key: Array, facts: Facts) -> Vars:
-        require_stages("fitnet", facts, stage)
-        layer, student, _ = regressed(facts.view_shapes, stage, depth)
+    def init(key: Array, context: InitContext) -> Vars:
+        require_stages("fitnet", context, stage)
+        layer, student, _ = regressed(context.view_shapes, stage, depth)
         made = layer.init(key, jnp.zeros((1, *student.shape[1:])))
         return Vars({"regressor": made["params"]}, {"regressor": made["batch_stats"]}, {})
 
@@ -61,7 +61,7 @@ def at(*, weight: float | Schedule = 1000.0, p: int = 2) -> Distiller:
     """Attention transfer: where the student's stages are active is to be where the teacher's are.
 
     All stages but the stem are compared. Of several teachers the first is read. Nothing is detached here. Where a
-    refiner has set `view.focus`, both maps are multiplied by it before.
+    refiner has set `view.spatial_mask`, both maps are multiplied by it before.
 
     Args:
       weight: a number, or a schedule of the step.
@@ -83,7 +83,7 @@ def nst(*, weight: float | Schedule = 50.0) -> Distiller:
     """Neuron selectivity transfer: the student's channels are to select the places that the teacher's select.
 
     All stages but the stem are compared. Of several teachers the first is read. Nothing is detached here. Where a
-    refiner has set `view.focus`, both maps are multiplied by it before.
+    refiner has set `view.spatial_mask`, both maps are multiplied by it before.
 
     Args:
       weight: a number, or a schedule of the step.
@@ -102,7 +102,7 @@ def kdsvd(*, weight: float | Schedule = 1.0, k: int = 1) -> Distiller:
     """KDSVD: the student's singular vectors are to change from stage to stage as the teacher's do.
 
     All stages but the stem are read, each with the one before. Of several teachers the first is read. Nothing is
-    detached here. Where a refiner has set `view.focus`, both maps are multiplied by it before.
+    detached here. Where a refiner has set `view.spatial_mask`, both maps are multiplied by it before.
 
     Args:
       weight: a number, or a schedule of the step.
@@ -123,9 +123,9 @@ def kdsvd(*, weight: float | Schedule = 1.0, k: int = 1) -> Distiller:
 def _on_stages(name: str, loss: Callable, stages: int = 1) -> Distiller:
     """A loss of (students, teachers) on the stages behind the stem, of which there must be so many."""
 
-    def init(key: Array, facts: Facts) -> Vars:
-        require_stages(name, facts, stages)
-        return no_vars(key, facts)
+    def init(key: Array, context: InitContext) -> Vars:
+        require_stages(name, context, stages)
+        return no_vars(key, context)
 
     def terms(view: View) -> Terms:
         students, teachers = ([focused(view, f) for f in maps] for maps in last_stages(view))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from kd_jax import losses
 from kd_jax.layers.augment import straight_through
 from kd_jax.methods.base import everywhere, no_vars, require
-from kd_jax.typing import Array, Distiller, Facts, Vars, View, Watch
+from kd_jax.typing import Array, Distiller, InitContext, Monitor, Vars, View
 
 NEEDS = frozenset({"match"})
 
@@ -87,9 +87,9 @@ def ctkd(
         epochs=(epochs, epochs >= 1, "at least 1"),
     )
 
-    def make(key: Array, facts: Facts) -> Vars:
+    def make(key: Array, context: InitContext) -> Vars:
         # float32, since statistics are averaged over devices
-        steps = jnp.float32(facts.steps_per_epoch)
+        steps = jnp.float32(context.steps_per_epoch)
         return Vars({"t": jnp.float32(init)}, {"steps_per_epoch": steps}, {})
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
@@ -100,6 +100,8 @@ def ctkd(
         match = view.match._replace(temperature=temperature)
         return view._replace(match=match), {}, {"temperature": temperature}, vars.stats
 
-    watch = (Watch("temperature", unit="temperature"),)
-    made = Distiller(make, apply, NEEDS, rates={"": rate}, watch=watch, refines=frozenset({"match.temperature"}))
+    watch = (Monitor("temperature", unit="temperature"),)
+    made = Distiller(
+        make, apply, NEEDS, lr_multipliers={"": rate}, monitors=watch, refines=frozenset({"match.temperature"})
+    )
     return everywhere(made)

@@ -27,8 +27,8 @@ def mlld(
     "ce" beside the term "", and `weight` does not scale it. The published total is hence ce(weight=0.1) and mlld();
     with LSKD ce(weight=0.1), lskd(temperature=2) and mlld(weight=9), for some pairs mlld(weight=6).
 
-    The networks' outputs for the strong view are `view.others["strong"]`. Under parallel.scope="device" every device
-    compares its own examples only, in scope "global" the whole batch.
+    The networks' outputs for the strong view are `view.extra_views["strong"]`. Under parallel.scope="device" every
+    device compares its own examples only, in scope "global" the whole batch.
 
     Args:
       weight: a number, or a schedule of the step; 0 turns the whole member off.
@@ -58,7 +58,7 @@ def mlld(
         return identity()
 
     def levels(view: View) -> Terms:
-        strong = view.others["strong"].match
+        strong = view.extra_views["strong"].match
         pairs = {"student": view.match.student, "teacher": view.match.teacher}
         pairs |= {"student_strong": strong.student, "teacher_strong": strong.teacher}
         teacher = sum(t.logits for t in view.teachers) / len(view.teachers)
@@ -66,7 +66,7 @@ def mlld(
         return {"": losses.mlld(**pairs, **plain, temperature=temperature_of(view, temperature), **more)}
 
     def task(view: View) -> Terms:
-        return {"ce": losses.cross_entropy(student=view.others["strong"].student.logits, labels=view.labels)}
+        return {"ce": losses.cross_entropy(student=view.extra_views["strong"].student.logits, labels=view.labels)}
 
     reads = {"match", "strong"} if temperature is not None else {"match", "match.temperature", "strong"}
     parts = weigh(criterion(levels, frozenset(reads)), weight), weigh(criterion(task), ce_weight)

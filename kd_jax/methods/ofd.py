@@ -8,10 +8,10 @@ from jax.scipy.stats import norm
 
 from kd_jax import losses
 from kd_jax.layers.projector import Connector
-from kd_jax.losses.common import wide
+from kd_jax.losses.common import upcast
 from kd_jax.methods.base import fold, run, weigh
 from kd_jax.methods.stages import focused, last_preacts, require_stages
-from kd_jax.typing import Array, Distiller, Facts, Schedule, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Schedule, Vars, View
 
 NEEDS = frozenset({"student.preacts", "teacher.preacts"})
 
@@ -24,7 +24,7 @@ def ofd(*, weight: float | Schedule = 1e-3) -> Distiller:
     c is kd_jax.layers.projector.Connector, trained along with the student. m is `margin` of the teacher's
     BatchNorm before the stage's ReLU, computed once and kept in the method's statistics. All stages but the stem
     are compared, the teacher's maps average-pooled to the student's size. Nothing is detached here. Of several
-    teachers the first is read. Where a refiner has set `view.focus`, c(f_S) and f_T are multiplied by it.
+    teachers the first is read. Where a refiner has set `view.spatial_mask`, c(f_S) and f_T are multiplied by it.
 
     Args:
       weight: a number, or a schedule of the step.
@@ -40,10 +40,10 @@ def ofd(*, weight: float | Schedule = 1e-3) -> Distiller:
       maps are; the published code takes the first ones.
     """
 
-    def init(key: Array, facts: Facts) -> Vars:
-        margins = _margins(facts)
-        require_stages("ofd", facts)
-        students, teachers = last_preacts("ofd", facts.view_shapes)
+    def init(key: Array, context: InitContext) -> Vars:
+        margins = _margins(context)
+        require_stages("ofd", context)
+        students, teachers = last_preacts("ofd", context.view_shapes)
         params, stats = {}, {}
         for i, (student, teacher) in enumerate(zip(students, teachers, strict=True), 1):
             x = jnp.zeros((1, 1, 1, student.shape[-1]))
@@ -80,7 +80,7 @@ def margin(scale: Array, bias: Array) -> Array:
     Returns:
       (C,), <= 0. A scale of 0 gives min(bias, 0), the limit of the first formula.
     """
-    scale, bias = wide(jnp.abs(scale), bias)
+    scale, bias = upcast(jnp.abs(scale), bias)
     z = jnp.clip(bias / jnp.maximum(scale, 1e-12), -40, 40)  # further out, cdf is 0 or 1 and pdf 0 all the same
     below = norm.cdf(-z)
     usual = below > 0.001
@@ -88,11 +88,11 @@ def margin(scale: Array, bias: Array) -> Array:
     return jnp.where(usual, mean, -3 * scale)
 
 
-def _margins(facts: Facts) -> list[Array]:
+def _margins(context: InitContext) -> list[Array]:
     """Of every stage of the first teacher but the stem; zeros while its variables are shapes only."""
-    if not facts.teachers:
-        raise ValueError("ofd: facts.teachers is empty; margins are computed from the teacher's BatchNorms")
-    model, variables = facts.teachers[0]
+    if not context.teachers:
+        raise ValueError("ofd: context.teachers is empty; margins are computed from the teacher's BatchNorms")
+    model, variables = context.teachers[0]
     if not hasattr(model, "bn_before_relu"):
         raise ValueError(
             f"ofd: a {type(model).__name__} cannot be the teacher: it has no bn_before_relu, the BatchNorms before the "

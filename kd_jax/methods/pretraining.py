@@ -11,7 +11,7 @@ from kd_jax.layers.factors import LinearRegressor, Paraphraser, encoder
 from kd_jax.methods.base import fold, no_vars, require, run, weigh
 from kd_jax.methods.stages import NEEDS, focus_of, focused, last_preacts, require_stages
 from kd_jax.methods.terms import criterion
-from kd_jax.typing import Array, Distiller, Facts, PyTree, Schedule, Terms, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, PyTree, Schedule, Terms, Vars, View
 
 GIVEN = "paraphraser"  # label of the term whose variables `ft` starts with
 WANTED = f'give init.method="phase:NAME" of a phase with a term `{GIVEN}`'
@@ -24,7 +24,7 @@ def ab(*, weight: float | Schedule = 1.0, margin: float = 1.0) -> Distiller:
 
     c is kd_jax.layers.factors.LinearRegressor, trained along with the student; a stage whose maps have one shape in
     both networks has none. All stages but the stem are compared. Nothing is detached here. Of several teachers the
-    first is read. Where a refiner has set `view.focus`, d is multiplied by it.
+    first is read. Where a refiner has set `view.spatial_mask`, d is multiplied by it.
 
     As published it is the only term of a phase before the student's: it trains the student up to its last stage,
     and the next phase starts from there (init.student="phase:NAME") with `ce` alone.
@@ -44,10 +44,10 @@ def ab(*, weight: float | Schedule = 1.0, margin: float = 1.0) -> Distiller:
     """
     require("ab", margin=(margin, 0 <= margin < math.inf, "a finite number, at least 0"))
 
-    def init(key: Array, facts: Facts) -> Vars:
-        require_stages("ab", facts)
+    def init(key: Array, context: InitContext) -> Vars:
+        require_stages("ab", context)
         params, stats = {}, {}
-        for i, (student, teacher) in enumerate(zip(*last_preacts("ab", facts.view_shapes), strict=True), 1):
+        for i, (student, teacher) in enumerate(zip(*last_preacts("ab", context.view_shapes), strict=True), 1):
             if student.shape != teacher.shape:
                 x, layer = jnp.zeros((1, *student.shape[1:])), LinearRegressor(teacher.shape[1:])
                 made = layer.init(fold(key, f"stage{i}"), x)
@@ -75,7 +75,8 @@ def fsp(*, weight: float | Schedule = 1.0) -> Distiller:
         weight sum_i mean( (G_i(f_S) - G_i(f_T))^2 ),   G_i = mean over H and W of f_i f_(i+1)^T
 
     All stages are read, the stem too, each with the next. Both networks must be equally wide. Nothing is detached
-    here. Of several teachers the first is read. Where a refiner has set `view.focus`, both maps are multiplied by it.
+    here. Of several teachers the first is read. Where a refiner has set `view.spatial_mask`, both maps are multiplied
+    by it.
 
     As published it is the only term of a phase before the student's: it trains the student up to its last stage,
     and the next phase starts from there (init.student="phase:NAME") with `ce` alone.
@@ -98,12 +99,12 @@ def fsp(*, weight: float | Schedule = 1.0) -> Distiller:
         last = min(len(own), len(theirs))
         return [*own[len(own) - last :]], [*theirs[len(theirs) - last :]]
 
-    def init(key: Array, facts: Facts) -> Vars:
-        require_stages("fsp", facts)
-        own, theirs = (", ".join(str(f.shape[-1]) for f in maps) for maps in stages(facts.view_shapes))
+    def init(key: Array, context: InitContext) -> Vars:
+        require_stages("fsp", context)
+        own, theirs = (", ".join(str(f.shape[-1]) for f in maps) for maps in stages(context.view_shapes))
         if own != theirs:
             raise ValueError(f"fsp: stages of equal widths wanted, the student has {own}, the teacher {theirs}")
-        return no_vars(key, facts)
+        return no_vars(key, context)
 
     def terms(view: View) -> Terms:
         students, teachers = ([focused(view, f) for f in maps] for maps in stages(view))
@@ -120,7 +121,7 @@ def paraphraser(*, weight: float | Schedule = 1.0, rate: float = 0.5, batch_norm
     f is the last stage of the network in the seat `student`: as published that is the teacher, in a phase that
     trains the method alone (trains="method") and has no teacher of its own. Encoder and decoder are
     kd_jax.layers.factors.Paraphraser; their parameters and BatchNorm statistics are the method's. Nothing is
-    detached here. Where a refiner has set `view.focus`, the difference is multiplied by it.
+    detached here. Where a refiner has set `view.spatial_mask`, the difference is multiplied by it.
 
     `ft` finds them in the later phase under the label "paraphraser", which this term must have.
 
@@ -141,10 +142,10 @@ def paraphraser(*, weight: float | Schedule = 1.0, rate: float = 0.5, batch_norm
     def layer_for(x: Array) -> Paraphraser:
         return Paraphraser(int(x.shape[-1] * rate), batch_norm)
 
-    def init(key: Array, facts: Facts) -> Vars:
-        if not facts.view_shapes.student.stages:
+    def init(key: Array, context: InitContext) -> Vars:
+        if not context.view_shapes.student.stages:
             raise ValueError("paraphraser: needs a network with stages, the one in training has none")
-        last = facts.view_shapes.student.stages[-1]
+        last = context.view_shapes.student.stages[-1]
         layer = layer_for(last)
         if layer.factors < 1:
             raise ValueError(f"paraphraser: rate {rate} of the last stage's width {last.shape[-1]} leaves no factor")
@@ -166,7 +167,7 @@ def ft(*, weight: float | Schedule = 200.0, batch_norm: bool = True, p1: int = 2
     The encoder is that of a term `paraphraser` which an earlier phase has trained; it is kept in the method's
     statistics, in eval mode, and stays as it is. The translator is trained along with the student and makes as many
     factors; its parameters and BatchNorm statistics are the method's. Nothing is detached here. Of several teachers
-    the first is read. Where a refiner has set `view.focus`, both sides' factors are multiplied by it.
+    the first is read. Where a refiner has set `view.spatial_mask`, both sides' factors are multiplied by it.
 
     Args:
       weight: a number, or a schedule of the step.
@@ -175,7 +176,7 @@ def ft(*, weight: float | Schedule = 200.0, batch_norm: bool = True, p1: int = 2
       p2: >= 1, power of the difference.
 
     Raises:
-      ValueError: an argument out of range; no paraphraser in `facts.given`, one of maps of another width, or a
+      ValueError: an argument out of range; no paraphraser in `context.initial_vars`, one of maps of another width, or a
         network without stages, when variables are made.
 
     Reference: Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", 2018,
@@ -184,10 +185,10 @@ def ft(*, weight: float | Schedule = 200.0, batch_norm: bool = True, p1: int = 2
     """
     require("ft", **{name: (p, p >= 1, "at least 1") for name, p in (("p1", p1), ("p2", p2))})
 
-    def init(key: Array, facts: Facts) -> Vars:
-        require_stages("ft", facts, 0)
-        student, teacher = facts.view_shapes.student.stages[-1], facts.view_shapes.teachers[0].stages[-1]
-        kept, factors = _given(facts, teacher)
+    def init(key: Array, context: InitContext) -> Vars:
+        require_stages("ft", context, 0)
+        student, teacher = context.view_shapes.student.stages[-1], context.view_shapes.teachers[0].stages[-1]
+        kept, factors = _given(context, teacher)
         own = _made(encoder(student.shape[-1], factors, batch_norm), key, student)
         return Vars({"translator": own.params}, {"translator": own.stats, "encoder": kept}, {})
 
@@ -205,11 +206,11 @@ def ft(*, weight: float | Schedule = 200.0, batch_norm: bool = True, p1: int = 2
     return weigh(Distiller(init, apply, NEEDS | {f"given.{GIVEN}"}), weight)
 
 
-def _given(facts: Facts, teacher: Array) -> tuple[PyTree, int]:
+def _given(context: InitContext, teacher: Array) -> tuple[PyTree, int]:
     """Variables of the trained encoder, and how many factors it makes; refuse one that is not of these maps."""
-    if GIVEN not in facts.given:
+    if GIVEN not in context.initial_vars:
         raise ValueError(f"ft: there is no trained paraphraser: {WANTED}")
-    given = facts.given[GIVEN]
+    given = context.initial_vars[GIVEN]
     kept = {"params": given.params.get("encoder", {}), "batch_stats": given.stats.get("encoder", {})}
     factors, width = _factors(kept["params"]), teacher.shape[-1]
     expected = jax.eval_shape(

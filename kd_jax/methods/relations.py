@@ -15,7 +15,7 @@ from kd_jax.layers.basic import linear
 from kd_jax.methods.base import require, weigh
 from kd_jax.methods.stages import NEEDS, focused, pooled
 from kd_jax.methods.terms import criterion
-from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Schedule, Terms, Vars, View
 
 POOLED = frozenset({"teacher.pooled"})
 
@@ -23,7 +23,7 @@ POOLED = frozenset({"teacher.pooled"})
 def sp(*, weight: float | Schedule = 3000.0) -> Distiller:
     """Similarity-preserving distillation: which examples resemble which in the last stage is to be as for the teacher.
 
-    Nothing is detached here. Where a refiner has set `view.focus`, both maps are multiplied by it before.
+    Nothing is detached here. Where a refiner has set `view.spatial_mask`, both maps are multiplied by it before.
 
     Under parallel.scope="device" every device compares its own examples only, in scope "global" the whole batch. The
     term falls about as 1/B with the number of examples compared: the published weight is for batches of 64.
@@ -104,14 +104,14 @@ def cc(*, weight: float | Schedule = 0.02, dim: int = 128) -> Distiller:
     """
     require("cc", dim=(dim, dim >= 1, "at least 1"))
 
-    def init(key: Array, facts: Facts) -> Vars:
-        widths = {seat: f.shape[-1] for seat, f in pooled(facts.view_shapes).items()}
+    def init(key: Array, context: InitContext) -> Vars:
+        widths = {seat: f.shape[-1] for seat, f in pooled(context.view_shapes).items()}
         made = {
             seat: linear(dim, width, name="embedding").init(k, jnp.zeros((1, width)))["params"]
             for (seat, width), k in zip(widths.items(), jax.random.split(key), strict=True)
         }
         vars = Vars(made, {}, {})
-        jax.eval_shape(partial(apply, train=True), vars, facts.view_shapes, key)  # a batch of one is refused now
+        jax.eval_shape(partial(apply, train=True), vars, context.view_shapes, key)  # a batch of one is refused now
         return vars
 
     def apply(vars: Vars, view: View, key: Array, train: bool):

@@ -9,7 +9,7 @@ from kd_jax import losses
 from kd_jax.layers.fusion import Fusion
 from kd_jax.methods.base import fold, require, run, weigh
 from kd_jax.methods.stages import focused, last_preacts, require_stages
-from kd_jax.typing import Array, Distiller, Facts, Schedule, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Schedule, Vars, View
 
 
 def reviewkd(*, weight: float | Schedule = 1.0, max_width: int = 512, preact: bool = False) -> Distiller:
@@ -22,8 +22,8 @@ def reviewkd(*, weight: float | Schedule = 1.0, max_width: int = 512, preact: bo
     student's pooled width); hcl is kd_jax.losses.hints.hcl. The layers are trained along with the student; their
     parameters and BatchNorm statistics are the method's. All stages but the stem take part, and the pooled
     features as maps of one cell. Sizes and widths are read from the networks. Nothing is detached here. Of several
-    teachers the first is read. Where a refiner has set `view.focus`, y_i and f_T^i are multiplied by it; the pooled
-    features, which have no areas, are compared whole.
+    teachers the first is read. Where a refiner has set `view.spatial_mask`, y_i and f_T^i are multiplied by it; the
+    pooled features, which have no areas, are compared whole.
 
     The published recipe ramps the weight over the first 20 epochs (`base.ramp`) and chooses it by pair.
 
@@ -49,9 +49,9 @@ def reviewkd(*, weight: float | Schedule = 1.0, max_width: int = 512, preact: bo
         mid = min(max_width, students[0].shape[-1])
         return [(name, Fusion(t.shape[1:], mid)) for name, t in zip(names, teachers, strict=True)]
 
-    def init(key: Array, facts: Facts) -> Vars:
-        require_stages("reviewkd", facts)
-        students, teachers = jax.eval_shape(maps, facts.view_shapes)
+    def init(key: Array, context: InitContext) -> Vars:
+        require_stages("reviewkd", context)
+        students, teachers = jax.eval_shape(maps, context.view_shapes)
         params, stats, deeper = {}, {}, None
         for (name, layer), x in zip(layers(students, teachers), students, strict=True):
             made = layer.init(fold(key, name), jnp.zeros((1, *x.shape[1:])), deeper)

@@ -11,9 +11,9 @@ from kd_jax import losses, models
 from kd_jax.layers.transform import FORMS, Transform
 from kd_jax.methods.base import fold, identity, require, run, weigh
 from kd_jax.methods.stages import as_map, is_tokens, maps_of
-from kd_jax.typing import Array, Distiller, Facts, Schedule, Variables, Vars, View, Watch
+from kd_jax.typing import Array, Distiller, InitContext, Monitor, Schedule, Variables, Vars, View
 
-WATCH = (Watch("branch*/top1", unit="share of examples"), Watch("branch*/kl", unit="nats"))
+WATCH = (Monitor("branch*/top1", unit="share of examples"), Monitor("branch*/kl", unit="nats"))
 
 
 class Branch(NamedTuple):
@@ -109,8 +109,8 @@ def sftn_branches(
         taught = tuple(s.shape[1:] for s in view.student.stages)
         return branches(view.student.logits.shape[-1], view.image.shape[1:], taught)
 
-    def init(key: Array, facts: Facts) -> Vars:
-        view, params, stats = facts.view_shapes, {}, {}
+    def init(key: Array, context: InitContext) -> Vars:
+        view, params, stats = context.view_shapes, {}, {}
         model, parts = built(view)
         first = min(parts, key=lambda b: b.enter).name
         for b in parts:
@@ -139,7 +139,7 @@ def sftn_branches(
             logs[f"{name}/top1"] = (jnp.argmax(z, axis=-1) == view.labels).astype(jnp.float32)
         return view, terms, logs, stats
 
-    return weigh(Distiller(init, apply, watch=WATCH), weight)
+    return weigh(Distiller(init, apply, monitors=WATCH), weight)
 
 
 def student_in(vars: Vars) -> Variables:

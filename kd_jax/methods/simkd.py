@@ -8,7 +8,7 @@ from kd_jax.losses.common import pool_to
 from kd_jax.methods.base import no_vars, weigh
 from kd_jax.methods.stages import focus_of
 from kd_jax.methods.terms import criterion
-from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Schedule, Terms, Vars, View
 
 
 def simkd(*, weight: float | Schedule = 1.0) -> Distiller:
@@ -19,8 +19,8 @@ def simkd(*, weight: float | Schedule = 1.0) -> Distiller:
     f_S is the student's last stage, where the student is the network "graft:STUDENT+TEACHER" (kd_jax.models.graft),
     which ends in a projector and the teacher's own classifier; f_T is the teacher's last map behind its ReLU,
     average-pooled to the size of f_S where it is larger. No other term is needed: the classifier is not trained.
-    Of several teachers the first is read. Nothing is detached here. M is `view.focus` where a refiner has set it;
-    the mean is over all elements, masked or not.
+    Of several teachers the first is read. Nothing is detached here. M is `view.spatial_mask` where a refiner has set
+    it; the mean is over all elements, masked or not.
 
     Args:
       weight: a number, or a schedule of the step.
@@ -35,8 +35,8 @@ def simkd(*, weight: float | Schedule = 1.0) -> Distiller:
       reads also in wide residual networks, whose stages stand before a BatchNorm.
     """
 
-    def init(key: Array, facts: Facts) -> Vars:
-        view = facts.view_shapes
+    def init(key: Array, context: InitContext) -> Vars:
+        view = context.view_shapes
         ours, teacher = view.student.stages[-1], view.teachers[0]
         if not teacher.ends_in_a_stage:
             raise ValueError("simkd: this teacher's classifier reads none of its stages")
@@ -46,7 +46,7 @@ def simkd(*, weight: float | Schedule = 1.0) -> Distiller:
                 f"simkd: the student is no graft on this teacher: its last stage is {_spelled(ours)}, the teacher's "
                 f'{_spelled(theirs)}; a student "graft:STUDENT+TEACHER" is'
             )
-        return no_vars(key, facts)
+        return no_vars(key, context)
 
     def terms(view: View) -> Terms:
         ours = view.student.stages[-1]

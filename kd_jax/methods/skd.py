@@ -6,13 +6,13 @@ import jax.numpy as jnp
 from kd_jax.layers import simplifier
 from kd_jax.layers.simplifier import standardize_rows
 from kd_jax.methods.base import NO_VARS, everywhere, no_vars, require
-from kd_jax.typing import Array, Distiller, Facts, Logs, Mean, Vars, View, Watch
+from kd_jax.typing import Array, Distiller, InitContext, Logs, Mean, Monitor, Vars, View
 
 NEEDS = frozenset({"match"})
 WATCH = (
-    Watch("kept", 0.9, "the simplified target has another top class than the teacher's for many examples"),
-    Watch("ratio", 0.7, "the loss falls because the target moves to the student, not the student to the teacher"),
-    Watch("entropy_ratio", 0.1, "the simplified target has become nearly one-hot"),
+    Monitor("kept", 0.9, "the simplified target has another top class than the teacher's for many examples"),
+    Monitor("ratio", 0.7, "the loss falls because the target moves to the student, not the student to the teacher"),
+    Monitor("entropy_ratio", 0.1, "the simplified target has become nearly one-hot"),
 )
 
 
@@ -106,8 +106,8 @@ def skd(
             view = hand_on(view, softened(view))
         return view, {}, {}, {}
 
-    def init(key: Array, facts: Facts) -> Vars:
-        sizes = {"num_classes": facts.num_classes, "tokens": tokens, "width": width}
+    def init(key: Array, context: InitContext) -> Vars:
+        sizes = {"num_classes": context.num_classes, "tokens": tokens, "width": width}
         return NO_VARS._replace(params=simplifier.init(key, **sizes, zero_output=residual))
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
@@ -129,7 +129,7 @@ def skd(
     if not attention:
         return everywhere(Distiller(no_vars, without_attention, NEEDS, refines=NEEDS))
     seen = {"": "attends over the whole batch"} if tokens == "batch" else {}
-    made = Distiller(init, apply, NEEDS, rates={"": rate}, watch=WATCH, refines=NEEDS, whole_batch=seen)
+    made = Distiller(init, apply, NEEDS, lr_multipliers={"": rate}, monitors=WATCH, refines=NEEDS, whole_batch=seen)
     return everywhere(made)
 
 

@@ -8,7 +8,7 @@ from kd_jax.layers import augment, policy
 from kd_jax.layers.areas import OVERLAPS, AreaHeads, Areas, masks
 from kd_jax.methods.base import NO_VARS, fold, require, run, weigh
 from kd_jax.methods.stages import NEEDS, as_before, as_map, regressed, require_stages
-from kd_jax.typing import Array, Distiller, Facts, Logs, Schedule, Search, Vars, View, Watch
+from kd_jax.typing import Array, Distiller, InitContext, Logs, Monitor, Schedule, Search, Vars, View
 
 MAPS = frozenset({"teacher.stages", "teacher.preacts"})
 
@@ -86,9 +86,9 @@ def dafa(
     def refined_of(maps) -> list[int]:
         return [int(i) for i in stages.split(",")] if stages else [*range(1, len(maps))]
 
-    def init(key: Array, facts: Facts) -> Vars:
-        for i in refined_of(facts.view_shapes.teachers[0].stages):
-            require_stages("dafa", facts, i, seats=("teacher",))
+    def init(key: Array, context: InitContext) -> Vars:
+        for i in refined_of(context.view_shapes.teachers[0].stages):
+            require_stages("dafa", context, i, seats=("teacher",))
         return NO_VARS._replace(policy=policy.init(key, estimator=estimator, start=start))
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
@@ -117,8 +117,8 @@ def dafa(
     search = Search(
         search_epochs, every, holdout, outer, hypergradient, rate, score=score if estimator == "relax" else None
     )
-    watch = (Watch("use/*", unit="probability"), Watch("magnitude/*", unit="share of the largest magnitude"))
-    return Distiller(init, apply, NEEDS, watch=watch, search=search if search_epochs else None, refines=MAPS)
+    watch = (Monitor("use/*", unit="probability"), Monitor("magnitude/*", unit="share of the largest magnitude"))
+    return Distiller(init, apply, NEEDS, monitors=watch, search=search if search_epochs else None, refines=MAPS)
 
 
 def dam(
@@ -131,7 +131,7 @@ def dam(
     overlap: str = "clip",
     heat_relu: bool = False,
 ) -> Distiller:
-    """Distinctive area detection: sets `focus`, the areas that student and teacher are to be compared in.
+    """Distinctive area detection: sets `spatial_mask`, the areas that student and teacher are to be compared in.
 
         weight mean(([heat, size, offset](r(f_S)) - [heat, size, offset](f_T))^2)
 
@@ -172,9 +172,9 @@ def dam(
     )
     heads = AreaHeads(channels, heat_relu)
 
-    def init(key: Array, facts: Facts) -> Vars:
-        require_stages("dam", facts, stage)
-        layer, student, teacher = regressed(facts.view_shapes, stage, depth)
+    def init(key: Array, context: InitContext) -> Vars:
+        require_stages("dam", context, stage)
+        layer, student, teacher = regressed(context.view_shapes, stage, depth)
         made = layer.init(fold(key, "regressor"), jnp.zeros((1, *student.shape[1:])))
         params = {
             "regressor": made["params"],
@@ -196,7 +196,7 @@ def dam(
             "share": jnp.mean(focus > 0, axis=(1, 2, 3)),
             "heat_std": jnp.mean(jnp.std(student.heat, axis=(1, 2)), axis=-1),
         }
-        return view._replace(focus=focus), {"": losses.areas(student=student, teacher=teacher)}, logs, stats
+        return view._replace(spatial_mask=focus), {"": losses.areas(student=student, teacher=teacher)}, logs, stats
 
     def maps(vars: Vars, view: View) -> dict[str, Array]:
         student, teacher, _ = seen(vars, view, False)
@@ -205,8 +205,10 @@ def dam(
         }
 
     constant = "the heads say the same of every place (the term's trivial solution): the areas mean nothing"
-    watch = (Watch("share", unit="share of the map"), Watch("heat_std", 1e-3, constant, "deviation of the heat"))
-    return weigh(Distiller(init, apply, NEEDS, watch=watch, maps=maps, refines=MAPS | {"teacher.cam"}), weight)
+    watch = (Monitor("share", unit="share of the map"), Monitor("heat_std", 1e-3, constant, "deviation of the heat"))
+    return weigh(
+        Distiller(init, apply, NEEDS, monitors=watch, visualizations=maps, refines=MAPS | {"teacher.cam"}), weight
+    )
 
 
 def _usage(own) -> Logs:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from kd_jax.layers.regressor import Regressor
 from kd_jax.losses.common import windows
-from kd_jax.typing import Array, Facts, Outputs, View
+from kd_jax.typing import Array, InitContext, Outputs, View
 
 NEEDS = frozenset({"teacher.stages"})
 
@@ -89,13 +89,15 @@ def _aligned(own: tuple[Array, ...], theirs: tuple[Array, ...]) -> tuple[list[Ar
     return tuple([*maps[len(maps) - last :]] for maps in (own, theirs))
 
 
-def require_stages(name: str, facts: Facts, stage: int = 1, seats: tuple[str, ...] = ("student", "teacher")) -> None:
+def require_stages(
+    name: str, context: InitContext, stage: int = 1, seats: tuple[str, ...] = ("student", "teacher")
+) -> None:
     """Refuse a network in one of the seats that has no such stage; by default, none behind the stem.
 
     Raises:
       ValueError: naming the method and what the networks have.
     """
-    networks = {"student": facts.view_shapes.student, "teacher": facts.view_shapes.teachers[0]}
+    networks = {"student": context.view_shapes.student, "teacher": context.view_shapes.teachers[0]}
     counts = [len(networks[seat].stages) for seat in seats]
     if stage >= min(counts):
         had = ", the ".join(f"{seat} {n}" for seat, n in zip(seats, counts, strict=True)).replace(" ", " has ", 1)
@@ -104,12 +106,12 @@ def require_stages(name: str, facts: Facts, stage: int = 1, seats: tuple[str, ..
 
 def focused(view: View, x: Array) -> Array:
     """A map (B, H, W, C) where the view's focus is, 0 elsewhere; the map itself where no refiner set one."""
-    return x if view.focus is None else x * focus_of(view, x)
+    return x if view.spatial_mask is None else x * focus_of(view, x)
 
 
 def focus_of(view: View, x: Array) -> Array | None:
     """The view's focus in the height and width of a map: the largest of the cells it covers, or the nearest one."""
-    mask = view.focus
+    mask = view.spatial_mask
     if mask is None or mask.shape[1:3] == x.shape[1:3]:
         return mask
     for axis in (1, 2):

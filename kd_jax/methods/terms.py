@@ -6,7 +6,7 @@ import jax
 
 from kd_jax import losses
 from kd_jax.methods.base import no_vars, require, weigh
-from kd_jax.typing import Array, Distiller, Facts, Schedule, Terms, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Schedule, Terms, Vars, View
 
 KD_TEMPERATURE = 4.0  # the classic papers' on CIFAR-100, where neither criterion nor refiner sets one
 
@@ -17,9 +17,9 @@ def criterion(terms: Callable[[View], Terms], needs: frozenset = frozenset(), in
     What the terms refuse (a batch of one, maps that do not fit) they refuse when variables are made.
     """
 
-    def checked(key: Array, facts: Facts) -> Vars:
-        made = init(key, facts)
-        jax.eval_shape(terms, facts.view_shapes)
+    def checked(key: Array, context: InitContext) -> Vars:
+        made = init(key, context)
+        jax.eval_shape(terms, context.view_shapes)
         return made
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
@@ -102,10 +102,10 @@ def dkd(
     """
     needs = _reads("dkd", temperature)
 
-    def init(key: Array, facts: Facts) -> Vars:
-        if facts.num_classes < 3:
-            raise ValueError(f"dkd: needs at least 3 classes, the data has {facts.num_classes}; use kd")
-        return no_vars(key, facts)
+    def init(key: Array, context: InitContext) -> Vars:
+        if context.num_classes < 3:
+            raise ValueError(f"dkd: needs at least 3 classes, the data has {context.num_classes}; use kd")
+        return no_vars(key, context)
 
     def terms(view: View) -> Terms:
         t = temperature_of(view, temperature)

@@ -10,7 +10,7 @@ from kd_jax.layers.projector import Projector
 from kd_jax.losses.common import to_common_size
 from kd_jax.methods.base import fold, require, weigh
 from kd_jax.methods.stages import NEEDS, focused, last_stages, require_stages
-from kd_jax.typing import Array, Distiller, Facts, Schedule, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Schedule, Vars, View
 
 
 def vid(*, weight: float | Schedule = 1.0, init_variance: float = 5.0, eps: float = 1e-5) -> Distiller:
@@ -21,7 +21,7 @@ def vid(*, weight: float | Schedule = 1.0, init_variance: float = 5.0, eps: floa
     r is kd_jax.layers.projector.Projector in the teacher's width, log_scale a parameter a channel; both are trained
     along with the student. All stages but the stem are compared. Of two maps that differ in size, the larger is
     average-pooled before. Nothing is detached here. Of several teachers the first is read. Where a refiner has set
-    `view.focus`, r(f_S) and f_T are multiplied by it.
+    `view.spatial_mask`, r(f_S) and f_T are multiplied by it.
 
     Args:
       weight: a number, or a schedule of the step.
@@ -45,10 +45,10 @@ def vid(*, weight: float | Schedule = 1.0, init_variance: float = 5.0, eps: floa
     start = init_variance - eps
     start += math.log(-math.expm1(-start))  # softplus backwards, log(exp(start) - 1)
 
-    def init(key: Array, facts: Facts) -> Vars:
-        require_stages("vid", facts)
+    def init(key: Array, context: InitContext) -> Vars:
+        require_stages("vid", context)
         params = {}
-        for i, (student, teacher) in enumerate(zip(*last_stages(facts.view_shapes), strict=True), 1):
+        for i, (student, teacher) in enumerate(zip(*last_stages(context.view_shapes), strict=True), 1):
             x, width = jnp.zeros((1, 1, 1, student.shape[-1])), teacher.shape[-1]
             made = Projector(width).init(fold(key, f"stage{i}"), x)["params"]
             params[f"stage{i}"] = {"projector": made, "log_scale": jnp.full((width,), start, jnp.float32)}

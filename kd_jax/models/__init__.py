@@ -5,13 +5,12 @@ from functools import partial
 from flax import linen as nn
 
 from kd_jax.models import imagenet, vit
-from kd_jax.models.base import apply, count_multiply_adds, count_parameters, init, shapes, tail, told
+from kd_jax.models.base import apply, count_multiply_adds, count_parameters, init, shapes, tail, with_options
 from kd_jax.models.graft import create_graft, parse
 from kd_jax.models.mobilenet import MobileNetV2
 from kd_jax.models.resnet import Bottleneck, ResNet
 from kd_jax.models.shufflenet import ShuffleV1, ShuffleV2
 from kd_jax.models.vgg import VGG
-from kd_jax.models.weights import load_torch, save_torch
 from kd_jax.models.wrn import WideResNet
 from kd_jax.typing import InputError, suggest
 
@@ -22,11 +21,9 @@ __all__ = [
     "count_parameters",
     "create",
     "init",
-    "load_torch",
-    "save_torch",
     "shapes",
     "tail",
-    "told",
+    "with_options",
 ]
 
 _X4 = {"widths": (32, 64, 128, 256)}

@@ -36,7 +36,7 @@ def block_of(cls: type[nn.Module], net: Net, *, train: bool = True) -> type[nn.M
     return nn.remat(cls, static_argnums=(2,) if train else ()) if net.remat else cls
 
 
-def told(model: nn.Module, **how) -> nn.Module:
+def with_options(model: nn.Module, **how) -> nn.Module:
     """A network with other fields of `Net`; so is a network inside of it.
 
     Raises:
@@ -47,7 +47,7 @@ def told(model: nn.Module, **how) -> nn.Module:
             if value != getattr(Net, field):
                 raise ValueError(f"{field}={value}, but {type(model).__name__} is no kd_jax.models.base.Net")
         return model
-    inner = {"student": told(model.student, **how)} if hasattr(model, "student") else {}
+    inner = {"student": with_options(model.student, **how)} if hasattr(model, "student") else {}
     return model.clone(**how, **inner)
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kd_jax import InputError, data, loop
+from kd_jax import InputError, data
 from kd_jax.data import images, sources
 from kd_jax.data.folder import Example, split
+from kd_jax.train import run
 from tests.conftest import tree
 
 
@@ -218,7 +219,7 @@ def test_only_files_are_resized():
 
 def test_a_run(tmp_path, rng):
     fill(tmp_path / "data", rng, dict.fromkeys("abcde", 5), height=7, width=9)
-    summary = loop.run(tree(data__name=f"folder:{tmp_path / 'data'}", data__size=8), str(tmp_path / "run"))
+    summary = run.run(tree(data__name=f"folder:{tmp_path / 'data'}", data__size=8), str(tmp_path / "run"))
     assert [p["steps"] for p in summary["phases"].values()] == [2, 2]
 
 

@@ -14,7 +14,7 @@ from kd_jax import InputError, data
 from kd_jax.data import crops, resident, streaming
 from kd_jax.data.resident import Split
 from kd_jax.data.sources import Arrays
-from kd_jax.data.streaming import ExamPlan, InMemory, Share, Stream, TrainPlan
+from kd_jax.data.streaming import EvalPlan, InMemory, Share, Stream, TrainPlan
 from kd_jax.data.unloaded import unloaded
 from tests.data import tiny_tfds as tiny
 
@@ -148,7 +148,7 @@ def test_split_and_judge_follow_the_resident_order(photos):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_test_set_counts_every_example_once(made, photos, processes):
     encoded, labels = made[0]["test"]
-    plan = ExamPlan(TEST, 4)
+    plan = EvalPlan(TEST, 4)
     assert plan.steps == 3
     for p in range(processes):
         with Stream(photos.test, plan, share=Share(p, processes)) as stream:
@@ -179,7 +179,7 @@ def test_whole_images_are_those_of_the_resident_path_bit_by_bit(tmp_path, rng, a
                 found = streamed_step(batch, jnp.int32(epoch), key, augment=augment)
                 assert found.keys() == expected.keys()
                 jax.tree.map(np.testing.assert_array_equal, found, expected)
-    with Stream(here.test, ExamPlan(6, 4), steps=range(2)) as stream:
+    with Stream(here.test, EvalPlan(6, 4), steps=range(2)) as stream:
         for step, batch in enumerate(stream):
             index, mask = resident.test_index(step, n=6, batch_size=4)
             expected = jax.jit(resident.test_batch)(there.test.images, there.test.labels, index, mask)

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kd_jax import InputError, config, data, loop
+from kd_jax import InputError, config, data
 from kd_jax.data.sources import Arrays
 from kd_jax.data.subset import shares, subset
+from kd_jax.train import run
 from tests.conftest import tree
 
 COUNTS = [50, 30, 15, 5]
@@ -93,19 +94,19 @@ def test_a_run_passes_every_key(tmp_path, monkeypatch, seeds, expected):
         asked.update(settings, name=name)
         raise InputError("enough")
 
-    monkeypatch.setattr(loop.data, "load", load)
+    monkeypatch.setattr(run.data, "load", load)
     keys = {"name": "folder:x", "dir": "d", "size": 8, "test_fraction": 0.3, "subset": 0.5}
     with pytest.raises(InputError, match="enough"):
-        loop.run(tree(**seeds, **{f"data__{k}": v for k, v in keys.items()}), str(tmp_path))
+        run.run(tree(**seeds, **{f"data__{k}": v for k, v in keys.items()}), str(tmp_path))
     assert {k: asked[k] for k in keys} == keys and asked["seed"] == expected
 
 
 def test_a_run_on_a_subset(tmp_path, capsys):
-    summary = loop.run(tree(data__subset=10), str(tmp_path))
+    summary = run.run(tree(data__subset=10), str(tmp_path))
     assert "10 of the 40 of synthetic patterns" in capsys.readouterr().out
     assert [p["steps"] for p in summary["phases"].values()] == [2, 2]
     with pytest.raises(InputError, match="config.data.subset is 10.0 there and 20.0 here"):
-        loop.run(tree(data__subset=20), str(tmp_path))
+        run.run(tree(data__subset=20), str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from kd_jax import InputError, data, loop
+from kd_jax import InputError, data
 from kd_jax.data import sources
 from kd_jax.data.cifar import MEAN, STD
+from kd_jax.train import run
 from tests.conftest import tree
 from tests.data import tiny_tfds as tiny
 
@@ -177,5 +178,5 @@ def test_damaged_image(tmp_path, rng):
 
 def test_a_run(tmp_path, rng):
     tiny.write_tiny(tmp_path / "data", rng, train=20, classes=5)
-    summary = loop.run(tree(data__name="tfds:tiny", data__dir=str(tmp_path / "data")), str(tmp_path / "run"))
+    summary = run.run(tree(data__name="tfds:tiny", data__dir=str(tmp_path / "data")), str(tmp_path / "run"))
     assert [p["steps"] for p in summary["phases"].values()] == [2, 2]

@@ -28,7 +28,7 @@ class Net(nn.Module):
 def weighted(**search):
     """The task loss, each class's part weighted by the policy; without a policy, plain."""
 
-    def init(key, facts):
+    def init(key, context):
         return NO_VARS._replace(policy={"w": jnp.linspace(-0.5, 0.5, 3)})
 
     def apply(vars, view, key, train):
@@ -42,9 +42,9 @@ def weighted(**search):
 
 def setting(distiller, tx, dtype=jnp.float32):
     image = jax.random.normal(jax.random.key(0), (12, 2, 2, 1), dtype)
-    facts = kd_jax.make_facts(Net(), (), image_shape=(2, 2, 1), batch_size=6)
+    context = kd_jax.make_init_context(Net(), (), image_shape=(2, 2, 1), batch_size=6)
     parts = {"student": Net(), "distiller": distiller, "tx": tx}
-    state = kd_jax.init_state(jax.random.key(1), facts=facts, **parts)
+    state = kd_jax.init_state(jax.random.key(1), context=context, **parts)
     state = jax.tree.map(lambda x: x.astype(dtype) if x.dtype.kind == "f" else x, state)
     batches = [{"image": image[i : i + 6], "label": (jnp.arange(6) + i) % 3} for i in (0, 6)]
     return state, batches, parts

@@ -11,7 +11,7 @@ import pytest
 import kd_jax
 from kd_jax import methods, models
 from kd_jax.engine import optim
-from kd_jax.engine.dot import dot, reach
+from kd_jax.engine.dot import dot, loss_dependencies
 from kd_jax.engine.step import objective, total, trained
 from tests.conftest import TINY
 
@@ -160,20 +160,20 @@ PIECES = {  # name -> (function of scalars, who the first output depends on, who
 def test_reach(name):
     function, *wanted = PIECES[name]
     params = {n: jnp.float32(0.5) for n in ("a", "b", "c", "x", "xs")}
-    found = reach(function, params)
+    found = loss_dependencies(function, params)
     assert [{n for n, yes in tree.items() if yes} for tree in found] == [set(names) for names in wanted]
-    assert found == reach(function, jax.eval_shape(lambda: params))
+    assert found == loss_dependencies(function, jax.eval_shape(lambda: params))
 
 
 def test_the_members_of_a_chain():
     """The hint reaches the stage it reads and those before, the task loss all of the student, nobody's regressor."""
     nets = [models.create("resnet8", 5, **TINY)] * 2
     distiller = methods.chain(ce=methods.ce(), fit=methods.fitnet(stage=2))
-    facts = kd_jax.make_facts(nets[0], (nets[1],), image_shape=(8, 8, 3), batch_size=4)
+    context = kd_jax.make_init_context(nets[0], (nets[1],), image_shape=(8, 8, 3), batch_size=4)
     tx = dot(lambda step: 0.1, reached=({}, {}))._replace(init=lambda params: ())
     parts = {"student": nets[0], "distiller": distiller}
-    state = jax.eval_shape(lambda: kd_jax.init_state(KEY, facts=facts, tx=tx, **parts))
-    shapes = facts.view_shapes
+    state = jax.eval_shape(lambda: kd_jax.init_state(KEY, context=context, tx=tx, **parts))
+    shapes = context.view_shapes
 
     def losses(params):
         image, outputs = jnp.zeros(shapes.image.shape), jax.tree.map(lambda x: jnp.zeros(x.shape), shapes.teachers)
@@ -182,7 +182,7 @@ def test_the_members_of_a_chain():
         return tuple(total({name: terms[name]}, jnp.ones(4)) for name in ("ce", "fit"))
 
     blank = partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype))
-    task, other = reach(losses, trained(state.params, "all"))
+    task, other = loss_dependencies(losses, trained(state.params, "all"))
     each = {name: set(jax.tree.leaves(task["student"][name])) for name in task["student"]}
     assert set(map(str, each.values())) == {"{True}"} and set(jax.tree.leaves(task["method"])) == {False}
     hint = {name: set(jax.tree.leaves(flags)) for name, flags in other["student"].items()}
@@ -194,10 +194,10 @@ def test_the_members_of_a_chain():
 def test_a_step_with_two_gradients(nets):
     """`train_step` with a task group: what it hands over is what DOT takes, and its first step is SGD's."""
     distiller = methods.chain(ce=methods.ce(), kd=methods.kd())
-    facts = kd_jax.make_facts(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
+    context = kd_jax.make_init_context(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
     every = lambda params: jax.tree.map(lambda _: True, params)  # noqa: E731
     plain = optim.sgd(lambda step: 0.05)
-    start = partial(kd_jax.init_state, KEY, student=nets["student"], distiller=distiller, facts=facts)
+    start = partial(kd_jax.init_state, KEY, student=nets["student"], distiller=distiller, context=context)
     params = jax.eval_shape(lambda: start(tx=plain)).params
     paired = dot(lambda step: 0.05, reached=(every(params), every(params)))
     taught = kd_jax.teacher_outputs(nets["teacher"], nets["tv"], nets["batch"]["image"])

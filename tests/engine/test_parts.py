@@ -9,10 +9,11 @@ import optax
 import pytest
 
 import kd_jax
-from kd_jax import InputError, build, config, data, methods, models, recipes
+from kd_jax import InputError, config, data, methods, models, recipes
 from kd_jax.engine.metrics import read
 from kd_jax.engine.step import objective
 from kd_jax.methods.base import fold
+from kd_jax.plan import build
 from tests.conftest import TINY, tree
 
 KEY = jax.random.key(0)
@@ -29,8 +30,8 @@ def net(name="resnet8", **more):
 
 def start(model):
     parts = {"student": model, "distiller": PLAIN, "tx": TX}
-    facts = kd_jax.make_facts(model, (model,), image_shape=(8, 8, 3), batch_size=8)
-    return jax.jit(partial(kd_jax.init_state, facts=facts, **parts))(KEY), parts
+    context = kd_jax.make_init_context(model, (model,), image_shape=(8, 8, 3), batch_size=8)
+    return jax.jit(partial(kd_jax.init_state, context=context, **parts))(KEY), parts
 
 
 def lowered(model, state, **how):
@@ -99,7 +100,7 @@ def test_precision():
     """bfloat16 inside of the network, float32 around it; and float32 is what it was."""
     model = net()
     state, _ = start(model)
-    plain, half = lowered(model, state), lowered(models.told(model, precision="bfloat16"), state)
+    plain, half = lowered(model, state), lowered(models.with_options(model, precision="bfloat16"), state)
     assert "bf16" not in plain.as_text()
     made = [line for line in half.as_text().splitlines() if "stablehlo.convolution" in line]
     assert made and all("bf16" in line and "xf32" not in line for line in made)
@@ -111,7 +112,7 @@ def test_precision():
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((state.params, state.stats, state.opt, metrics)))
     assert losses[0] == pytest.approx(read(other)["loss"], rel=0.02) and losses[-1] < losses[0]
     assert losses[0] != read(other)["loss"]
-    outputs = models.apply(models.told(model, precision="bfloat16"), first.student, BATCH["image"])[0]
+    outputs = models.apply(models.with_options(model, precision="bfloat16"), first.student, BATCH["image"])[0]
     assert {x.dtype for x in jax.tree.leaves(outputs)} == {jnp.dtype(jnp.float32)}
 
 
@@ -147,20 +148,20 @@ def test_remat_computes_the_same(name):
     model = net(name)
     state, _ = start(model)
     plain = lowered(model, state).compile()(state, TAUGHT, BATCH, KEY)
-    again = lowered(models.told(model, remat=True), state)
+    again = lowered(models.with_options(model, remat=True), state)
     assert "optimization_barrier" in again.as_text()
     close(plain, again.compile()(state, TAUGHT, BATCH, KEY), rtol=1e-5, atol=1e-6)
 
 
 def test_a_graft_is_told_inside():
-    model = models.told(models.create("graft:resnet8+resnet14", 10), precision="bfloat16", remat=True)
+    model = models.with_options(models.create("graft:resnet8+resnet14", 10), precision="bfloat16", remat=True)
     assert model.remat and model.student.remat and not model.teacher.remat
 
 
 def plan(devices=1, **changes):
     recipe = config.parse(tree(**changes))
     dataset = data.load(recipe.data.name, synthetic=recipe.data.synthetic)
-    return build.plan(recipe, dataset, kd_jax.workdir.place("/nowhere"), devices)
+    return build.plan(recipe, dataset, kd_jax.storage.workdir.resolve_path("/nowhere"), devices)
 
 
 WHOLE = [
@@ -215,7 +216,7 @@ def test_a_clip_is_of_the_whole_gradient():
     phase = plan(student__optim__clip=0.5)[1].phase
     params = {"student": jnp.full(4, 2.0), "method": {"skd": jnp.full(12, 2.0)}}
     grads = jax.tree.map(jnp.ones_like, params)  # norm 4
-    tx = build.optimisers.plain(phase, lambda step: 1.0, {})
+    tx = build.optimizers.plain(phase, lambda step: 1.0, {})
     updates, _ = tx.update(grads, tx.init(params), params)
     close(updates, jax.tree.map(lambda p: -(0.125 + 5e-4 * p), params), rtol=1e-6)
     small = jax.tree.map(lambda g: 0.01 * g, grads)

@@ -11,17 +11,17 @@ import kd_jax
 from kd_jax import losses, methods, models
 from kd_jax.engine import optim
 from kd_jax.engine.metrics import read
-from kd_jax.engine.step import only
+from kd_jax.engine.step import select_outputs
 
 KEY = jax.random.key(0)
 
 
 def start(nets, distiller, lr=0.05, teacher=True):
-    tx = optim.grouped(optim.sgd, optim.step_schedule(lr, milestones=(), gamma=0.1), distiller.rates)
+    tx = optim.grouped(optim.sgd, optim.step_schedule(lr, milestones=(), gamma=0.1), distiller.lr_multipliers)
     teachers = (nets["teacher"],) if teacher else ()
-    facts = kd_jax.make_facts(nets["student"], teachers, image_shape=(8, 8, 3), batch_size=8)
+    context = kd_jax.make_init_context(nets["student"], teachers, image_shape=(8, 8, 3), batch_size=8)
     parts = {"student": nets["student"], "distiller": distiller, "tx": tx}
-    init = jax.jit(partial(kd_jax.init_state, facts=facts, **parts))
+    init = jax.jit(partial(kd_jax.init_state, context=context, **parts))
     return init(KEY), jax.jit(partial(kd_jax.train_step, **parts))
 
 
@@ -141,9 +141,9 @@ def test_teachers_one_several_none(nets):
 
 def test_only_what_is_needed_leaves_the_teacher(nets):
     outputs = models.apply(nets["teacher"], nets["tv"], nets["batch"]["image"])[0]
-    bare = only(outputs, frozenset({"match"}))
+    bare = select_outputs(outputs, frozenset({"match"}))
     assert bare.stages == () and bare.preacts is None and bare.pooled is None and bare.logits is outputs.logits
-    full = only(outputs, frozenset({"teacher.stages", "teacher.preacts", "teacher.pooled"}))
+    full = select_outputs(outputs, frozenset({"teacher.stages", "teacher.preacts", "teacher.pooled"}))
     assert full.stages is outputs.stages and full.preacts is outputs.preacts and full.pooled is outputs.pooled
 
 

@@ -10,10 +10,10 @@ import pytest
 
 import kd_jax
 from kd_jax import losses, methods
-from kd_jax.engine.step import gradients, mask_of, objective, settle
+from kd_jax.engine.step import gradients, mask_of, objective, sync_stats
 from kd_jax.methods.base import NO_VARS, fold
 from kd_jax.methods.terms import criterion
-from kd_jax.typing import Distiller, Vars, Written
+from kd_jax.typing import Distiller, RowUpdate, Vars
 
 KEY = jax.random.key(0)
 TX = optax.sgd(0.05, momentum=0.9)
@@ -21,11 +21,11 @@ TX = optax.sgd(0.05, momentum=0.9)
 
 def start(nets, distiller, teachers=1, **how):
     """A state and a step, with so many teachers."""
-    facts = kd_jax.make_facts(
+    context = kd_jax.make_init_context(
         nets["student"], (nets["teacher"],) * teachers, image_shape=(8, 8, 3), batch_size=8, needs=distiller.needs
     )
     parts = {"student": nets["student"], "distiller": distiller, "tx": TX}
-    init = partial(kd_jax.init_state, facts=facts, ema="ema" in how, **parts)
+    init = partial(kd_jax.init_state, context=context, ema="ema" in how, **parts)
     return jax.jit(init)(KEY), jax.jit(partial(kd_jax.train_step, **how, **parts))
 
 
@@ -110,7 +110,7 @@ def test_wrong_teachers_are_refused(nets):
 
 def second(view):
     """A term on the strong view alone."""
-    return {"": losses.cross_entropy(student=view.others["strong"].match.student, labels=view.labels)}
+    return {"": losses.cross_entropy(student=view.extra_views["strong"].match.student, labels=view.labels)}
 
 
 def test_the_strong_view_has_its_own_pass_behind_the_first(nets):
@@ -134,14 +134,14 @@ def test_a_refiner_threads_its_statistics_through_the_views(nets):
         return view._replace(match=match), {}, {"n": vars.stats["n"]}, {"n": vars.stats["n"] + 1}
 
     counting = methods.everywhere(Distiller(lambda k, f: NO_VARS, apply, frozenset({"match"})))
-    facts = kd_jax.make_facts(
+    context = kd_jax.make_init_context(
         nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8, needs=frozenset({"strong"})
     )
-    view = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), facts.view_shapes)
+    view = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), context.view_shapes)
     refined, _, logs, stats = counting.apply(NO_VARS._replace(stats={"n": jnp.zeros(())}), view, KEY, True)
     assert stats["n"] == 2 and logs["n"] == 0
     assert refined.match.temperature == jax.random.normal(KEY, ())
-    assert refined.others["strong"].match.temperature == jax.random.normal(fold(KEY, "strong"), ())
+    assert refined.extra_views["strong"].match.temperature == jax.random.normal(fold(KEY, "strong"), ())
 
 
 def test_two_gradients_are_one_in_two_parts(nets):
@@ -160,21 +160,21 @@ def test_two_gradients_are_one_in_two_parts(nets):
 
 def test_rows_are_written_and_counts_stay():
     table = jnp.arange(8.0).reshape(4, 2)
-    stats = {"bank": Written(table, jnp.array([3, 1]), jnp.full((2, 2), 9.0)), "n": jnp.int32(3), "mean": jnp.ones(2)}
-    found = settle(stats, {"bank": table, "n": jnp.int32(3), "mean": jnp.ones(2)}, None)
+    stats = {"bank": RowUpdate(table, jnp.array([3, 1]), jnp.full((2, 2), 9.0)), "n": jnp.int32(3), "mean": jnp.ones(2)}
+    found = sync_stats(stats, {"bank": table, "n": jnp.int32(3), "mean": jnp.ones(2)}, None)
     np.testing.assert_array_equal(found["bank"], [[0, 1], [9, 9], [4, 5], [9, 9]])
     assert found["n"] == 3 and found["n"].dtype == jnp.int32
 
 
 def test_a_method_may_start_with_what_an_earlier_phase_has_trained(nets):
     chain = kd(fit=methods.fitnet(weight=1.0))
-    facts = kd_jax.make_facts(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
+    context = kd_jax.make_init_context(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
     parts = {"student": nets["student"], "distiller": chain, "tx": TX}
-    first = kd_jax.init_state(jax.random.key(9), facts=facts, **parts)
+    first = kd_jax.init_state(jax.random.key(9), context=context, **parts)
     own = Vars(first.params["method"]["fit"], first.stats["method"]["fit"], {})
-    again = kd_jax.init_state(KEY, facts=facts._replace(given={"fit": own, "other": own}), **parts)
+    again = kd_jax.init_state(KEY, context=context._replace(initial_vars={"fit": own, "other": own}), **parts)
     same(again.params["method"], first.params["method"])
     assert not np.array_equal(again.params["student"]["fc"]["kernel"], first.params["student"]["fc"]["kernel"])
     small = jax.tree.map(lambda x: x[..., :1], own)
     with pytest.raises(ValueError, match="fit: its variables and those that it is to start with"):
-        kd_jax.init_state(KEY, facts=facts._replace(given={"fit": small}), **parts)
+        kd_jax.init_state(KEY, context=context._replace(initial_vars={"fit": small}), **parts)

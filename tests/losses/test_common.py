@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.losses.common import distances, gram, length, unit, wide
+from kd_jax.losses.common import distances, gram, l2_norm, l2_normalize, upcast
 
 
 def slow_distances(x, squared=False):
@@ -22,13 +22,13 @@ def slow_distances(x, squared=False):
 def test_length_and_unit(rng, x64, axis):
     x = rng.normal(0, 3, (4, 5, 3))
     norm = np.sqrt((x**2).sum(axis, keepdims=True))
-    np.testing.assert_allclose(length(jnp.asarray(x), axis), norm, rtol=1e-12)
-    np.testing.assert_allclose(unit(jnp.asarray(x), axis), x / norm, rtol=1e-12)
+    np.testing.assert_allclose(l2_norm(jnp.asarray(x), axis), norm, rtol=1e-12)
+    np.testing.assert_allclose(l2_normalize(jnp.asarray(x), axis), x / norm, rtol=1e-12)
 
 
 def test_a_short_vector_is_divided_by_1e_12(x64):
     x = jnp.array([[3e-13, 4e-13], [3e-11, 4e-11]])
-    np.testing.assert_allclose(unit(x), [[0.3, 0.4], [0.6, 0.8]], rtol=1e-10)
+    np.testing.assert_allclose(l2_normalize(x), [[0.3, 0.4], [0.6, 0.8]], rtol=1e-10)
 
 
 def test_gram(rng, x64):
@@ -68,7 +68,7 @@ def test_distances_of_equal_rows(squared):
 
 def test_zeros_stay_zeros_without_gradient():
     x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
-    for f, value in ((unit, [[0, 0], [0.6, 0.8]]), (length, [[0], [5]])):
+    for f, value in ((l2_normalize, [[0, 0], [0.6, 0.8]]), (l2_norm, [[0], [5]])):
         out, pull = jax.vjp(f, x)
         np.testing.assert_allclose(out, value, rtol=1e-6)
         (grad,) = pull(jnp.ones_like(out))
@@ -76,7 +76,7 @@ def test_zeros_stay_zeros_without_gradient():
         assert grad[1].any()
 
 
-@pytest.mark.parametrize("f", [unit, length, gram, distances], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("f", [l2_normalize, l2_norm, gram, distances], ids=lambda f: f.__name__)
 def test_gradients_against_finite_differences(rng, x64, f):
     x, weights = rng.normal(0, 1, (2, 4, 3))
     weights = jnp.asarray(rng.normal(0, 1, f(jnp.asarray(x)).shape))
@@ -88,13 +88,13 @@ def test_gradients_against_finite_differences(rng, x64, f):
         np.testing.assert_allclose(grad[i], (loss(x + step) - loss(x - step)) / 2e-6, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("f", [unit, length, gram, distances, partial(distances, squared=True)])
+@pytest.mark.parametrize("f", [l2_normalize, l2_norm, gram, distances, partial(distances, squared=True)])
 def test_a_nan_is_not_hidden(f):
     assert np.isnan(f(jnp.array([[jnp.nan, 1.0], [2.0, 3.0]]))).any()
 
 
 def test_wide():
     for given, got in ((jnp.bfloat16, jnp.float32), (jnp.float16, jnp.float32), (jnp.float32, jnp.float32)):
-        assert wide(jnp.ones(2, given))[0].dtype == got
+        assert upcast(jnp.ones(2, given))[0].dtype == got
     with jax.enable_x64(True):
-        assert wide(jnp.ones(2, jnp.float64))[0].dtype == jnp.float64
+        assert upcast(jnp.ones(2, jnp.float64))[0].dtype == jnp.float64

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kd_jax import losses, methods
-from kd_jax.losses.common import unit
+from kd_jax.losses.common import l2_normalize
 from kd_jax.methods.ofd import margin
 from kd_jax.typing import Outputs, Vars, View
 from tests.losses import cases
@@ -27,7 +27,7 @@ def crd(s, t, inputs, calls, momentum, rows, negatives, **o):
 
     def said(i, *pair):
         drawn = {"index": given.index[i], "negatives": given.negatives[i], **o}
-        return dict(zip(seats, (unit(x) for x in pair), strict=True)) | drawn
+        return dict(zip(seats, (l2_normalize(x) for x in pair), strict=True)) | drawn
 
     banks = dict(zip(("student_bank", "teacher_bank"), given.banks.astype(s[0].dtype), strict=True))
     now = said(calls - 1, s[0], t[0])
@@ -40,7 +40,7 @@ def crd(s, t, inputs, calls, momentum, rows, negatives, **o):
         scales = losses.crd_scales(**before, **banks)
         for seat in seats:
             old = banks[f"{seat}_bank"]
-            new = unit(momentum * old[given.index[0]] + (1 - momentum) * before[seat])
+            new = l2_normalize(momentum * old[given.index[0]] + (1 - momentum) * before[seat])
             banks[f"{seat}_bank"] = jnp.asarray(old).at[given.index[0]].set(new)
     scales = dict(zip(("student_scale", "teacher_scale"), map(jax.lax.stop_gradient, scales), strict=True))
     value = losses.crd(**now, **banks, **scales)

@@ -11,7 +11,7 @@ import kd_jax
 from kd_jax import methods
 from kd_jax.engine import optim
 from kd_jax.engine.state import abstract_state
-from kd_jax.engine.step import only
+from kd_jax.engine.step import select_outputs
 from kd_jax.losses import features
 from kd_jax.methods.base import NO_VARS
 from kd_jax.methods.cat_kd import cat_kd
@@ -23,12 +23,12 @@ NEEDS = frozenset({"student.cam", "teacher.cam"})
 
 @pytest.fixture(scope="module")
 def setting(nets):
-    """A view of class activation maps (8, 4, 4, 10) and (8, 8, 6, 10), and the facts of resnet8s."""
-    facts = kd_jax.make_facts(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
+    """A view of class activation maps (8, 4, 4, 10) and (8, 8, 6, 10), and the context of resnet8s."""
+    context = kd_jax.make_init_context(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
     maps = [jax.random.normal(jax.random.key(i), (8, *s, 10)) for i, s in enumerate([(4, 4), (8, 6), (2, 2)])]
     made = [Outputs((), None, None, x.mean((1, 2)), x) for x in maps]
-    view = facts.view_shapes._replace(student=made[0], teachers=tuple(made[1:]), step=jnp.int32(0))
-    return view, facts
+    view = context.view_shapes._replace(student=made[0], teachers=tuple(made[1:]), step=jnp.int32(0))
+    return view, context
 
 
 def run(distiller, view):
@@ -46,9 +46,9 @@ def run(distiller, view):
     ],
 )
 def test_a_weight_times_the_loss_of_the_first_teacher(setting, kwargs, weight, options):
-    view, facts = setting
+    view, context = setting
     distiller = cat_kd(**kwargs)
-    assert distiller.init(jax.random.key(0), facts) == NO_VARS and distiller.needs == NEEDS
+    assert distiller.init(jax.random.key(0), context) == NO_VARS and distiller.needs == NEEDS
     expected = features.cat_kd(student=view.student.cam, teacher=view.teachers[0].cam, **options)
     np.testing.assert_allclose(run(distiller, view), weight * expected, rtol=1e-6)
 
@@ -61,7 +61,7 @@ def test_focus_masks_both_maps(setting, rng):
         for x in (view.student.cam, view.teachers[0].cam)
     ]
     expected = 400 * features.cat_kd(student=looked[0], teacher=looked[1], normalize=True)
-    ours = run(cat_kd(), view._replace(focus=jnp.asarray(mask)))
+    ours = run(cat_kd(), view._replace(spatial_mask=jnp.asarray(mask)))
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
     assert not np.allclose(ours, run(cat_kd(), view))
 
@@ -75,16 +75,16 @@ def test_refusals(setting):
 
 def test_only_where_they_are_needed_do_maps_leave_the_teacher(setting):
     outputs = setting[0].teachers[0]
-    assert only(outputs, NEEDS).cam is outputs.cam
-    assert only(outputs, frozenset({"match", "teacher.stages", "student.cam"})).cam is None
+    assert select_outputs(outputs, NEEDS).cam is outputs.cam
+    assert select_outputs(outputs, frozenset({"match", "teacher.stages", "student.cam"})).cam is None
 
 
 def step_of(nets, distiller):
     """The step of a distiller, and its arguments as shapes."""
-    tx = optim.grouped(optim.sgd, lambda step: 0.01, distiller.rates)
-    facts = kd_jax.make_facts(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
-    state = abstract_state(student=nets["student"], distiller=distiller, tx=tx, facts=facts)
-    taught = only(facts.view_shapes.teachers[0], distiller.needs)
+    tx = optim.grouped(optim.sgd, lambda step: 0.01, distiller.lr_multipliers)
+    context = kd_jax.make_init_context(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
+    state = abstract_state(student=nets["student"], distiller=distiller, tx=tx, context=context)
+    taught = select_outputs(context.view_shapes.teachers[0], distiller.needs)
     step = jax.jit(partial(kd_jax.train_step, student=nets["student"], distiller=distiller, tx=tx))
     return step, (state, taught, nets["batch"], jax.random.key(0))
 
@@ -98,7 +98,7 @@ def test_real_steps(nets):
     )
     taught, values = kd_jax.teacher_outputs(nets["teacher"], nets["tv"], nets["batch"]["image"]), []
     for _ in range(4):
-        state, metrics = step(state, only(taught, cat_kd().needs), *rest)
+        state, metrics = step(state, select_outputs(taught, cat_kd().needs), *rest)
         values.append(float(metrics["terms/cat"].total / metrics["terms/cat"].count))
     assert values[-1] < values[0]
     moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), nets["sv"].params, state.params["student"])

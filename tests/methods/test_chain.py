@@ -7,8 +7,8 @@ import pytest
 
 from kd_jax import losses, methods
 from kd_jax.methods.base import NO_VARS, fold
-from kd_jax.typing import Distiller, Vars, Watch
-from tests.conftest import make_facts, make_view
+from kd_jax.typing import Distiller, Monitor, Vars
+from tests.conftest import make_init_context, make_view
 
 KEY = jax.random.key(7)
 
@@ -16,14 +16,14 @@ KEY = jax.random.key(7)
 def noisy() -> Distiller:
     """A member whose variables, term and statistics all depend on its key."""
 
-    def init(key, facts):
+    def init(key, context):
         return Vars({"w": jax.random.normal(key, (2,))}, {"n": jnp.zeros(())}, {"p": jnp.ones(())})
 
     def apply(vars, view, key, train):
         value = jax.random.uniform(key) + vars.params["w"].sum() + vars.policy["p"]
         return view, {"": value}, {"seen": value}, {"n": vars.stats["n"] + 1}
 
-    return Distiller(init, apply, frozenset({"index"}), {"": 0.5}, (Watch("seen", 0.0, "low"),))
+    return Distiller(init, apply, frozenset({"index"}), {"": 0.5}, (Monitor("seen", 0.0, "low"),))
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def view(rng):
 
 
 def run(distiller, view):
-    vars = distiller.init(KEY, make_facts())
+    vars = distiller.init(KEY, make_init_context())
     return vars, *distiller.apply(vars, view, KEY, True)
 
 
@@ -59,8 +59,8 @@ def test_nesting(view):
     for name in ("kd", "dkd"):
         same(flat[2][name], nested[2][f"logits/{name}"])
     deep = methods.chain(a=methods.chain(b=methods.chain(n=noisy())))
-    assert deep.rates == {"a/b/n": 0.5} and deep.watch[0].log == "a/b/n/seen" and deep.needs == {"index"}
-    vars = deep.init(KEY, make_facts())
+    assert deep.lr_multipliers == {"a/b/n": 0.5} and deep.monitors[0].log == "a/b/n/seen" and deep.needs == {"index"}
+    vars = deep.init(KEY, make_init_context())
     same(vars.params["a"]["b"]["n"], noisy().init(fold(fold(fold(KEY, "a"), "b"), "n"), None).params)
 
 
@@ -81,7 +81,7 @@ def test_statistics_are_handed_back_under_their_labels(view):
 def test_a_zero_weight_is_the_identity(view):
     same(run(methods.weigh(noisy(), 0.0), view), run(methods.identity(), view))
     zero = methods.weigh(noisy(), 0)
-    assert zero.needs == frozenset() and not zero.rates and not zero.watch
+    assert zero.needs == frozenset() and not zero.lr_multipliers and not zero.monitors
     for factory in (methods.ce, methods.kd, methods.dkd):
         same(run(methods.chain(n=noisy(), x=factory(weight=0.0)), view), run(methods.chain(n=noisy()), view))
 
@@ -132,4 +132,4 @@ def test_refusals(view):
         with pytest.raises(ValueError, match="temperature must be a finite number above 0"):
             factory(temperature=0.0)
     with pytest.raises(ValueError, match="dkd: needs at least 3 classes, the data has 2"):
-        methods.dkd().init(KEY, make_facts(num_classes=2))
+        methods.dkd().init(KEY, make_init_context(num_classes=2))

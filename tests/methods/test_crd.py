@@ -15,7 +15,7 @@ from kd_jax.layers import negatives
 from kd_jax.methods.base import NO_VARS, chain, fold
 from kd_jax.methods.crd import crd
 from kd_jax.methods.terms import ce
-from kd_jax.typing import Facts, Outputs, Vars, View, Written
+from kd_jax.typing import InitContext, Outputs, RowUpdate, Vars, View
 
 KEY = jax.random.key(5)
 LABELS = np.array([0, 1, 2, 1, 0, 2, 2, 1, 0, 1, 2, 0])
@@ -39,15 +39,15 @@ def outputs(rng, width, batch=3):
 
 
 def setting(labels=LABELS, widths=(6, 5), index=(7, 0, 2)):
-    """A view of random pooled features and its facts."""
+    """A view of random pooled features and its context."""
     rng, index = np.random.default_rng(2), jnp.array(index, jnp.int32)
     student, teacher = (outputs(rng, width) for width in widths)
     view = View(jnp.zeros((3, 2, 2, 1)), student, (teacher,), None, jnp.asarray(labels)[index], index, jnp.int32(0))
-    return view, Facts(jax.eval_shape(lambda: view), 3, len(labels), labels)
+    return view, InitContext(jax.eval_shape(lambda: view), 3, len(labels), labels)
 
 
-def made(distiller, facts):
-    return distiller, jax.jit(lambda: distiller.init(jax.random.key(1), facts))()
+def made(distiller, context):
+    return distiller, jax.jit(lambda: distiller.init(jax.random.key(1), context))()
 
 
 def run(distiller, vars, view, train=True):
@@ -83,8 +83,8 @@ def slow(said, banks, scale, index, drawn, temperature):
 
 
 def test_variables():
-    view, facts = setting()
-    _, vars = made(crd(**SMALL), facts)
+    view, context = setting()
+    _, vars = made(crd(**SMALL), context)
     assert jax.tree.map(jnp.shape, vars.params) == {
         "student": {"kernel": (6, 4), "bias": (4,)}, "teacher": {"kernel": (5, 4), "bias": (4,)},
     }  # fmt: skip
@@ -113,16 +113,16 @@ def test_banks_and_heads_start_uniform():
 
 def test_as_many_as_published():
     """CIFAR-100, resnet32x4 to resnet8x4: two heads of 256 to 128, two banks of 50,000 by 128."""
-    _, facts = setting(np.arange(50000) % 3, (256, 256))
-    vars = jax.eval_shape(lambda: crd().init(KEY, facts))
+    _, context = setting(np.arange(50000) % 3, (256, 256))
+    vars = jax.eval_shape(lambda: crd().init(KEY, context))
     assert sum(p.size for p in jax.tree.leaves(vars.params)) == 2 * 257 * 128
     assert sum(p.size for p in jax.tree.leaves(vars.stats["bank"])) == 2 * 50000 * 128
 
 
 @pytest.mark.parametrize("kwargs", [{}, SMALL, SMALL | {"momentum": 0.0, "negatives": 40}])
 def test_the_value_is_the_published_one(kwargs):
-    view, facts = setting()
-    distiller, vars = made(crd(**kwargs), facts)
+    view, context = setting()
+    distiller, vars = made(crd(**kwargs), context)
     value, stats = run(distiller, vars, view)
     seats = {"student": view.student, "teacher": view.teachers[0]}
     said = {seat: embedded(vars.params, seat, seats[seat].pooled) for seat in seats}
@@ -136,7 +136,7 @@ def test_the_value_is_the_published_one(kwargs):
     for seat in seats:
         np.testing.assert_allclose(stats["scale"][seat], scale[seat], rtol=2e-5)
         written, momentum = stats["bank"][seat], kwargs.get("momentum", 0.5)
-        assert isinstance(written, Written)
+        assert isinstance(written, RowUpdate)
         np.testing.assert_array_equal(written.index, view.index)
         np.testing.assert_array_equal(written.table, vars.stats["bank"][seat])
         rows = unit(momentum * banks[seat][[7, 0, 2]] + (1 - momentum) * said[seat])
@@ -148,7 +148,7 @@ def stepping(distiller):
     rng = np.random.default_rng(3)
     student, teacher = Flat(6), Flat(5)
     images = jnp.float32(rng.normal(0, 1, (len(LABELS), 2, 2, 1)))
-    facts = kd_jax.make_facts(
+    context = kd_jax.make_init_context(
         student, (teacher,), image_shape=(2, 2, 1), batch_size=3, num_examples=len(LABELS), labels=LABELS
     )
     parts = {"student": student, "distiller": distiller, "tx": optax.sgd(0.1)}
@@ -160,7 +160,7 @@ def stepping(distiller):
         batch = {"image": images[index], "label": jnp.asarray(LABELS)[index], "index": index}
         return Outputs((), None, pooled, logits), batch
 
-    init = jax.jit(partial(kd_jax.init_state, facts=facts, **parts))
+    init = jax.jit(partial(kd_jax.init_state, context=context, **parts))
     return init(KEY), jax.jit(partial(kd_jax.train_step, **parts), donate_argnums=0), read
 
 
@@ -209,16 +209,16 @@ def test_a_run_in_two_parts_is_the_run():
 
 
 def test_nothing_is_written_when_not_training():
-    view, facts = setting()
-    distiller, vars = made(crd(**SMALL), facts)
+    view, context = setting()
+    distiller, vars = made(crd(**SMALL), context)
     value, stats = run(distiller, vars, view, train=False)
     jax.tree.map(np.testing.assert_array_equal, stats, vars.stats)
     np.testing.assert_array_equal(value, run(distiller, vars, view)[0])
 
 
 def test_constants_stay_once_set():
-    view, facts = setting()
-    distiller, vars = made(crd(**SMALL), facts)
+    view, context = setting()
+    distiller, vars = made(crd(**SMALL), context)
     known = {"student": jnp.float32(40.0), "teacher": jnp.float32(3.0)}
     value, stats = run(distiller, vars._replace(stats=vars.stats | {"scale": known}), view)
     assert stats["scale"] == known and not np.allclose(value, run(distiller, vars, view)[0], rtol=0.01)
@@ -236,16 +236,16 @@ def with_gradients(vars, pooled, view):
 
 
 def test_gradients_reach_heads_and_both_networks():
-    view, facts = setting()
-    vars = made(crd(**SMALL), facts)[1]
+    view, context = setting()
+    vars = made(crd(**SMALL), context)[1]
     _, grads = with_gradients(vars, (view.student.pooled, view.teachers[0].pooled), view)
     assert all(jnp.abs(g).max() > 1e-3 for g in jax.tree.leaves(grads)) and len(jax.tree.leaves(grads)) == 6
 
 
 def test_zeros_are_finite():
     """Embeddings of zeros, rows of zeros, both."""
-    view, facts = setting()
-    vars = made(crd(**SMALL), facts)[1]
+    view, context = setting()
+    vars = made(crd(**SMALL), context)[1]
     none = jax.tree.map(jnp.zeros_like, vars)
     pooled = (0 * view.student.pooled, 0 * view.teachers[0].pooled)
     for params, bank in ((none, vars), (vars, none), (none, none)):
@@ -256,17 +256,17 @@ def test_zeros_are_finite():
 
 
 def test_the_first_of_several_teachers_is_read():
-    view, facts = setting()
-    distiller, vars = made(crd(**SMALL), facts)
+    view, context = setting()
+    distiller, vars = made(crd(**SMALL), context)
     several = view._replace(teachers=(view.teachers[0], outputs(np.random.default_rng(9), 5)))
     np.testing.assert_array_equal(run(distiller, vars, several)[0], run(distiller, vars, view)[0])
 
 
 def test_weights_and_needs():
-    view, facts = setting()
-    one = run(*made(crd(**SMALL, weight=1.0), facts), view)[0]
+    view, context = setting()
+    one = run(*made(crd(**SMALL, weight=1.0), context), view)[0]
     scheduled = crd(**SMALL, weight=lambda step: 3.0 + step)
-    np.testing.assert_allclose(run(*made(scheduled, facts), view)[0], 3 * one, rtol=1e-6)
+    np.testing.assert_allclose(run(*made(scheduled, context), view)[0], 3 * one, rtol=1e-6)
     assert crd().needs == {"teacher.pooled", "index"}
     off = crd(weight=0.0)
     assert off.init(None, None) == NO_VARS and off.needs == frozenset()
@@ -287,7 +287,7 @@ def test_wrong_arguments(kwargs, told):
 
 
 def test_what_it_cannot_do_without():
-    view, facts = setting()
+    view, context = setting()
     for labels, n, told in (
         (None, 12, "crd: needs the label of every training example, got 0 of 12"),
         (LABELS, 0, "crd: needs the label of every training example, got 12 of 0"),
@@ -296,10 +296,10 @@ def test_what_it_cannot_do_without():
         (np.ones(12, int), 12, "negatives: all 12 examples are of class 1"),
     ):
         with pytest.raises(ValueError, match=told):
-            crd().init(KEY, facts._replace(labels=labels, num_examples=n))
+            crd().init(KEY, context._replace(labels=labels, num_examples=n))
     told = "crd: needs the examples' positions in the training set"
     with pytest.raises(ValueError, match=told):
-        crd().init(KEY, facts._replace(view_shapes=facts.view_shapes._replace(index=None)))
-    distiller, vars = made(crd(**SMALL), facts)
+        crd().init(KEY, context._replace(view_shapes=context.view_shapes._replace(index=None)))
+    distiller, vars = made(crd(**SMALL), context)
     with pytest.raises(ValueError, match=told):
         distiller.apply(vars, view._replace(index=None), KEY, True)

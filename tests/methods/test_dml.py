@@ -28,8 +28,8 @@ def batches():
 
 
 @pytest.fixture(scope="module")
-def facts():
-    return kd_jax.make_facts(STUDENT, (), image_shape=SHAPE, batch_size=BATCH)
+def context():
+    return kd_jax.make_init_context(STUDENT, (), image_shape=SHAPE, batch_size=BATCH)
 
 
 def same(a, b):
@@ -37,18 +37,18 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def start(distiller, facts, student=STUDENT):
+def start(distiller, context, student=STUDENT):
     """The state before the first step, and the step."""
-    tx = optim.grouped(optim.sgd, optim.step_schedule(0.05, milestones=(), gamma=0.1), distiller.rates)
+    tx = optim.grouped(optim.sgd, optim.step_schedule(0.05, milestones=(), gamma=0.1), distiller.lr_multipliers)
     parts = {"student": student, "distiller": distiller, "tx": tx}
-    state = jax.jit(partial(kd_jax.init_state, facts=facts, **parts))(KEY)
+    state = jax.jit(partial(kd_jax.init_state, context=context, **parts))(KEY)
     return state, jax.jit(lambda state, batch: kd_jax.train_step(state, None, batch, KEY, **parts))
 
 
-def test_weight_zero_is_two_plain_trainings_bit_for_bit(batches, facts):
-    both, step = start(methods.chain(ce=methods.ce(), dml=dml(peer="resnet8", weight=0.0)), facts)
-    own, plain = start(methods.chain(ce=methods.ce()), facts)
-    peer, alone = start(methods.chain(ce=methods.ce()), facts, PEER)
+def test_weight_zero_is_two_plain_trainings_bit_for_bit(batches, context):
+    both, step = start(methods.chain(ce=methods.ce(), dml=dml(peer="resnet8", weight=0.0)), context)
+    own, plain = start(methods.chain(ce=methods.ce()), context)
+    peer, alone = start(methods.chain(ce=methods.ce()), context, PEER)
     params = {**peer.params, "student": both.params["method"]["dml"]["peer"]}
     peer = peer._replace(params=params, stats={**peer.stats, "student": both.stats["method"]["dml"]["peer"]})
     first = own.params["student"]
@@ -64,10 +64,10 @@ def test_weight_zero_is_two_plain_trainings_bit_for_bit(batches, facts):
 
 
 @pytest.fixture(scope="module")
-def made(facts):
+def made(context):
     key = jax.random.key(3)
     student = jax.jit(models.init, static_argnums=0)(STUDENT, key, jnp.zeros((1, *SHAPE)))
-    return student, jax.jit(lambda: dml(peer="resnet8").init(key, facts))()
+    return student, jax.jit(lambda: dml(peer="resnet8").init(key, context))()
 
 
 def softmax(z):
@@ -156,18 +156,18 @@ def test_the_peers_statistics(batches, made):
     np.testing.assert_allclose(terms["ce"], -np.log(softmax(z))[np.arange(BATCH), batch["label"]], rtol=1e-4)
 
 
-def test_the_peer_is_a_network_of_the_member(facts, batches):
+def test_the_peer_is_a_network_of_the_member(context, batches):
     """Under the member's label, with as many classes as the data; it does not start as the student does."""
     distiller = methods.chain(ce=methods.ce(), dml=dml(peer="resnet8"))
     assert not distiller.needs
-    vars = jax.jit(lambda: distiller.init(KEY, facts))()
+    vars = jax.jit(lambda: distiller.init(KEY, context))()
     found = distiller.networks(vars)
     assert set(found) == {"dml"}
     name, model, variables = found["dml"]
     assert (name, model) == ("resnet8", PEER)
     same(variables, Variables(vars.params["dml"]["peer"], vars.stats["dml"]["peer"]))
     assert models.apply(model, variables, batches[0]["image"])[0].logits.shape == (BATCH, CLASSES)
-    twin = jax.jit(lambda: methods.chain(other=dml(peer="resnet8")).init(KEY, facts).params)()
+    twin = jax.jit(lambda: methods.chain(other=dml(peer="resnet8")).init(KEY, context).params)()
     assert not np.array_equal(twin["other"]["peer"]["conv1"]["kernel"], variables.params["conv1"]["kernel"])
 
 

@@ -19,20 +19,20 @@ SHAPE = (8, 8, 3)
 
 @pytest.fixture(scope="module")
 def setting(nets):
-    """A view of resnet8s: stages 8 8 4 2 high, the teacher's twice as wide, and its facts."""
+    """A view of resnet8s: stages 8 8 4 2 high, the teacher's twice as wide, and its context."""
     outputs = [
         jax.jit(models.apply, static_argnums=0)(nets[m], nets[v], nets["batch"]["image"])[0]
         for m, v in (("student", "sv"), ("teacher", "tv"))
     ]
-    facts = kd_jax.make_facts(nets["student"], (nets["teacher"],), image_shape=SHAPE, batch_size=8)
-    view = facts.view_shapes._replace(
+    context = kd_jax.make_init_context(nets["student"], (nets["teacher"],), image_shape=SHAPE, batch_size=8)
+    view = context.view_shapes._replace(
         student=outputs[0], teachers=(outputs[1],), labels=nets["batch"]["label"], step=jnp.int32(0)
     )
-    return view, facts
+    return view, context
 
 
-def made(distiller, facts):
-    return distiller, jax.jit(lambda: distiller.init(jax.random.key(1), facts))()
+def made(distiller, context):
+    return distiller, jax.jit(lambda: distiller.init(jax.random.key(1), context))()
 
 
 def run(distiller, vars, view, train=True):
@@ -79,8 +79,8 @@ def test_statistics_are_the_methods_and_move_in_training_only(setting, fit):
 
 @pytest.mark.parametrize("kwargs", [{"stage": 1}, {"stage": 3}, {"depth": 3}])
 def test_stage_and_depth(setting, kwargs):
-    view, facts = setting
-    distiller, vars = made(methods.fitnet(**kwargs), facts)
+    view, context = setting
+    distiller, vars = made(methods.fitnet(**kwargs), context)
     student, _ = regressed(vars, view, **kwargs)
     teacher = view.teachers[0].stages[kwargs.get("stage", 2)]
     value = run(distiller, vars, view)[0]
@@ -117,15 +117,15 @@ ON_STAGES = {
 
 @pytest.mark.parametrize("name", ON_STAGES)
 def test_all_stages_but_the_stem_are_compared(setting, name):
-    view, facts = setting
+    view, context = setting
     weight, loss, options = ON_STAGES[name]
-    distiller, vars = made(getattr(criteria, name)(), facts)
+    distiller, vars = made(getattr(criteria, name)(), context)
     assert vars == NO_VARS
     both = {"students": view.student.stages[1:], "teachers": view.teachers[0].stages[1:]}
     value, stats = run(distiller, vars, view)
     assert value.shape == (8,) and stats == {} and value.all()
     np.testing.assert_allclose(value, weight * loss(**both), rtol=1e-5)
-    other = run(*made(getattr(criteria, name)(weight=2.0, **options), facts), view)[0]
+    other = run(*made(getattr(criteria, name)(weight=2.0, **options), context), view)[0]
     np.testing.assert_allclose(other, 2 * loss(**both, **options), rtol=1e-5)
 
 
@@ -145,15 +145,15 @@ def test_stages_are_aligned_from_the_output_side(setting, name):
 
 
 def test_the_first_of_several_teachers_is_read(setting, fit):
-    view, facts = setting
+    view, context = setting
     other = Outputs(tuple(s[..., :3] + 1 for s in view.teachers[0].stages), None, None, view.teachers[0].logits)
     several = view._replace(teachers=(view.teachers[0], other))
-    for distiller, vars in (fit, *(made(getattr(criteria, name)(), facts) for name in ON_STAGES)):
+    for distiller, vars in (fit, *(made(getattr(criteria, name)(), context) for name in ON_STAGES)):
         np.testing.assert_array_equal(run(distiller, vars, several)[0], run(distiller, vars, view)[0])
 
 
 def focused(distiller, vars, view, mask):
-    return run(distiller, vars, view._replace(focus=mask))[0]
+    return run(distiller, vars, view._replace(spatial_mask=mask))[0]
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
@@ -177,7 +177,7 @@ def spread(mask, size):
 @pytest.mark.parametrize("size", [2, 4, 8])
 def test_focus_masks_both_maps(setting, fit, rng, size):
     """In the size of the stage, whatever size it was given in."""
-    view, facts = setting
+    view, context = setting
     mask = np.float32(rng.random((8, size, size, 1)) < 0.3) * rng.integers(1, 4, (8, size, size, 1)).astype(np.float32)
     student, teacher = regressed(fit[1], view)[0], view.teachers[0].stages[2]
     m = spread(mask, 4)
@@ -187,7 +187,7 @@ def test_focus_masks_both_maps(setting, fit, rng, size):
     looked = [[f * spread(mask, f.shape[1]) for f in n.stages[1:]] for n in (view.student, view.teachers[0])]
     for name, (weight, loss, _) in ON_STAGES.items():
         expected = weight * loss(students=looked[0], teachers=looked[1])
-        ours = focused(*made(getattr(criteria, name)(), facts), view, jnp.asarray(mask))
+        ours = focused(*made(getattr(criteria, name)(), context), view, jnp.asarray(mask))
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -204,11 +204,11 @@ def test_a_focus_of_odd_size(setting, fit):
 
 @pytest.mark.parametrize("name", ["fitnet", *ON_STAGES])
 def test_weights(setting, name):
-    view, facts = setting
+    view, context = setting
     factory = getattr(criteria, name)
-    one = run(*made(factory(weight=1.0), facts), view)[0]
+    one = run(*made(factory(weight=1.0), context), view)[0]
     scheduled = factory(weight=lambda step: 3.0 + step)
-    np.testing.assert_allclose(run(*made(scheduled, facts), view)[0], 3 * one, rtol=1e-6)
+    np.testing.assert_allclose(run(*made(scheduled, context), view)[0], 3 * one, rtol=1e-6)
     off = factory(weight=0.0)
     assert off.init(None, None) == NO_VARS and off.needs == frozenset()
     assert off.apply(NO_VARS, view, None, True) == (view, {}, {}, {})
@@ -226,44 +226,44 @@ def test_wrong_arguments(make, told):
         make()
 
 
-def with_stages(facts, student, teacher):
-    """Facts of networks with other stages."""
-    view = facts.view_shapes
+def with_stages(context, student, teacher):
+    """InitContext of networks with other stages."""
+    view = context.view_shapes
     changed = view._replace(
         student=view.student._replace(stages=student), teachers=(view.teachers[0]._replace(stages=teacher),)
     )
-    return facts._replace(view_shapes=changed)
+    return context._replace(view_shapes=changed)
 
 
 def test_stages_that_are_not_there(setting):
-    facts = setting[1]
-    key, all_of = jax.random.key(0), facts.view_shapes.student.stages
+    context = setting[1]
+    key, all_of = jax.random.key(0), context.view_shapes.student.stages
     for student, teacher, stage in ((all_of, all_of[:2], 2), (all_of[:3], all_of, 3)):
         told = f"fitnet: no stage {stage}: the student has {len(student)}, the teacher {len(teacher)}"
         with pytest.raises(ValueError, match=told):
-            methods.fitnet(stage=stage).init(key, with_stages(facts, student, teacher))
+            methods.fitnet(stage=stage).init(key, with_stages(context, student, teacher))
     with pytest.raises(ValueError, match="at: no stage 1: the student has 1, the teacher 4"):
-        methods.at().init(key, with_stages(facts, all_of[:1], all_of))
+        methods.at().init(key, with_stages(context, all_of[:1], all_of))
     with pytest.raises(ValueError, match="nst: no stage 1: the student has 1, the teacher 4"):
-        criteria.nst().init(key, with_stages(facts, all_of[:1], all_of))
+        criteria.nst().init(key, with_stages(context, all_of[:1], all_of))
     with pytest.raises(ValueError, match="kdsvd: no stage 2: the student has 4, the teacher 2"):
-        criteria.kdsvd().init(key, with_stages(facts, all_of, all_of[:2]))
+        criteria.kdsvd().init(key, with_stages(context, all_of, all_of[:2]))
     with pytest.raises(ValueError, match="kdsvd: k must be a whole number from 1 to 2, what the smallest map has"):
-        criteria.kdsvd(k=3).init(key, facts)
+        criteria.kdsvd(k=3).init(key, context)
     with pytest.raises(ValueError, match="no convolution takes a map of 4x4x8 to 5x9x5"):
         uneven = (*all_of[:2], jax.ShapeDtypeStruct((8, 5, 9, 5), jnp.float32))
-        methods.fitnet().init(key, with_stages(facts, all_of, uneven))
+        methods.fitnet().init(key, with_stages(context, all_of, uneven))
 
 
 def facts_of(teacher, student):
     networks = [models.create(name, 100) for name in (student, teacher)]
-    return kd_jax.make_facts(networks[0], (networks[1],), image_shape=(32, 32, 3), batch_size=2)
+    return kd_jax.make_init_context(networks[0], (networks[1],), image_shape=(32, 32, 3), batch_size=2)
 
 
 def test_as_many_parameters_as_published():
     """16.8 K for resnet32x4 and resnet8x4: 128 x 128 weights, 128 biases, BatchNorm."""
-    facts = facts_of("resnet32x4", "resnet8x4")
-    vars = jax.eval_shape(lambda: methods.fitnet().init(jax.random.key(0), facts))
+    context = facts_of("resnet32x4", "resnet8x4")
+    vars = jax.eval_shape(lambda: methods.fitnet().init(jax.random.key(0), context))
     assert sum(p.size for p in jax.tree.leaves(vars.params)) == 128 * 128 + 3 * 128
 
 
@@ -278,12 +278,12 @@ def test_as_many_parameters_as_published():
     ids="-".join,
 )
 def test_every_pair_of_the_tables_traces(pair):
-    facts = facts_of(*pair)
+    context = facts_of(*pair)
     names = ("fitnet", *ON_STAGES)
     chain = methods.chain(**{name: getattr(criteria, name)() for name in names})
 
     def step(view):
-        return chain.apply(chain.init(jax.random.key(0), facts), view, jax.random.key(1), True)[1]
+        return chain.apply(chain.init(jax.random.key(0), context), view, jax.random.key(1), True)[1]
 
-    terms = jax.eval_shape(step, facts.view_shapes)
+    terms = jax.eval_shape(step, context.view_shapes)
     assert {name: value.shape for name, value in terms.items()} == dict.fromkeys(names, (2,))

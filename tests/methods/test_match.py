@@ -13,7 +13,7 @@ from kd_jax.methods.base import NO_VARS, chain
 from kd_jax.methods.match import ctkd, lskd
 from kd_jax.methods.terms import dist
 from kd_jax.typing import Vars
-from tests.conftest import make_facts, make_view
+from tests.conftest import make_init_context, make_view
 
 KEY = jax.random.key(0)
 
@@ -27,11 +27,11 @@ def view_at(step=0):
 
 
 def facts_of(steps_per_epoch=1):
-    return make_facts()._replace(steps_per_epoch=steps_per_epoch)
+    return make_init_context()._replace(steps_per_epoch=steps_per_epoch)
 
 
-def run(distiller, view, vars=None, facts=None):
-    vars = distiller.init(KEY, facts or facts_of()) if vars is None else vars
+def run(distiller, view, vars=None, context=None):
+    vars = distiller.init(KEY, context or facts_of()) if vars is None else vars
     return distiller.apply(vars, view, KEY, True)
 
 
@@ -98,8 +98,8 @@ def test_variables_of_ctkd():
     assert all(leaf.shape == () and leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(vars))
     stats = run(ctkd(), view_at(), vars)[3]
     assert stats is vars.stats
-    assert ctkd().rates == {"": 1.0} and ctkd(rate=0.1).rates == {"": 0.1}
-    assert chain(a=ctkd(rate=0.1)).rates == {"a": 0.1}
+    assert ctkd().lr_multipliers == {"": 1.0} and ctkd(rate=0.1).lr_multipliers == {"": 0.1}
+    assert chain(a=ctkd(rate=0.1)).lr_multipliers == {"a": 0.1}
 
 
 def test_the_gradient_of_t_is_turned_round_by_the_published_schedule():

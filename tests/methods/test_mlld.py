@@ -9,7 +9,7 @@ from kd_jax import losses, methods
 from kd_jax.losses import multi_level
 from kd_jax.methods.base import NO_VARS, chain, everywhere
 from kd_jax.methods.mlld import mlld
-from kd_jax.typing import Facts, Vars
+from kd_jax.typing import InitContext, Vars
 from tests.conftest import make_view
 from tests.losses.test_multi_level import case, slow_mlld
 
@@ -20,7 +20,7 @@ def seen(logits, labels=None, step=0):
     """A view of bare logits with its strong view."""
     weak = make_view(logits["student"], logits["teacher"], labels, step)
     strong = make_view(logits["student_strong"], logits["teacher_strong"], labels, step)
-    return weak._replace(others={"strong": strong})
+    return weak._replace(extra_views={"strong": strong})
 
 
 def run(distiller, view):
@@ -36,7 +36,7 @@ def test_it_compares_both_views_and_leaves_them_alone(view):
     after, terms, logs, stats = jax.jit(lambda v: mlld().apply(NO_VARS, v, KEY, True))(view)
     assert logs == {} and stats == {} and set(terms) == {"", "ce"}
     jax.tree.map(np.testing.assert_array_equal, after, view)
-    strong = view.others["strong"]
+    strong = view.extra_views["strong"]
     pairs = view.match.student, view.match.teacher, strong.match.student, strong.match.teacher
     assert terms[""].shape == () and terms["ce"].shape == (6,)
     np.testing.assert_allclose(terms[""], 0.9 * slow_mlld(*map(np.float64, pairs)), rtol=1e-5)
@@ -45,13 +45,13 @@ def test_it_compares_both_views_and_leaves_them_alone(view):
 
 
 def test_variables_and_needs(view):
-    facts = Facts(jax.eval_shape(lambda: view), 10)
-    assert mlld().init(KEY, facts) == NO_VARS
+    context = InitContext(jax.eval_shape(lambda: view), 10)
+    assert mlld().init(KEY, context) == NO_VARS
     assert mlld().needs == {"match", "match.temperature", "strong"}
     assert mlld(temperature=3.0).needs == {"match", "strong"}
     with pytest.raises(ValueError, match="one shape"):  # what the loss refuses, it refuses when variables are made
         short = jax.eval_shape(lambda: seen(case(1, 6, 10)[0] | {"student_strong": jnp.zeros((5, 10))}))
-        mlld().init(KEY, Facts(short, 10))
+        mlld().init(KEY, InitContext(short, 10))
 
 
 def test_weights(view):
@@ -65,7 +65,7 @@ def test_weights(view):
 
 
 def test_temperatures(view):
-    strong = view.others["strong"].match
+    strong = view.extra_views["strong"].match
     pairs = {"student": view.match.student, "teacher": view.match.teacher}
     pairs |= {"student_strong": strong.student, "teacher_strong": strong.teacher}
     for kwargs, loss in (
@@ -89,7 +89,7 @@ def test_refiners_change_what_kd_compares_and_not_the_gram_terms(view):
     terms = run(chain(lskd=everywhere(methods.lskd(temperature=3.0)), mlld=mlld(weight=1.0)), view)
     standard = {
         seat: losses.standardize(z)
-        for name, v in (("", view), ("_strong", view.others["strong"]))
+        for name, v in (("", view), ("_strong", view.extra_views["strong"]))
         for seat, z in ((f"student{name}", v.student.logits), (f"teacher{name}", v.teachers[0].logits))
     }
     plain = {"plain_student": view.student.logits, "plain_teacher": view.teachers[0].logits}

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from kd_jax import models
-from kd_jax.engine.state import make_facts
+from kd_jax.engine.state import make_init_context
 from kd_jax.losses import hints
 from kd_jax.methods.base import NO_VARS
 from kd_jax.methods.ofd import margin, ofd
@@ -114,9 +114,9 @@ def test_bn_before_relu_shifts_the_stage(model, last):
 
 @pytest.fixture(scope="module")
 def case():
-    view, facts = tiny()
-    facts = facts._replace(teachers=(stand(),))
-    return view, facts, ofd(), made(ofd(), facts)
+    view, context = tiny()
+    context = context._replace(teachers=(stand(),))
+    return view, context, ofd(), made(ofd(), context)
 
 
 def connected(vars, view, students):
@@ -176,16 +176,16 @@ def test_a_step(case):
 
 
 def test_focus_masks_both_maps(case):
-    view, facts, distiller, vars = case
+    view, context, distiller, vars = case
     for mask in (1.0, 0.0, 2.0):
-        value = run(distiller, vars, view._replace(focus=jnp.full((6, 4, 4, 1), mask)))[0]
+        value = run(distiller, vars, view._replace(spatial_mask=jnp.full((6, 4, 4, 1), mask)))[0]
         np.testing.assert_allclose(value, expected(vars, view, mask), rtol=1e-4)
 
 
 def test_networks_are_aligned_from_the_output_side():
     """Margins too."""
-    view, facts = tiny(STUDENT[1:], TEACHER)
-    vars = made(ofd(), facts._replace(teachers=(stand(),)))
+    view, context = tiny(STUDENT[1:], TEACHER)
+    vars = made(ofd(), context._replace(teachers=(stand(),)))
     cut = view._replace(teachers=(view.teachers[0]._replace(preacts=view.teachers[0].preacts[1:]),))
     np.testing.assert_array_equal(vars.stats["stage1"]["margin"], margin(**stand()[1].params["b"]["0"]["bn"]))
     np.testing.assert_allclose(run(ofd(), vars, view)[0], expected(vars, cut), rtol=1e-4)
@@ -195,27 +195,27 @@ def test_networks_are_aligned_from_the_output_side():
 
 def test_a_real_teacher(nets):
     """Margins from its parameters; the same shapes while only shapes are known."""
-    facts = make_facts(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
-    known = facts._replace(teachers=((nets["teacher"], nets["tv"]),))
+    context = make_init_context(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
+    known = context._replace(teachers=((nets["teacher"], nets["tv"]),))
     vars = made(ofd(), known)
     # BatchNorm at (1, 0): minus the mean of half a Gaussian
     assert all(np.allclose(own["margin"], -((2 / np.pi) ** 0.5)) for own in vars.stats.values())
     shapes = jax.eval_shape(lambda: nets["tv"])
     checked = jax.eval_shape(
-        lambda: ofd().init(jax.random.key(1), facts._replace(teachers=((nets["teacher"], shapes),)))
+        lambda: ofd().init(jax.random.key(1), context._replace(teachers=((nets["teacher"], shapes),)))
     )
     assert checked == jax.eval_shape(lambda: vars)
     traced = jax.eval_shape(  # as an argument of a compiled program
-        lambda tv: ofd().init(jax.random.key(1), facts._replace(teachers=((nets["teacher"], tv),))), nets["tv"]
+        lambda tv: ofd().init(jax.random.key(1), context._replace(teachers=((nets["teacher"], tv),))), nets["tv"]
     )
     assert traced == checked
 
 
 def test_as_many_parameters_as_published():
     """86.9 K for resnet32x4 and resnet8x4."""
-    facts, teacher = facts_of("resnet32x4", "resnet8x4"), models.create("resnet32x4", 100)
-    facts = facts._replace(teachers=((teacher, models.shapes(teacher, (32, 32, 3))[0]),))
-    vars = jax.eval_shape(lambda: ofd().init(jax.random.key(0), facts))
+    context, teacher = facts_of("resnet32x4", "resnet8x4"), models.create("resnet32x4", 100)
+    context = context._replace(teachers=((teacher, models.shapes(teacher, (32, 32, 3))[0]),))
+    vars = jax.eval_shape(lambda: ofd().init(jax.random.key(0), context))
     assert models.count_parameters(vars.params) == sum(c * c + 2 * c for c in (64, 128, 256)) == 86912
 
 
@@ -229,18 +229,18 @@ def test_weights(case):
 
 @pytest.mark.parametrize("name", ["MobileNetV2", "ShuffleV1", "ShuffleV2"])
 def test_teachers_without_margins(name):
-    model, (_, facts) = models.create(name, 10), tiny()
-    facts = facts._replace(teachers=((model, None),))
+    model, (_, context) = models.create(name, 10), tiny()
+    context = context._replace(teachers=((model, None),))
     with pytest.raises(ValueError, match=f"ofd: a {name} cannot be the teacher: it has no bn_before_relu"):
-        ofd().init(jax.random.key(0), facts)
+        ofd().init(jax.random.key(0), context)
 
 
 def test_refusals():
-    view, facts = tiny()
-    with pytest.raises(ValueError, match="ofd: facts.teachers is empty"):
-        ofd().init(jax.random.key(0), facts)
-    without = facts.view_shapes._replace(student=facts.view_shapes.student._replace(preacts=None))
+    view, context = tiny()
+    with pytest.raises(ValueError, match="ofd: context.teachers is empty"):
+        ofd().init(jax.random.key(0), context)
+    without = context.view_shapes._replace(student=context.view_shapes.student._replace(preacts=None))
     with pytest.raises(ValueError, match="ofd: needs pre-activation features, which the student has not"):
-        ofd().init(jax.random.key(0), facts._replace(view_shapes=without, teachers=(stand(),)))
+        ofd().init(jax.random.key(0), context._replace(view_shapes=without, teachers=(stand(),)))
     with pytest.raises(ValueError, match="ofd: no stage 1: the student has 1, the teacher 4"):
         ofd().init(jax.random.key(0), tiny([], TEACHER)[1]._replace(teachers=(stand(),)))

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from kd_jax import models
-from kd_jax.engine.state import abstract_state, init_state, make_facts
+from kd_jax.engine.state import abstract_state, init_state, make_init_context
 from kd_jax.engine.step import teacher_outputs, train_step
 from kd_jax.layers.factors import LinearRegressor, Paraphraser, encoder
 from kd_jax.losses import fitnet
@@ -28,8 +28,8 @@ HIGHER = [(8, 8, 4), (8, 8, 3), (6, 5, 4)]  # of the student, so that a convolut
 
 def paraphrased(width=8, rate=0.5, batch_norm=False, seed=5):
     """What a phase with a term `paraphraser` leaves, as if trained: nothing in it stands where it starts."""
-    _, facts = tiny([(4, 4, width)], [(4, 4, width)])
-    vars = made(paraphraser(rate=rate, batch_norm=batch_norm), facts, seed)
+    _, context = tiny([(4, 4, width)], [(4, 4, width)])
+    vars = made(paraphraser(rate=rate, batch_norm=batch_norm), context, seed)
 
     def shifted(x):
         return x + 0.1 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
@@ -37,8 +37,8 @@ def paraphrased(width=8, rate=0.5, batch_norm=False, seed=5):
     return jax.tree.map(shifted, vars)
 
 
-def with_given(facts, given):
-    return facts._replace(given={"paraphraser": given})
+def with_given(context, given):
+    return context._replace(initial_vars={"paraphraser": given})
 
 
 def falls(distiller, vars, view):
@@ -65,25 +65,25 @@ def pair(student=STUDENT, teacher=TEACHER):
 
 @pytest.fixture(scope="module")
 def boundaries():
-    view, facts = pair(HIGHER)
-    return view, facts, ab(), made(ab(), facts)
+    view, context = pair(HIGHER)
+    return view, context, ab(), made(ab(), context)
 
 
 @pytest.fixture(scope="module")
 def transfer():
     """FT, given a paraphraser."""
-    view, facts = pair()
-    facts = with_given(facts, paraphrased())
-    return view, facts, ft(), made(ft(), facts)
+    view, context = pair()
+    context = with_given(context, paraphrased())
+    return view, context, ft(), made(ft(), context)
 
 
 @pytest.fixture(scope="module")
 def autoencoder():
     """The paraphraser of the network in the student's seat; there is no teacher."""
-    view, facts = pair()
-    view, shapes = view._replace(teachers=()), facts.view_shapes._replace(teachers=())
-    facts = facts._replace(view_shapes=shapes)
-    return view, facts, paraphraser(), made(paraphraser(), facts)
+    view, context = pair()
+    view, shapes = view._replace(teachers=()), context.view_shapes._replace(teachers=())
+    context = context._replace(view_shapes=shapes)
+    return view, context, paraphraser(), made(paraphraser(), context)
 
 
 # --- AB
@@ -101,7 +101,7 @@ def connected(vars, view, train=True):
 
 
 def test_ab_compares_before_the_relu_behind_the_connectors(boundaries):
-    view, facts, distiller, vars = boundaries
+    view, context, distiller, vars = boundaries
     assert distiller.needs == {"student.preacts", "teacher.preacts"}
     value, stats = run(distiller, vars, view)
     students, moved = connected(vars, view)
@@ -127,8 +127,8 @@ def test_ab_has_connectors_where_shapes_differ(boundaries):
     # 1 + height - height wanted, and so on
     kernels = {name: own["conv0"]["kernel"].shape for name, own in vars.params.items()}
     assert kernels == {"stage2": (4, 2, 3, 6), "stage3": (1, 2, 4, 8)}
-    view, facts = pair(TEACHER)
-    vars = made(distiller, facts)
+    view, context = pair(TEACHER)
+    vars = made(distiller, context)
     assert vars == NO_VARS
     expected = losses.ab(students=view.student.preacts[1:], teachers=view.teachers[0].preacts[1:])
     np.testing.assert_allclose(run(distiller, vars, view)[0], expected, rtol=1e-5)
@@ -147,8 +147,8 @@ def equally_wide():
 
 
 def test_fsp_reads_all_stages_with_the_stem():
-    view, facts = equally_wide()
-    vars = made(fsp(), facts)
+    view, context = equally_wide()
+    vars = made(fsp(), context)
     assert vars == NO_VARS and fsp().needs == {"teacher.stages"}
     value, stats = run(fsp(), vars, view)
     expected = losses.fsp(students=view.student.stages, teachers=view.teachers[0].stages)
@@ -180,9 +180,9 @@ def test_paraphraser_rebuilds_the_last_stage_of_the_network_in_training(autoenco
 
 
 def test_paraphraser_with_batch_norm_and_another_rate(autoencoder):
-    view, facts, _, _ = autoencoder
+    view, context, _, _ = autoencoder
     distiller = paraphraser(rate=0.8, batch_norm=True)
-    vars = made(distiller, facts)
+    vars = made(distiller, context)
     assert vars.params["encoder"]["conv2"]["bias"].shape == (3,) and set(vars.stats) == {"encoder", "decoder"}
     _, stats = run(distiller, vars, view)
     assert jax.tree.structure(stats) == jax.tree.structure(vars.stats)
@@ -194,9 +194,9 @@ def test_paraphraser_with_batch_norm_and_another_rate(autoencoder):
 def test_paraphraser_learns_while_the_network_stays(nets, batch_norm):
     """The engine's part too: trains="method" leaves parameters and statistics of the network as they are."""
     distiller, tx = chain(paraphraser=paraphraser(batch_norm=batch_norm)), optax.adam(3e-3)
-    facts = make_facts(nets["teacher"], (), image_shape=(8, 8, 3), batch_size=8)
+    context = make_init_context(nets["teacher"], (), image_shape=(8, 8, 3), batch_size=8)
     parts = {"student": nets["teacher"], "distiller": distiller, "tx": tx, "trains": "method"}
-    state = jax.jit(partial(init_state, facts=facts, **parts))(jax.random.key(0))
+    state = jax.jit(partial(init_state, context=context, **parts))(jax.random.key(0))
     student, stats = nets["tv"]
     state = state._replace(params={**state.params, "student": student}, stats={**state.stats, "student": stats})
     shapes = jax.tree.map(jnp.shape, state.opt)
@@ -231,7 +231,7 @@ def expected_ft(vars, view, train=True, mask=(1.0, 1.0), **powers):
 
 
 def test_ft_is_200_times_the_loss_of_factors(transfer):
-    view, facts, distiller, vars = transfer
+    view, context, distiller, vars = transfer
     assert distiller.needs == {"teacher.stages", "given.paraphraser"}
     value, stats = run(distiller, vars, view)
     expected, moved = expected_ft(vars, view)
@@ -248,9 +248,9 @@ def test_ft_is_200_times_the_loss_of_factors(transfer):
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_ft_keeps_the_paraphraser_and_owns_a_translator(transfer, batch_norm):
     """Also of a paraphraser with statistics, and a translator without."""
-    view, facts, _, _ = transfer
+    view, context, _, _ = transfer
     given, distiller = paraphrased(batch_norm=batch_norm), ft(batch_norm=not batch_norm)
-    vars = made(distiller, with_given(facts, given))
+    vars = made(distiller, with_given(context, given))
     assert set(vars.params) == {"translator"} and set(vars.stats) == {"translator", "encoder"} and vars.policy == {}
     kernels = [vars.params["translator"][f"conv{i}"]["kernel"].shape[2:] for i in range(3)]
     assert kernels == [(4, 4), (4, 4), (4, 4)] and bool(vars.stats["translator"]) != batch_norm
@@ -271,11 +271,13 @@ def test_ft_trains_beside_ce_and_the_paraphraser_stays(nets):
     """Real steps: the student and the translator move, what was given does not."""
     distiller, tx = chain(ce=ce(), ft=ft()), optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.01, momentum=0.9))
     given = {"paraphraser": paraphrased(32, batch_norm=True)}
-    facts = make_facts(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8, given=given)
+    context = make_init_context(
+        nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8, initial_vars=given
+    )
     parts = {"student": nets["student"], "distiller": distiller, "tx": tx}
-    state = start = jax.jit(partial(init_state, facts=facts, **parts))(jax.random.key(0))
+    state = start = jax.jit(partial(init_state, context=context, **parts))(jax.random.key(0))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), given)
-    checked = abstract_state(facts=facts._replace(given=shapes), **parts)
+    checked = abstract_state(context=context._replace(initial_vars=shapes), **parts)
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(lambda x: x.shape, checked)
     taught = teacher_outputs(nets["teacher"], nets["tv"], nets["batch"]["image"])
     go = jax.jit(partial(train_step, **parts))
@@ -291,9 +293,9 @@ def test_ft_trains_beside_ce_and_the_paraphraser_stays(nets):
 
 
 def test_ft_refuses_what_is_no_paraphraser_of_the_teacher(transfer):
-    facts, key = transfer[1], jax.random.key(0)
+    context, key = transfer[1], jax.random.key(0)
     with pytest.raises(ValueError, match='ft: there is no trained paraphraser: give init.method="phase:NAME" of a ph'):
-        ft().init(key, facts._replace(given={}))
+        ft().init(key, context._replace(initial_vars={}))
     some = paraphrased()
     strange = (
         paraphrased(6),
@@ -304,15 +306,15 @@ def test_ft_refuses_what_is_no_paraphraser_of_the_teacher(transfer):
     for given in strange:
         told = "ft: the given paraphraser is not one of maps of width 8, the teacher's: give init.method="
         with pytest.raises(ValueError, match=told):
-            ft().init(key, with_given(facts, given))
+            ft().init(key, with_given(context, given))
 
 
 # --- all of them
 
 
 def cases(boundaries, transfer):
-    view, facts = equally_wide()
-    return {"ab": boundaries, "fsp": (view, facts, fsp(), NO_VARS), "ft": transfer}
+    view, context = equally_wide()
+    return {"ab": boundaries, "fsp": (view, context, fsp(), NO_VARS), "ft": transfer}
 
 
 def test_the_gradient_reaches_student_and_teacher(boundaries, transfer):
@@ -334,9 +336,9 @@ def test_the_gradient_reaches_student_and_teacher(boundaries, transfer):
 def test_networks_are_aligned_from_the_output_side():
     """Of widths that need no connectors."""
     for student, teacher in ((TEACHER[1:], TEACHER), (TEACHER, TEACHER[1:])):
-        view, facts = pair(student, teacher)
+        view, context = pair(student, teacher)
         expected = losses.ab(students=view.student.preacts[-2:], teachers=view.teachers[0].preacts[-2:])
-        np.testing.assert_allclose(run(ab(), made(ab(), facts), view)[0], expected, rtol=1e-5)
+        np.testing.assert_allclose(run(ab(), made(ab(), context), view)[0], expected, rtol=1e-5)
     view, _ = equally_wide()
     for own, theirs in (
         (view.student.stages[1:], view.teachers[0].stages),
@@ -360,18 +362,18 @@ def test_focus(boundaries, transfer, autoencoder):
     for name, (view, _, distiller, vars) in (cases(boundaries, transfer) | {"paraphraser": autoencoder}).items():
         plain = run(distiller, vars, view)[0]
         for mask in (1.0, 0.0):
-            seen = run(distiller, vars, view._replace(focus=jnp.full((6, 4, 4, 1), mask)))[0]
+            seen = run(distiller, vars, view._replace(spatial_mask=jnp.full((6, 4, 4, 1), mask)))[0]
             np.testing.assert_allclose(seen, mask * plain, rtol=1e-6, err_msg=name)
     mask = jnp.zeros((6, 1, 2, 1)).at[:, :, 0].set(1.0)  # the left half
     view, _, distiller, vars = boundaries
-    view, teachers = view._replace(focus=mask), view.teachers[0].preacts[1:]
+    view, teachers = view._replace(spatial_mask=mask), view.teachers[0].preacts[1:]
     masks = [focus_of(view, t) for t in teachers]
     expected = losses.ab(students=connected(vars, view)[0], teachers=teachers, masks=masks)
     np.testing.assert_allclose(run(distiller, vars, view)[0], expected, rtol=1e-5)
     view, _, distiller, vars = transfer  # 3 x 2 and 6 x 4
-    halves = [jnp.array([1.0, 0.0])[:, None], jnp.array([1.0, 1.0, 0.0, 0.0])[:, None]]
-    expected = 200 * expected_ft(vars, view, mask=halves)[0]
-    np.testing.assert_allclose(run(distiller, vars, view._replace(focus=mask))[0], expected, rtol=1e-4)
+    split_losses = [jnp.array([1.0, 0.0])[:, None], jnp.array([1.0, 1.0, 0.0, 0.0])[:, None]]
+    expected = 200 * expected_ft(vars, view, mask=split_losses)[0]
+    np.testing.assert_allclose(run(distiller, vars, view._replace(spatial_mask=mask))[0], expected, rtol=1e-4)
 
 
 def test_weights(boundaries, transfer, autoencoder):
@@ -399,11 +401,11 @@ def test_wrong_arguments(make, told):
 
 
 def test_networks_that_lack_something(transfer):
-    key, (_, facts) = jax.random.key(0), pair(HIGHER)
-    shapes = facts.view_shapes
+    key, (_, context) = jax.random.key(0), pair(HIGHER)
+    shapes = context.view_shapes
     without = shapes._replace(student=shapes.student._replace(preacts=None))
     with pytest.raises(ValueError, match="ab: needs pre-activation features, which the student has not"):
-        ab().init(key, facts._replace(view_shapes=without))
+        ab().init(key, context._replace(view_shapes=without))
     for factory in (ab, fsp):
         with pytest.raises(ValueError, match=f"{factory.__name__}: no stage 1: the student has 1, the teacher 4"):
             factory().init(key, pair([], TEACHER)[1])
@@ -411,9 +413,9 @@ def test_networks_that_lack_something(transfer):
         ab().init(key, pair()[1])
     bare = shapes._replace(student=shapes.student._replace(stages=()), teachers=())
     with pytest.raises(ValueError, match="paraphraser: needs a network with stages, the one in training has none"):
-        paraphraser().init(key, facts._replace(view_shapes=bare))
+        paraphraser().init(key, context._replace(view_shapes=bare))
     with pytest.raises(ValueError, match="paraphraser: rate 0.2 of the last stage's width 4 leaves no factor"):
-        paraphraser(rate=0.2).init(key, facts)
+        paraphraser(rate=0.2).init(key, context)
     with pytest.raises(ValueError, match="ft: no stage 0: the student has 0, the teacher 4"):
         bare = bare._replace(teachers=shapes.teachers)
         ft().init(key, transfer[1]._replace(view_shapes=bare))
@@ -425,18 +427,18 @@ def test_networks_that_lack_something(transfer):
 def test_pairs_of_the_tables_trace(teacher, student):
     """As many parameters as published, counted by hand."""
     networks = [models.create(name, 100) for name in (student, teacher)]
-    alone = make_facts(networks[1], (), image_shape=(32, 32, 3), batch_size=2)
+    alone = make_init_context(networks[1], (), image_shape=(32, 32, 3), batch_size=2)
     given = jax.eval_shape(lambda: paraphraser().init(jax.random.key(0), alone))
-    facts = make_facts(networks[0], (networks[1],), image_shape=(32, 32, 3), batch_size=2)
-    facts = with_given(facts, given)
+    context = make_init_context(networks[0], (networks[1],), image_shape=(32, 32, 3), batch_size=2)
+    context = with_given(context, given)
     terms = {"ab": ab(), "ft": ft()} | ({} if student == "ShuffleV1" else {"fsp": fsp()})
     both = chain(**terms)
 
     def one(view, given):
-        vars = both.init(jax.random.key(0), with_given(facts, given))
+        vars = both.init(jax.random.key(0), with_given(context, given))
         return both.apply(vars, view, jax.random.key(1), True)[1], vars
 
-    found, vars = jax.eval_shape(one, facts.view_shapes, given)
+    found, vars = jax.eval_shape(one, context.view_shapes, given)
     assert {name: value.shape for name, value in found.items()} == dict.fromkeys(terms, (2,))
     if teacher == "resnet32x4":
         assert "ab" not in vars.params  # all stages of one shape

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kd_jax import methods, models
-from kd_jax.typing import Facts, Match, Outputs, Variables, Vars, View
+from kd_jax.typing import InitContext, Match, Outputs, Variables, Vars, View
 from tests.methods import cases
 
 GOLDEN = np.load(cases.FILE)
@@ -51,7 +51,7 @@ def seen(student: Outputs, teacher: Outputs, strong, image) -> View:
     view = View(image, student, (teacher,), pair, labels, index, step)
     student, teacher = (Outputs((), None, None, z) for z in strong)
     other = view._replace(student=student, teachers=(teacher,), match=Match(student.logits, teacher.logits))
-    return view._replace(others={"strong": other})
+    return view._replace(extra_views={"strong": other})
 
 
 def a_teacher():
@@ -95,10 +95,10 @@ def run(case: str, dtype):
             return seen(student[0], teacher[0], (student[1], teacher[1]), image)
 
         data = {"num_examples": len(cases.TRAINING), "labels": cases.TRAINING, "given": earlier(setting or "even")}
-        facts = Facts(
+        context = InitContext(
             view(student), cases.CLASSES, teachers=(a_teacher(),), steps_per_epoch=cases.STEPS_PER_EPOCH, **data
         )
-        vars = distiller.init(jax.random.key(0), facts)
+        vars = distiller.init(jax.random.key(0), context)
         paths, tree = jax.tree_util.tree_flatten_with_path(vars.params)
         made = [cases.parameter(jax.tree_util.keystr(k, simple=True, separator="/"), x.shape) for k, x in paths]
         params, stats = cast(jax.tree.unflatten(tree, made)), cast(remembered(vars.stats, setting))

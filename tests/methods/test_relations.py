@@ -17,20 +17,20 @@ PUBLISHED = {"sp": 3000.0, "rkd": 1.0, "pkt": 30000.0, "cc": 0.02}
 
 @pytest.fixture(scope="module")
 def setting(nets):
-    """A view of resnet8s, the teacher's twice as wide, and its facts."""
+    """A view of resnet8s, the teacher's twice as wide, and its context."""
     outputs = [
         jax.jit(models.apply, static_argnums=0)(nets[m], nets[v], nets["batch"]["image"])[0]
         for m, v in (("student", "sv"), ("teacher", "tv"))
     ]
-    facts = kd_jax.make_facts(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
-    view = facts.view_shapes._replace(
+    context = kd_jax.make_init_context(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
+    view = context.view_shapes._replace(
         student=outputs[0], teachers=(outputs[1],), labels=nets["batch"]["label"], step=jnp.int32(0)
     )
-    return view, facts
+    return view, context
 
 
-def made(distiller, facts):
-    return distiller, jax.jit(lambda: distiller.init(jax.random.key(1), facts))()
+def made(distiller, context):
+    return distiller, jax.jit(lambda: distiller.init(jax.random.key(1), context))()
 
 
 def run(distiller, vars, view):
@@ -59,8 +59,8 @@ def expected(name, vars, view, **kwargs):
 
 @pytest.mark.parametrize("name", FACTORIES)
 def test_published_weights_and_features(setting, name):
-    view, facts = setting
-    distiller, vars = made(FACTORIES[name](), facts)
+    view, context = setting
+    distiller, vars = made(FACTORIES[name](), context)
     value = run(distiller, vars, view)
     np.testing.assert_allclose(value, PUBLISHED[name] * expected(name, vars, view), rtol=1e-5)
     assert value > 0 and distiller.needs == {"teacher.stages" if name == "sp" else "teacher.pooled"}
@@ -70,11 +70,11 @@ def test_published_weights_and_features(setting, name):
 
 
 def test_weights_of_rkd(setting):
-    view, facts = setting
-    default = run(*made(rkd(), facts), view)
+    view, context = setting
+    default = run(*made(rkd(), context), view)
     np.testing.assert_allclose(default, relations.rkd(**pooled(view), distance_weight=25, angle_weight=50), rtol=1e-6)
     for kwargs in ({"distance_weight": 2.0}, {"angle_weight": 0.0}, {"distance_weight": 1.0, "angle_weight": 2.0}):
-        value = run(*made(rkd(weight=3.0, **kwargs), facts), view)
+        value = run(*made(rkd(weight=3.0, **kwargs), context), view)
         np.testing.assert_allclose(value, 3 * relations.rkd(**pooled(view), **kwargs), rtol=1e-6)
 
 
@@ -85,8 +85,8 @@ def pooled(view):
 @pytest.mark.parametrize("dim", [None, 5])
 def test_embeddings_of_cc(setting, dim):
     """One for each network, PyTorch's default: U(-1, 1) / sqrt(width); 128 wide unless told."""
-    view, facts = setting
-    _, vars = made(cc() if dim is None else cc(dim=dim), facts)
+    view, context = setting
+    _, vars = made(cc() if dim is None else cc(dim=dim), context)
     widths = {"student": view.student.pooled.shape[1], "teacher": view.teachers[0].pooled.shape[1]}
     assert vars.stats == vars.policy == {} and widths == {"student": 16, "teacher": 32}
     shapes = jax.tree.map(jnp.shape, vars.params)
@@ -100,8 +100,8 @@ def test_embeddings_of_cc(setting, dim):
 
 
 def test_both_embeddings_student_and_teacher_get_gradients(setting):
-    view, facts = setting
-    distiller, vars = made(cc(), facts)
+    view, context = setting
+    distiller, vars = made(cc(), context)
 
     def loss(params, student, teacher):
         student = view.student._replace(pooled=student)
@@ -115,8 +115,8 @@ def test_both_embeddings_student_and_teacher_get_gradients(setting):
 @pytest.mark.parametrize("name", ["sp", "rkd", "pkt"])
 def test_the_gradient_reaches_student_and_teacher(setting, name):
     """Nothing is detached here; only the features compared are touched."""
-    view, facts = setting
-    distiller, vars = made(FACTORIES[name](), facts)
+    view, context = setting
+    distiller, vars = made(FACTORIES[name](), context)
 
     def loss(student, teacher):
         return run(distiller, vars, view._replace(student=student, teachers=(teacher,)))
@@ -129,32 +129,32 @@ def test_the_gradient_reaches_student_and_teacher(setting, name):
 
 def test_focus(setting):
     """SP looks where the focus is; the others have no place in the image."""
-    view, facts = setting
+    view, context = setting
     height = view.student.stages[-1].shape[1]
     mask = np.zeros((8, height, height, 1), np.float32)
     mask[:, 0] = 1
     seen = [np.asarray(o.stages[-1]) * mask for o in (view.student, view.teachers[0])]
     value = 3000 * relations.sp(student=seen[0], teacher=seen[1])
-    looking = view._replace(focus=jnp.asarray(mask))
-    np.testing.assert_allclose(run(*made(sp(), facts), looking), value, rtol=1e-5)
-    assert not np.allclose(value, run(*made(sp(), facts), view), rtol=1e-3)
-    np.testing.assert_array_equal(run(*made(pkt(), facts), looking), run(*made(pkt(), facts), view))
+    looking = view._replace(spatial_mask=jnp.asarray(mask))
+    np.testing.assert_allclose(run(*made(sp(), context), looking), value, rtol=1e-5)
+    assert not np.allclose(value, run(*made(sp(), context), view), rtol=1e-3)
+    np.testing.assert_array_equal(run(*made(pkt(), context), looking), run(*made(pkt(), context), view))
 
 
 @pytest.mark.parametrize("name", FACTORIES)
 def test_weights(setting, name):
-    view, facts = setting
-    one = run(*made(FACTORIES[name](weight=1.0), facts), view)
+    view, context = setting
+    one = run(*made(FACTORIES[name](weight=1.0), context), view)
     scheduled = FACTORIES[name](weight=lambda step: 3.0 + step)
-    np.testing.assert_allclose(run(*made(scheduled, facts), view), 3 * one, rtol=1e-6)
+    np.testing.assert_allclose(run(*made(scheduled, context), view), 3 * one, rtol=1e-6)
     off = FACTORIES[name](weight=0.0)
     assert off.init(None, None) == NO_VARS and off.needs == frozenset()
 
 
 def test_in_a_chain(setting):
-    view, facts = setting
+    view, context = setting
     chain = methods.chain(**{name: factory() for name, factory in FACTORIES.items()})
-    vars = jax.jit(lambda: chain.init(jax.random.key(0), facts))()
+    vars = jax.jit(lambda: chain.init(jax.random.key(0), context))()
     assert set(vars.params) == {"cc"} and set(vars.params["cc"]) == {"student", "teacher"}
     terms, logs, stats = jax.jit(lambda vars: chain.apply(vars, view, jax.random.key(1), True)[1:])(vars)
     assert set(terms) == set(FACTORIES) and logs == stats == {} and all(np.isfinite(t) for t in terms.values())

@@ -15,8 +15,8 @@ from tests.methods.test_vid import STUDENT, TEACHER, facts_of, made, run, step, 
 
 @pytest.fixture(scope="module")
 def case():
-    view, facts = tiny()
-    return view, facts, reviewkd(), made(reviewkd(), facts)
+    view, context = tiny()
+    return view, context, reviewkd(), made(reviewkd(), context)
 
 
 @jax.jit
@@ -46,7 +46,7 @@ def targets(view):
 
 @pytest.mark.parametrize("preact", [False, True])
 def test_fused_from_the_deepest_up(case, preact):
-    view, facts, _, vars = case
+    view, context, _, vars = case
     distiller = reviewkd(preact=preact)
     students = (view.student.preacts if preact else view.student.stages)[1:]
     results, stats = by_hand(vars, view, students, targets(view))
@@ -64,7 +64,7 @@ def test_only_what_is_needed_is_read(case):
 
 
 def test_variables(case):
-    _, facts, _, vars = case
+    _, context, _, vars = case
     assert set(vars.params) == set(vars.stats) == {"pooled", "stage1", "stage2", "stage3"} and vars.policy == {}
     shapes = {name: (own["conv1"]["kernel"].shape, own["conv2"]["kernel"].shape) for name, own in vars.params.items()}
     assert shapes == {
@@ -74,7 +74,7 @@ def test_variables(case):
         "stage1": ((1, 1, 2, 4), (3, 3, 4, 4)),
     }
     assert [name for name, own in vars.params.items() if "attention" not in own] == ["pooled"]
-    narrow = jax.eval_shape(lambda: reviewkd(max_width=3).init(jax.random.key(0), facts)).params
+    narrow = jax.eval_shape(lambda: reviewkd(max_width=3).init(jax.random.key(0), context)).params
     assert {own["conv1"]["kernel"].shape[-1] for own in narrow.values()} == {3}
 
 
@@ -110,13 +110,13 @@ def test_focus_masks_the_maps_but_not_the_pooled_features(case):
     apply, hcl = jax.jit(lambda view: distiller.apply(vars, view, None, True)[1][""]), jax.jit(hints.hcl)
     for mask in (1.0, 0.0, 2.0):
         students, teachers = ([*(mask * x for x in maps[:3]), maps[3]] for maps in (results, targets(view)))
-        value = apply(view._replace(focus=jnp.full((6, 4, 4, 1), mask)))
+        value = apply(view._replace(spatial_mask=jnp.full((6, 4, 4, 1), mask)))
         np.testing.assert_allclose(value, hcl(students=students, teachers=teachers), rtol=1e-5)
 
 
 def test_networks_are_aligned_from_the_output_side():
-    view, facts = tiny(STUDENT[1:], TEACHER)
-    vars = made(reviewkd(), facts)
+    view, context = tiny(STUDENT[1:], TEACHER)
+    vars = made(reviewkd(), context)
     assert set(vars.params) == {"pooled", "stage1", "stage2"}
     assert [vars.params[n]["conv2"]["kernel"].shape[-1] for n in ("stage1", "stage2")] == [6, 8]
     assert np.isfinite(run(reviewkd(), vars, view)[0]).all()
@@ -140,13 +140,13 @@ def published(inputs, outputs):
 ])  # fmt: skip
 def test_as_many_parameters_as_published(teacher, student, inputs, outputs):
     """1.8 M for resnet32x4 and resnet8x4; and the loss traces."""
-    facts = facts_of(teacher, student)
+    context = facts_of(teacher, student)
 
     def both(view):
-        vars = reviewkd().init(jax.random.key(0), facts)
+        vars = reviewkd().init(jax.random.key(0), context)
         return vars, reviewkd().apply(vars, view, jax.random.key(1), True)[1][""]
 
-    vars, value = jax.eval_shape(both, facts.view_shapes)
+    vars, value = jax.eval_shape(both, context.view_shapes)
     assert models.count_parameters(vars.params) == published(inputs, outputs) and value.shape == (2,)
     if student == "resnet8x4":
         assert published(inputs, outputs) == 1808774
@@ -163,13 +163,13 @@ def test_weights(case):
 def test_refusals():
     with pytest.raises(ValueError, match="reviewkd: max_width must be at least 1, got 0"):
         reviewkd(max_width=0)
-    _, facts = tiny()
-    view = facts.view_shapes
+    _, context = tiny()
+    view = context.view_shapes
     for seat, seen in (
         ("student", view._replace(student=view.student._replace(preacts=None))),
         ("teacher", view._replace(teachers=(view.teachers[0]._replace(preacts=None),))),
     ):
         with pytest.raises(ValueError, match=f"reviewkd: needs pre-activation features, which the {seat} has not"):
-            reviewkd(preact=True).init(jax.random.key(0), facts._replace(view_shapes=seen))
+            reviewkd(preact=True).init(jax.random.key(0), context._replace(view_shapes=seen))
     with pytest.raises(ValueError, match="reviewkd: no stage 1: the student has 1, the teacher 4"):
         reviewkd().init(jax.random.key(0), tiny([], TEACHER)[1])

@@ -21,16 +21,16 @@ SHAPE, BATCH = (8, 8, 3), 6
 def setting():
     image = jax.random.normal(jax.random.key(1), (BATCH, *SHAPE))
     variables = jax.jit(models.init, static_argnums=0)(TEACHER, jax.random.key(0), image)
-    facts = kd_jax.make_facts(TEACHER, (), image_shape=SHAPE, batch_size=BATCH)
-    return image, jnp.arange(BATCH) % 5, variables, facts
+    context = kd_jax.make_init_context(TEACHER, (), image_shape=SHAPE, batch_size=BATCH)
+    return image, jnp.arange(BATCH) % 5, variables, context
 
 
 def run(distiller, vars, setting, params=None):
     """terms, logs, stats of the distiller on the teacher's view."""
-    image, labels, variables, facts = setting
+    image, labels, variables, context = setting
     net = variables._replace(params=variables.params if params is None else params)
     outputs, _ = models.apply(TEACHER, net, image, train=True)
-    view = facts.view_shapes._replace(image=image, student=outputs, labels=labels, step=jnp.int32(0))
+    view = context.view_shapes._replace(image=image, student=outputs, labels=labels, step=jnp.int32(0))
     return distiller.apply(vars, view, jax.random.key(3), True)[1:]
 
 
@@ -105,12 +105,12 @@ def test_lambdas_scale_and_switch(setting, made):
 
 @pytest.mark.parametrize("off", [{"lambda_ce": 0.0, "lambda_kl": 0.0}, {"weight": 0.0}])
 def test_both_weights_zero_is_plain_training(setting, off):
-    image, labels, _, facts = setting
+    image, labels, _, context = setting
     tx, batch = optax.sgd(0.1, momentum=0.9), {"image": image, "label": labels}
 
     def train(distiller):
         parts = {"student": TEACHER, "distiller": distiller, "tx": tx}
-        state = kd_jax.init_state(jax.random.key(0), facts=facts, **parts)
+        state = kd_jax.init_state(jax.random.key(0), context=context, **parts)
         step = jax.jit(lambda s: kd_jax.train_step(s, None, batch, jax.random.key(1), **parts)[0])
         for _ in range(3):
             state = step(state)
@@ -149,12 +149,12 @@ def test_detaching_leaves_the_path_through_the_features(setting, made):
     whole = gradient(setting, *made(), "kl")
     features = gradient(setting, *made(detach_target=True), "kl")
     distiller, vars = made()
-    image, labels, variables, facts = setting
+    image, labels, variables, context = setting
 
     def through_the_logits(params):
         fixed, _ = models.apply(TEACHER, variables, image, train=True)
         free, _ = models.apply(TEACHER, variables._replace(params=params), image, train=True)
-        view = facts.view_shapes._replace(
+        view = context.view_shapes._replace(
             image=image, labels=labels, step=jnp.int32(0), student=fixed._replace(logits=free.logits)
         )
         return jnp.mean(distiller.apply(vars, view, jax.random.key(3), True)[1]["kl"])
@@ -189,14 +189,14 @@ def test_sharing(setting, made):
 
 
 def test_two_families_on_one_teacher(setting):
-    image, labels, _, facts = setting
+    image, labels, _, context = setting
     chain = methods.chain(
         ce=methods.ce(), a=methods.sftn_branches(student="resnet8"), b=methods.sftn_branches(student="wrn_16_1")
     )
-    vars = jax.jit(lambda: chain.init(jax.random.key(0), facts))()
+    vars = jax.jit(lambda: chain.init(jax.random.key(0), context))()
     terms, logs, _ = run(chain, vars, setting)
     assert set(terms) == {"ce", "a/ce", "a/kl", "b/ce", "b/kl"} and len(logs) == 8
-    assert {w.log for w in chain.watch} == {f"{x}/branch*/{y}" for x in "ab" for y in ("top1", "kl")}
+    assert {w.log for w in chain.monitors} == {f"{x}/branch*/{y}" for x in "ab" for y in ("top1", "kl")}
 
 
 def test_stages_from_the_output_side():
@@ -229,10 +229,10 @@ def trace(teacher, student, stages):
     """Shapes of the branches' variables, terms and logs, the teacher's network and theirs only traced."""
     network = models.create(teacher, 100)
     distiller = methods.sftn_branches(student=student, stages=stages)
-    facts = kd_jax.make_facts(network, (), image_shape=(32, 32, 3), batch_size=2)
+    context = kd_jax.make_init_context(network, (), image_shape=(32, 32, 3), batch_size=2)
     key = jax.random.key(0)
     return jax.eval_shape(
-        lambda view: distiller.apply(distiller.init(key, facts), view, key, True)[1:], facts.view_shapes
+        lambda view: distiller.apply(distiller.init(key, context), view, key, True)[1:], context.view_shapes
     )
 
 
@@ -240,11 +240,11 @@ def take_a_step(teacher, student, stages):
     """Metrics of a training step of a teacher with branches."""
     network = models.create(teacher, 100)
     distiller = methods.chain(ce=methods.ce(), sftn=methods.sftn_branches(student=student, stages=stages))
-    facts = kd_jax.make_facts(network, (), image_shape=(32, 32, 3), batch_size=2)
+    context = kd_jax.make_init_context(network, (), image_shape=(32, 32, 3), batch_size=2)
     parts = {"student": network, "distiller": distiller, "tx": optax.sgd(0.01)}
     key, image = jax.random.key(0), jnp.zeros((2, 32, 32, 3))
     batch = {"image": image, "label": jnp.array([0, 1])}
-    make = lambda: kd_jax.init_state(key, facts=facts, **parts)  # noqa: E731
+    make = lambda: kd_jax.init_state(key, context=context, **parts)  # noqa: E731
     step = lambda state: kd_jax.train_step(state, None, batch, key, **parts)  # noqa: E731
     return jax.jit(lambda: step(make()))()[1]
 
@@ -288,15 +288,17 @@ def tokens():
 
 def branched(image, network, variables, student):
     """What a branch from stage 1 makes of a teacher: distiller, its variables, the teacher's outputs, terms, logs."""
-    facts = kd_jax.make_facts(network, (), image_shape=SHAPE, batch_size=BATCH)
+    context = kd_jax.make_init_context(network, (), image_shape=SHAPE, batch_size=BATCH)
     distiller = methods.sftn_branches(student=student, stages="1:1", transform="conv1x1")
 
     @jax.jit
     def run(params):
-        vars = distiller.init(jax.random.key(2), facts)
+        vars = distiller.init(jax.random.key(2), context)
         vars = vars if params is None else vars._replace(params=params)
         outputs, _ = models.apply(network, variables, image, train=True)
-        view = facts.view_shapes._replace(image=image, student=outputs, labels=jnp.arange(BATCH) % 5, step=jnp.int32(0))
+        view = context.view_shapes._replace(
+            image=image, student=outputs, labels=jnp.arange(BATCH) % 5, step=jnp.int32(0)
+        )
         return vars, outputs, *distiller.apply(vars, view, jax.random.key(3), True)[1:]
 
     return run
@@ -334,7 +336,7 @@ def test_a_branch_from_tokens_into_maps(tokens):
     """What a teacher's class token says, no branch hears; what its patches say, every one."""
     image, variables = tokens
     vars, outputs, terms, _, _ = branched(image, VIT, variables, "resnet8")(None)
-    facts = kd_jax.make_facts(VIT, (), image_shape=SHAPE, batch_size=BATCH)
+    context = kd_jax.make_init_context(VIT, (), image_shape=SHAPE, batch_size=BATCH)
     distiller = methods.sftn_branches(student="resnet8", stages="1:1", transform="conv1x1")
     entry = vars.params["branch1"]["transform"]
     assert set(entry) == {"conv", "bn"} and entry["conv"]["kernel"].shape == (1, 1, 8, 16)
@@ -342,7 +344,7 @@ def test_a_branch_from_tokens_into_maps(tokens):
     @jax.jit
     def ce(change, place):
         stages = (outputs.stages[0], outputs.stages[1].at[:, place].add(change), *outputs.stages[2:])
-        view = facts.view_shapes._replace(image=image, student=outputs._replace(stages=stages), step=jnp.int32(0))
+        view = context.view_shapes._replace(image=image, student=outputs._replace(stages=stages), step=jnp.int32(0))
         view = view._replace(labels=jnp.arange(BATCH) % 5)
         return distiller.apply(vars, view, jax.random.key(3), True)[1]["ce"]
 

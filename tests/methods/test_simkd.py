@@ -16,13 +16,13 @@ from tests.losses.slopes import gradients_are_slopes
 BATCH, CLASSES = 3, 5
 
 
-def view_of(student, teacher, focus=None, step=0):
+def view_of(student, teacher, spatial_mask=None, step=0):
     """Of a student's last stage and a teacher's last map before its ReLU."""
     logits = jnp.zeros((BATCH, CLASSES))
     pooled = jnp.zeros((BATCH, teacher.shape[-1]))
     ours = Outputs((jnp.zeros((BATCH, 2, 2, 1)), student), None, None, logits)
     theirs = Outputs((), (jnp.ones((BATCH, 9, 9, 4)), teacher), pooled, logits)
-    return View(None, ours, (theirs,), None, jnp.zeros(BATCH, int), None, jnp.int32(step), focus)
+    return View(None, ours, (theirs,), None, jnp.zeros(BATCH, int), None, jnp.int32(step), spatial_mask)
 
 
 def term(view, **kwargs):
@@ -59,7 +59,9 @@ def test_values(rng, size):
         term(later, weight=lambda step: step / 8), np.array(slow(student, teacher)) / 2, rtol=1e-5
     )
     mask = (rng.uniform(size=(BATCH, 2, 2, 1)) > 0.5).astype("f")
-    np.testing.assert_allclose(term(view._replace(focus=jnp.asarray(mask))), slow(student, teacher, mask), rtol=1e-5)
+    np.testing.assert_allclose(
+        term(view._replace(spatial_mask=jnp.asarray(mask))), slow(student, teacher, mask), rtol=1e-5
+    )
 
 
 def test_gradients(rng, x64):
@@ -70,17 +72,17 @@ def test_gradients(rng, x64):
 
 @pytest.fixture(scope="module")
 def grafted():
-    """A graft of resnet8 on a wider one, its facts, and (parameters -> the loss)."""
+    """A graft of resnet8 on a wider one, its context, and (parameters -> the loss)."""
     teacher = models.create("resnet8", CLASSES, widths=(8, 8, 16, 32))
     model = Graft(models.create("resnet8", CLASSES, **TINY), teacher, 2, CLASSES)
-    facts = kd_jax.make_facts(model, (teacher,), image_shape=(8, 8, 3), batch_size=BATCH)
-    return model, teacher, facts
+    context = kd_jax.make_init_context(model, (teacher,), image_shape=(8, 8, 3), batch_size=BATCH)
+    return model, teacher, context
 
 
 def test_the_whole_below_the_heads_learns(grafted):
     """The projector and the student up to its last stage; not the student's own head, which nobody reads."""
-    model, teacher, facts = grafted
-    assert simkd().init(jax.random.key(0), facts) == ({}, {}, {}) and simkd().needs == {"teacher.preacts"}
+    model, teacher, context = grafted
+    assert simkd().init(jax.random.key(0), context) == ({}, {}, {}) and simkd().needs == {"teacher.preacts"}
     image = jax.random.normal(jax.random.key(1), (BATCH, 8, 8, 3))
 
     @jax.jit
@@ -90,7 +92,7 @@ def test_the_whole_below_the_heads_learns(grafted):
 
         def loss(params):
             outputs, _ = models.apply(model, variables._replace(params=params), image, True)
-            view = facts.view_shapes._replace(student=outputs, teachers=(taught,), step=jnp.int32(0))
+            view = context.view_shapes._replace(student=outputs, teachers=(taught,), step=jnp.int32(0))
             return jnp.mean(term(view)), (outputs.stages[-1], taught)
 
         return jax.value_and_grad(loss, has_aux=True)(variables.params)
@@ -104,7 +106,7 @@ def test_the_whole_below_the_heads_learns(grafted):
 
 
 def facts_of(student, teacher):
-    return kd_jax.make_facts(student, (teacher,), image_shape=(32, 32, 3), batch_size=BATCH)
+    return kd_jax.make_init_context(student, (teacher,), image_shape=(32, 32, 3), batch_size=BATCH)
 
 
 @pytest.mark.parametrize(
@@ -120,16 +122,16 @@ def facts_of(student, teacher):
 )
 def test_who_is_refused(student, teacher, message):
     make = lambda name: create_graft(name, CLASSES, models.create) if ":" in name else models.create(name, CLASSES)  # noqa: E731
-    facts = facts_of(make(student), make(teacher))
+    context = facts_of(make(student), make(teacher))
     if message is None:
-        simkd().init(jax.random.key(0), facts)
+        simkd().init(jax.random.key(0), context)
         return
     with pytest.raises(ValueError, match=message):
-        simkd().init(jax.random.key(0), facts)
+        simkd().init(jax.random.key(0), context)
 
 
 def test_a_larger_map_is_refused():
     """A student of the right width that was not pooled to the teacher's size."""
     view = view_of(jnp.zeros((BATCH, 4, 2, 4)), jnp.zeros((BATCH, 2, 2, 4)))
     with pytest.raises(ValueError, match="its last stage is 4x2x4, the teacher's 2x2x4"):
-        simkd().init(jax.random.key(0), kd_jax.Facts(view, CLASSES))
+        simkd().init(jax.random.key(0), kd_jax.InitContext(view, CLASSES))

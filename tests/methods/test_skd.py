@@ -15,7 +15,7 @@ from kd_jax import losses, methods
 from kd_jax.layers import simplifier
 from kd_jax.methods.base import NO_VARS
 from kd_jax.typing import Vars
-from tests.conftest import make_facts, make_view
+from tests.conftest import make_init_context, make_view
 
 KEY = jax.random.key(0)
 
@@ -26,7 +26,7 @@ def logits(seed=0, b=8, k=10, scale=4.0):
 
 def trained(distiller, scale=1.0, k=10, b=8):
     """Variables with a non-zero output, as after training."""
-    vars = distiller.init(KEY, make_facts(k, b))
+    vars = distiller.init(KEY, make_init_context(k, b))
     noise = jax.random.normal(jax.random.key(1), vars.params["output"].shape) * scale
     return vars._replace(params={**vars.params, "output": noise})
 
@@ -57,7 +57,7 @@ def test_before_training_it_is_kd_at_its_temperature(tokens):
     student, teacher = logits()
     for soften, bound in itertools.product((True, False), (0.1, None)):
         d = methods.chain(skd=methods.skd(temperature=3.0, tokens=tokens, soften=soften, bound=bound), kd=methods.kd())
-        vars = d.init(KEY, make_facts())
+        vars = d.init(KEY, make_init_context())
         _, terms, logs, _ = d.apply(vars, make_view(student, teacher), KEY, True)
         np.testing.assert_allclose(
             terms["kd"], losses.kd(student=student, teacher=teacher, temperature=3.0), rtol=2e-4, atol=1e-5
@@ -72,8 +72,8 @@ def test_off_switches():
 
     def match(**kwargs):
         d = methods.skd(attention=False, **kwargs)
-        vars = d.init(KEY, make_facts())
-        assert vars == NO_VARS and not d.rates and not d.watch
+        vars = d.init(KEY, make_init_context())
+        assert vars == NO_VARS and not d.lr_multipliers and not d.monitors
         after, terms, logs, _ = d.apply(vars, view, KEY, True)
         assert not terms and not logs
         return after.match
@@ -89,7 +89,7 @@ def test_off_switches():
 def test_without_rescale_the_criterion_keeps_its_own_temperature():
     student, teacher = logits()
     d = methods.skd(temperature=2.0, rescale=False)
-    after = d.apply(d.init(KEY, make_facts()), make_view(student, teacher), KEY, True)[0].match
+    after = d.apply(d.init(KEY, make_init_context()), make_view(student, teacher), KEY, True)[0].match
     np.testing.assert_allclose(after.teacher, jax.nn.log_softmax(teacher / 2.0), rtol=1e-6)
     assert after.temperature is None
 
@@ -102,7 +102,7 @@ def test_normalize_and_residual_switches(x64):
     after = raw.apply(vars, make_view(student, teacher), KEY, True)[0].match.teacher
     np.testing.assert_allclose(after, 4 * (u + simplifier.apply(vars.params, u, tokens="batch")), rtol=1e-5)
     bare = methods.skd(bound=None, residual=False)
-    vars = bare.init(KEY, make_facts())
+    vars = bare.init(KEY, make_init_context())
     assert float(jnp.abs(vars.params["output"]).max()) > 0  # from zero it could not tell classes apart
     after = bare.apply(vars, make_view(student, teacher), KEY, True)
     n = simplifier.standardize_rows(u)
@@ -132,8 +132,8 @@ def learn(distiller, steps, lr=0.05, b=32, student=None):
     """Train student logits (a free table) and the method's parameters by the distillation loss."""
     raw, teacher = logits(b=b)
     start = jnp.asarray(raw if student is None else student)
-    vars = distiller.init(KEY, make_facts(10, b))
-    rates = {"student": lr, "method": lr * distiller.rates["skd"]}
+    vars = distiller.init(KEY, make_init_context(10, b))
+    rates = {"student": lr, "method": lr * distiller.lr_multipliers["skd"]}
     tx = optax.partition(
         {k: optax.sgd(v, momentum=0.9) for k, v in rates.items()}, {"student": "student", "method": "method"}
     )
@@ -168,7 +168,7 @@ def test_the_literal_reading_moves_the_target_to_the_student():
     assert collapsed["skd/kl_ut"] > 0.5 and collapsed["skd/kept"] < 0.5
     assert held["skd/kl_ut"] <= 0.1**2 / 2 + 1e-6 and held["skd/kept"] > 0.9
     # and the warning thresholds tell the two apart
-    below = {name: {w.log for w in d.watch if h[w.log] < w.minimum} for name, d, h in
+    below = {name: {w.log for w in d.monitors if h[w.log] < w.minimum} for name, d, h in
              (("literal", literal, collapsed), ("bounded", bounded, held))}  # fmt: skip
     assert below["literal"] and not below["bounded"]
 
@@ -177,7 +177,7 @@ def test_the_simplifier_learns_through_the_target_only():
     """Gradient reaches the simplifier through the distillation term, not through the task loss."""
     student, teacher = logits()
     d = methods.skd()
-    vars = d.init(KEY, make_facts())
+    vars = d.init(KEY, make_init_context())
     pair = methods.chain(skd=d, ce=methods.ce(), kd=methods.kd())
 
     def term(params, name):
@@ -217,7 +217,7 @@ def test_logs(x64):
     for name, top, bottom in (("ratio", kl(t, s), kl(u, s)), ("entropy_ratio", slow["entropy"], slow["entropy_u"])):
         np.testing.assert_allclose(logs[name].total / logs[name].count, top.sum() / bottom.sum(), rtol=1e-4)
     assert 0 < float(jnp.mean(logs["kept"])) < 1 and float(jnp.max(logs["at_bound"])) > 0  # the case tells something
-    assert {w.log for w in d.watch} == {"kept", "ratio", "entropy_ratio"} <= set(logs)
+    assert {w.log for w in d.monitors} == {"kept", "ratio", "entropy_ratio"} <= set(logs)
 
 
 @pytest.mark.parametrize("value", [1e4, -1e4, 0.0])

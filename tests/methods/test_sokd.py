@@ -21,16 +21,16 @@ def setting():
     image = jax.random.normal(jax.random.key(1), (BATCH, *SHAPE))
     init = jax.jit(models.init, static_argnums=0)
     teacher, student = (init(m, jax.random.key(i), image) for i, m in enumerate((TEACHER, STUDENT)))
-    facts = kd_jax.make_facts(STUDENT, (TEACHER,), image_shape=SHAPE, batch_size=BATCH)
+    context = kd_jax.make_init_context(STUDENT, (TEACHER,), image_shape=SHAPE, batch_size=BATCH)
     outputs = [models.apply(m, v, image)[0] for m, v in ((TEACHER, teacher), (STUDENT, student))]
-    view = facts.view_shapes._replace(
+    view = context.view_shapes._replace(
         image=image, teachers=(outputs[0],), student=outputs[1], labels=jnp.arange(BATCH) % 5, step=jnp.int32(0)
     )
-    return view, facts
+    return view, context
 
 
-def made(distiller, facts):
-    return jax.jit(lambda: distiller.init(jax.random.key(2), facts))()
+def made(distiller, context):
+    return jax.jit(lambda: distiller.init(jax.random.key(2), context))()
 
 
 def fixed(**values):
@@ -64,20 +64,20 @@ def test_only_the_named_stages_of_the_teacher_change(setting, stages, same):
 
 @pytest.mark.parametrize("given", [{}, None])
 def test_without_policy_or_out_of_training_nothing_happens(setting, given):
-    view, facts = setting
+    view, context = setting
     distiller = methods.dafa()
-    vars = made(distiller, facts)
+    vars = made(distiller, context)
     vars = vars if given is None else vars._replace(policy=given)
     assert distiller.apply(vars, view, jax.random.key(0), given is not None)[0] is view
 
 
 def test_the_host_reads_the_refined_map_and_the_focus(setting):
     """FitNet's value by hand, from the view that DAFA and DAM leave."""
-    view, facts = setting
+    view, context = setting
     chain = methods.chain(dam=methods.dam(areas=2), dafa=methods.dafa(), fit=methods.fitnet(weight=1.0))
-    vars, key = made(chain, facts), jax.random.key(4)
+    vars, key = made(chain, context), jax.random.key(4)
     refined, terms, _, _ = chain.apply(vars, view, key, True)
-    assert refined.focus is not None and float(refined.focus.mean()) < 1
+    assert refined.spatial_mask is not None and float(refined.spatial_mask.mean()) < 1
     alone = methods.chain(fit=methods.fitnet(weight=1.0))
     own = vars._replace(params={"fit": vars.params["fit"]}, stats={"fit": vars.stats["fit"]}, policy={})
     host = alone.apply(own, refined, key, True)[1]["fit"]
@@ -88,12 +88,12 @@ def test_the_host_reads_the_refined_map_and_the_focus(setting):
 
 def test_all_off_is_the_host_alone(setting):
     """Weight 0 and probability 0 in a whole step: the same student, bit for bit."""
-    view, facts = setting
+    view, context = setting
     tx, batch = optax.sgd(0.1, momentum=0.9), {"image": view.image, "label": view.labels}
 
     def train(chain, policy=None):
         parts = {"student": STUDENT, "distiller": chain, "tx": tx}
-        state = kd_jax.init_state(jax.random.key(0), facts=facts, **parts)
+        state = kd_jax.init_state(jax.random.key(0), context=context, **parts)
         state = state._replace(policy=policy) if policy else state
         step = jax.jit(lambda s: kd_jax.train_step(s, view.teachers, batch, jax.random.key(1), **parts)[0])
         for _ in range(3):
@@ -110,14 +110,14 @@ def test_all_off_is_the_host_alone(setting):
 
 
 def test_dams_term_teaches_student_regressor_and_heads(setting):
-    view, facts = setting
+    view, context = setting
     distiller = methods.dam(weight=1.0)
-    vars = made(distiller, facts)
+    vars = made(distiller, context)
 
     def loss(params, stage):
         student = view.student._replace(stages=(*view.student.stages[:2], stage, view.student.stages[3]))
         refined, terms, _, _ = distiller.apply(vars._replace(params=params), view._replace(student=student), None, True)
-        return jnp.mean(terms[""]) + 0 * jnp.sum(refined.focus)
+        return jnp.mean(terms[""]) + 0 * jnp.sum(refined.spatial_mask)
 
     grads, stage = jax.grad(loss, argnums=(0, 1))(vars.params, view.student.stages[2])
     assert float(jnp.abs(stage).max()) > 0
@@ -125,18 +125,20 @@ def test_dams_term_teaches_student_regressor_and_heads(setting):
         assert float(optax.tree.norm(grads[part])) > 0
     refined, terms, logs, stats = distiller.apply(vars, view, None, True)
     assert (
-        set(logs) == {"share", "heat_std"} and terms[""].shape == (BATCH,) and refined.focus.shape == (BATCH, 4, 4, 1)
+        set(logs) == {"share", "heat_std"}
+        and terms[""].shape == (BATCH,)
+        and refined.spatial_mask.shape == (BATCH, 4, 4, 1)
     )
     assert not np.array_equal(stats["regressor"]["bn0"]["mean"], vars.stats["regressor"]["bn0"]["mean"])
 
 
 def test_dams_maps_are_its_boxes(setting):
-    view, facts = setting
+    view, context = setting
     chain = methods.chain(dam=methods.dam(areas=2), fit=methods.fitnet())
-    found = chain.maps(made(chain, facts), view)
+    found = chain.visualizations(made(chain, context), view)
     assert set(found) == {"dam/student", "dam/teacher"}
     assert all(m.shape == (BATCH, 4, 4) and 1 <= float(m.max()) <= 2 for m in found.values())
-    assert methods.chain(fit=methods.fitnet()).maps is None
+    assert methods.chain(fit=methods.fitnet()).visualizations is None
 
 
 def test_usage():
@@ -161,11 +163,11 @@ def test_wrong_arguments(call, told):
 
 
 def test_a_stage_that_is_not_there(setting):
-    _, facts = setting
+    _, context = setting
     with pytest.raises(ValueError, match="dafa: no stage 4: the teacher has 4$"):
-        methods.dafa(stages="1,4").init(jax.random.key(0), facts)
+        methods.dafa(stages="1,4").init(jax.random.key(0), context)
     with pytest.raises(ValueError, match="dam: no stage 4: the student has 4, the teacher 4$"):
-        methods.dam(stage=4).init(jax.random.key(0), facts)
+        methods.dam(stage=4).init(jax.random.key(0), context)
 
 
 def test_no_search_without_epochs():

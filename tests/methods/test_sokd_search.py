@@ -48,7 +48,7 @@ def search(seed):
     )
     dafa = methods.dafa(stages="1", rate=5e-3, published=True)
     parts = {"student": Net(), "distiller": methods.chain(dafa=dafa, compared=compared), "tx": optax.sgd(1.0)}
-    facts = kd_jax.make_facts(Net(), (Net(),), image_shape=(SIZE, SIZE, 3), batch_size=BATCH)
+    context = kd_jax.make_init_context(Net(), (Net(),), image_shape=(SIZE, SIZE, 3), batch_size=BATCH)
     key = jax.random.key(seed)
 
     def step(i, state):
@@ -56,7 +56,7 @@ def search(seed):
         state, _ = kd_jax.engine.policy_step(state, inner, outer, key, **parts)
         return kd_jax.train_step(state, *inner, key, **parts)[0]
 
-    return jax.lax.fori_loop(0, STEPS, step, kd_jax.init_state(key, facts=facts, **parts)).policy["dafa"]
+    return jax.lax.fori_loop(0, STEPS, step, kd_jax.init_state(key, context=context, **parts)).policy["dafa"]
 
 
 def of_operation(policy, name):

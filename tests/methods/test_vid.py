@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from kd_jax import models
-from kd_jax.engine.state import make_facts
+from kd_jax.engine.state import make_init_context
 from kd_jax.layers.projector import Projector
 from kd_jax.losses.common import pool_to
 from kd_jax.methods.base import NO_VARS
 from kd_jax.methods.vid import vid
-from kd_jax.typing import Facts, Outputs, View
+from kd_jax.typing import InitContext, Outputs, View
 
 STUDENT, TEACHER = [(4, 4, 2), (4, 4, 3), (3, 2, 4)], [(8, 8, 4), (5, 7, 6), (4, 4, 8)]
 
 
 def tiny(student=STUDENT, teacher=TEACHER, batch=6):
-    """A view of random maps of the given shapes, and its facts; the stem is (4, 4, 2) in both."""
+    """A view of random maps of the given shapes, and its context; the stem is (4, 4, 2) in both."""
     rng = np.random.default_rng(1)
 
     def outputs(shapes):
@@ -28,11 +28,11 @@ def tiny(student=STUDENT, teacher=TEACHER, batch=6):
     view = View(
         jnp.zeros((batch, 8, 8, 3)), outputs(student), (outputs(teacher),), None, jnp.zeros(batch, int), None, 0
     )
-    return view, Facts(jax.eval_shape(lambda: view), 10)
+    return view, InitContext(jax.eval_shape(lambda: view), 10)
 
 
-def made(distiller, facts, seed=1):
-    return jax.jit(lambda: distiller.init(jax.random.key(seed), facts))()
+def made(distiller, context, seed=1):
+    return jax.jit(lambda: distiller.init(jax.random.key(seed), context))()
 
 
 def run(distiller, vars, view, train=True):
@@ -48,7 +48,7 @@ def run(distiller, vars, view, train=True):
 
 def facts_of(teacher, student):
     networks = [models.create(name, 100) for name in (student, teacher)]
-    return make_facts(networks[0], (networks[1],), image_shape=(32, 32, 3), batch_size=2)
+    return make_init_context(networks[0], (networks[1],), image_shape=(32, 32, 3), batch_size=2)
 
 
 def step(distiller, vars, view):
@@ -87,9 +87,9 @@ def slow_vid(params, view, eps=1e-5, mask=1.0):
 
 @pytest.fixture(scope="module")
 def case():
-    view, facts = tiny()
+    view, context = tiny()
     distiller = vid()
-    return view, facts, distiller, made(distiller, facts)
+    return view, context, distiller, made(distiller, context)
 
 
 def test_against_the_formula(case):
@@ -106,7 +106,7 @@ def test_against_the_formula(case):
 
 
 def test_variables(case):
-    _, facts, _, vars = case
+    _, context, _, vars = case
     shapes = {f"stage{i}": (s, t) for i, (s, t) in enumerate([(2, 4), (3, 6), (4, 8)], 1)}
     assert set(vars.params) == set(shapes) and vars.stats == {} and vars.policy == {}
     for name, (s, t) in shapes.items():
@@ -114,7 +114,7 @@ def test_variables(case):
         assert own["log_scale"].shape == (t,)
         assert [p["kernel"].shape[2:] for p in own["projector"].values()] == [(s, t), (t, t), (t, t)]
     for start, eps in ((5.0, 1e-5), (0.01, 1e-3), (300.0, 1e-5)):
-        scale = made(vid(init_variance=start, eps=eps), facts).params["stage1"]["log_scale"]
+        scale = made(vid(init_variance=start, eps=eps), context).params["stage1"]["log_scale"]
         np.testing.assert_allclose(jax.nn.softplus(scale) + eps, start, rtol=1e-6)
 
 
@@ -139,22 +139,22 @@ def test_the_gradient_reaches_student_and_teacher(case):
 def test_focus_masks_both_maps(case):
     view, _, distiller, vars = case
     for mask in (1.0, 0.0, 2.0):
-        value = run(distiller, vars, view._replace(focus=jnp.full((6, 4, 4, 1), mask)))[0]
+        value = run(distiller, vars, view._replace(spatial_mask=jnp.full((6, 4, 4, 1), mask)))[0]
         np.testing.assert_allclose(value, slow_vid(vars.params, view, mask=mask), rtol=1e-5)
 
 
 def test_focus_is_of_areas():
-    view, facts = tiny([(4, 4, 3)], [(4, 4, 5)])
+    view, context = tiny([(4, 4, 3)], [(4, 4, 5)])
     distiller = vid()
-    vars, mask = made(distiller, facts), jnp.zeros((6, 4, 4, 1)).at[:, 1:3, :2].set(1)
-    value = run(distiller, vars, view._replace(focus=mask))[0]
+    vars, mask = made(distiller, context), jnp.zeros((6, 4, 4, 1)).at[:, 1:3, :2].set(1)
+    value = run(distiller, vars, view._replace(spatial_mask=mask))[0]
     np.testing.assert_allclose(value, slow_vid(vars.params, view, mask=np.asarray(mask)), rtol=1e-5)
 
 
 def test_networks_are_aligned_from_the_output_side():
-    view, facts = tiny(STUDENT[1:], TEACHER)
+    view, context = tiny(STUDENT[1:], TEACHER)
     distiller = vid()
-    vars = made(distiller, facts)
+    vars = made(distiller, context)
     assert [own["log_scale"].size for own in vars.params.values()] == [6, 8]
     cut = view._replace(teachers=(view.teachers[0]._replace(stages=view.teachers[0].stages[1:]),))
     np.testing.assert_allclose(run(distiller, vars, view)[0], slow_vid(vars.params, cut), rtol=1e-5)
@@ -162,8 +162,8 @@ def test_networks_are_aligned_from_the_output_side():
 
 def test_as_many_parameters_as_published():
     """Two more layers in the teacher's width, RepDistiller's variances included."""
-    facts = facts_of("resnet32x4", "resnet8x4")
-    params = jax.eval_shape(lambda: vid().init(jax.random.key(0), facts)).params
+    context = facts_of("resnet32x4", "resnet8x4")
+    params = jax.eval_shape(lambda: vid().init(jax.random.key(0), context)).params
     widths = 64, 128, 256
     assert models.count_parameters(params) == sum(3 * c * c + c for c in widths)
     assert params["stage2"]["projector"]["conv0"]["kernel"].shape == (1, 1, 128, 128)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from kd_jax import models
-from kd_jax.models import imagenet, vit, weights
+from kd_jax.interop import state_dict
+from kd_jax.models import imagenet, vit
 from tests.models import make_golden
 
 GOLDEN = np.load(make_golden.FILE)
@@ -22,8 +23,8 @@ TOLERANCE = 1e-4
 def net(request):
     """A network with weights carried over from a state dict, its outputs in both modes, and its tails."""
     model = models.create(request.param, 100)
-    tensors = {k: make_golden.weight(k, shape) for k, shape in weights.published(model).items()}
-    variables = weights.from_torch(weights.Found("made", tensors, {}, ""), model)
+    tensors = {k: make_golden.weight(k, shape) for k, shape in state_dict.published(model).items()}
+    variables = state_dict.from_torch(state_dict.Found("made", tensors, {}, ""), model)
 
     def everything(variables, image):
         evaluated, trained = (models.apply(model, variables, image, train=train)[0] for train in (False, True))
@@ -63,7 +64,7 @@ def test_names_and_sizes_are_the_published_codes(name):
     model = models.create(name, 100)
     variables = models.shapes(model, (32, 32, 3))[0]
     assert models.count_parameters(variables.params) == GOLDEN[f"{name}/parameters"]
-    exported = weights.to_torch(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), variables))
+    exported = state_dict.to_torch(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), variables))
     assert [f"{k} {v.shape}" for k, v in sorted(exported.items())] == list(GOLDEN[f"{name}/names"])
 
 

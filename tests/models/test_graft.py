@@ -10,8 +10,9 @@ import pytest
 import kd_jax
 from kd_jax import methods, models
 from kd_jax.engine import optim
+from kd_jax.interop import state_dict
 from kd_jax.methods.simkd import simkd
-from kd_jax.models import vit, weights
+from kd_jax.models import vit
 from kd_jax.models.graft import HEAD, Graft, create_graft, head_of, last_map, parse, with_head
 from kd_jax.typing import InputError, Variables
 from tests.conftest import TINY
@@ -127,11 +128,11 @@ def test_nothing_moves_the_head(grafts):
     """Three steps with decay: the projector moves, the head does not, and the student's own head only decays."""
     model, variables, image, teacher = grafts["even"]
     distiller = methods.chain(simkd=simkd(), ce=methods.ce(weight=0.5))
-    facts = kd_jax.make_facts(model, (model.teacher,), image_shape=image.shape[1:], batch_size=4)
+    context = kd_jax.make_init_context(model, (model.teacher,), image_shape=image.shape[1:], batch_size=4)
     parts = {"student": model, "distiller": distiller, "tx": optim.sgd(lambda step: 0.1, weight_decay=0.1)}
     taught = jax.jit(partial(kd_jax.teacher_outputs, model.teacher))(teacher, image)
 
-    state = jax.jit(partial(kd_jax.init_state, facts=facts, **parts))(KEY)
+    state = jax.jit(partial(kd_jax.init_state, context=context, **parts))(KEY)
     step = jax.jit(lambda state, batch: kd_jax.train_step(state, taught, batch, KEY, **parts)[0])
     start, state = state.params["student"], state._replace(stats={**state.stats, "student": variables.stats})
     for _ in range(3):
@@ -191,11 +192,11 @@ def test_a_graft_can_teach(grafts):
 
 def test_names_of_the_published_code_and_back(grafts, tmp_path):
     model, variables, _, _ = grafts["even"]
-    names = weights.to_torch(variables)
+    names = state_dict.to_torch(variables)
     assert {n for n in names if n.startswith("teacher")} == {"teacher_head.weight", "teacher_head.bias"}
     assert names["teacher_head.weight"].shape == (CLASSES, 32)
     assert names["transfer.3.weight"].shape == (8, 8, 3, 3) and "transfer.7.running_mean" in names
-    alone = weights.to_torch(Variables(variables.params["student"], variables.stats["student"]))
+    alone = state_dict.to_torch(Variables(variables.params["student"], variables.stats["student"]))
     assert {n.removeprefix("student.") for n in names if n.startswith("student.")} == set(alone)
     for file in ("graft.pth", "graft.safetensors"):
         models.save_torch(str(tmp_path / file), model, variables)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from kd_jax import models
-from kd_jax.models import imagenet, vit, weights
+from kd_jax.interop import state_dict
+from kd_jax.models import imagenet, vit
 from kd_jax.models.resnet import Bottleneck, ResNet
 from tests.models import make_imagenet
 
@@ -35,9 +36,9 @@ def test_outputs_are_the_published_codes(name):
     model = NETWORKS[name]()
     stored = {label: make_imagenet.found_in(GOLDEN, f"{name}/{label}/") for label in make_imagenet.CASES}
     for label, (shape, train) in make_imagenet.CASES.items():
-        wanted = weights.published(model, shape[1:])
+        wanted = state_dict.published(model, shape[1:])
         tensors = {k: make_imagenet.weight(k, size) for k, size in wanted.items()}
-        variables = weights.from_torch(weights.Found("made", tensors, {}, ""), model, shape[1:])
+        variables = state_dict.from_torch(state_dict.Found("made", tensors, {}, ""), model, shape[1:])
         inputs = variables, make_imagenet.images(shape)
         wide = train and bool(variables.stats)  # over 16 values, BatchNorm after BatchNorm magnifies rounding to 2e-4
         with jax.enable_x64(wide):
@@ -57,7 +58,7 @@ def test_names_and_sizes_are_the_published_codes(name):
     count, cost = SIZES[name]
     assert models.count_parameters(variables.params) == GOLDEN[f"{name}/parameters"] == count
     assert models.base.multiply_adds(jaxpr) == pytest.approx(cost, rel=0.005)
-    exported = weights.to_torch(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), variables))
+    exported = state_dict.to_torch(jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), variables))
     assert [f"{k} {v.shape}" for k, v in sorted(exported.items())] == list(GOLDEN[f"{name}/names"])
     assert len(out.stages) == 5 and out.logits.shape == (1, 1000) and out.logits.dtype == jnp.float32
 
@@ -160,9 +161,9 @@ def test_a_state_dict_is_recognised(monkeypatch):
     names = ("imagenet_ResNet18", "imagenet_MobileNetV1")
     monkeypatch.setattr(models, "MODELS", {name: NETWORKS[name] for name in names})
     for name in names:
-        shapes = weights.published(NETWORKS[name](num_classes=5))
+        shapes = state_dict.published(NETWORKS[name](num_classes=5))
         tensors = {f"module.{k}": np.broadcast_to(np.float32(0), shape) for k, shape in shapes.items()}
-        assert weights.recognise(weights.Found("made", tensors, {}, "")) == (name, 5)
+        assert state_dict.recognize(state_dict.Found("made", tensors, {}, "")) == (name, 5)
 
 
 @pytest.mark.full

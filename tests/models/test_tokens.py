@@ -12,12 +12,13 @@ from etils import epath
 
 import kd_jax
 from configs import compose
-from kd_jax import InputError, build, config, losses, methods, models
+from kd_jax import InputError, config, losses, methods, models
 from kd_jax.layers import augment, policy
-from kd_jax.loop import load_data
 from kd_jax.methods.base import NO_VARS
 from kd_jax.methods.stages import _grid, as_before, as_map, is_tokens
 from kd_jax.models.vit import VisionTransformer
+from kd_jax.plan import build
+from kd_jax.train.run import load_data
 from tests.conftest import shrunk
 
 SHAPE, BATCH = (8, 15, 3), 4  # 2 x 3 patches, 3 columns unseen
@@ -37,7 +38,7 @@ def image():
 
 @pytest.fixture(scope="module")
 def views(image):
-    """(student, teacher) -> a view of their outputs, and facts; of "vit" and "cnn"."""
+    """(student, teacher) -> a view of their outputs, and context; of "vit" and "cnn"."""
     nets = {"vit": VIT, "cnn": CNN}
 
     @jax.jit
@@ -48,9 +49,9 @@ def views(image):
     out = outputs()
 
     def view(student, teacher):
-        facts = kd_jax.make_facts(nets[student], (nets[teacher],), image_shape=SHAPE, batch_size=BATCH)
+        context = kd_jax.make_init_context(nets[student], (nets[teacher],), image_shape=SHAPE, batch_size=BATCH)
         seen = {"student": out[student], "teachers": (out[teacher],), "labels": jnp.arange(BATCH) % 5}
-        return facts.view_shapes._replace(image=image, step=jnp.int32(0), **seen), facts
+        return context.view_shapes._replace(image=image, step=jnp.int32(0), **seen), context
 
     return view
 
@@ -92,10 +93,10 @@ def norm(x):
 def test_fitnet_on_tokens(views, student):
     """By hand: a regressor whose last ReLU is there for a convolutional teacher alone."""
     teacher = {"vit": "vit", "cnn": "vit"}[student]
-    view, facts = views(student, teacher)
+    view, context = views(student, teacher)
     stage = 1 if student == "vit" else 2
     distiller = methods.fitnet(weight=1.0, stage=stage)
-    vars = jax.jit(lambda: distiller.init(jax.random.key(2), facts))()
+    vars = jax.jit(lambda: distiller.init(jax.random.key(2), context))()
     value = distiller.apply(vars, view, jax.random.key(3), True)[1][""]
     ours, theirs = (as_map(x.stages[stage], SHAPE) for x in (view.student, view.teachers[0]))
     kernel, (h, w) = np.asarray(vars.params["regressor"]["conv0"]["kernel"], np.float64), theirs.shape[1:3]
@@ -110,23 +111,23 @@ def test_fitnet_on_tokens(views, student):
 def test_fitnet_on_a_transformer_keeps_the_relu_of_a_convolutional_teacher():
     shape = (8, 16, 3)  # 4 x 8 patches, as many as the teacher's stage 2 has cells
     vit = VisionTransformer(width=8, heads=2, blocks=(1, 1), patch=2, num_classes=5)
-    facts = kd_jax.make_facts(vit, (CNN,), image_shape=shape, batch_size=BATCH)
+    context = kd_jax.make_init_context(vit, (CNN,), image_shape=shape, batch_size=BATCH)
     distiller = methods.fitnet(weight=1.0, stage=2)
-    vars = jax.jit(lambda: distiller.init(jax.random.key(2), facts))()
+    vars = jax.jit(lambda: distiller.init(jax.random.key(2), context))()
     tokens = jax.random.normal(jax.random.key(1), (BATCH, 33, 8))
     outputs = [net._replace(stages=(None, None, x)) for net, x in (
-        (facts.view_shapes.student, tokens), (facts.view_shapes.teachers[0], jnp.zeros((BATCH, 4, 8, 8))),
+        (context.view_shapes.student, tokens), (context.view_shapes.teachers[0], jnp.zeros((BATCH, 4, 8, 8))),
     )]  # fmt: skip
-    view = facts.view_shapes._replace(image=jnp.zeros((BATCH, *shape)), student=outputs[0], teachers=(outputs[1],))
+    view = context.view_shapes._replace(image=jnp.zeros((BATCH, *shape)), student=outputs[0], teachers=(outputs[1],))
     value = distiller.apply(vars, view, None, True)[1][""]
     assert 0.4 < float(value.mean()) < 0.6  # of N(0, 1), a ReLU leaves half the square
 
 
 @pytest.mark.parametrize("method", ["at", "nst", "kdsvd"])
 def test_losses_on_stages_read_tokens_as_maps(views, method):
-    view, facts = views("vit", "cnn")
+    view, context = views("vit", "cnn")
     distiller = getattr(methods, method)(weight=1.0)
-    distiller.init(jax.random.key(0), facts)
+    distiller.init(jax.random.key(0), context)
     value = distiller.apply(NO_VARS, view, jax.random.key(0), True)[1][""]
     students = [as_map(s, SHAPE) for s in view.student.stages[1:]]
     wanted = getattr(losses, method)(students=students, teachers=view.teachers[0].stages[1:])
@@ -153,22 +154,22 @@ def test_dafa_refines_the_patches_and_leaves_the_class_token(views):
 
 
 def test_dam_on_tokens(views):
-    view, facts = views("cnn", "vit")
+    view, context = views("cnn", "vit")
     distiller = methods.dam(weight=1.0, areas=2, channels=4)
-    vars = jax.jit(lambda: distiller.init(jax.random.key(2), facts))()
+    vars = jax.jit(lambda: distiller.init(jax.random.key(2), context))()
     refined, terms, _, stats = distiller.apply(vars, view, jax.random.key(0), True)
-    assert refined.focus.shape == (BATCH, 2, 3, 1) and np.isfinite(terms[""]).all()
+    assert refined.spatial_mask.shape == (BATCH, 2, 3, 1) and np.isfinite(terms[""]).all()
     assert jax.tree.structure(stats) == jax.tree.structure(vars.stats)
-    assert distiller.maps(vars, view)["teacher"].shape == (BATCH, 2, 3)
+    assert distiller.visualizations(vars, view)["teacher"].shape == (BATCH, 2, 3)
 
 
 def test_sokd_in_front_of_fitnet_searches(views):
     """One step of everything, DAFA's tokens read by DAM and FitNet."""
-    view, facts = views("vit", "vit")
+    view, context = views("vit", "vit")
     chain = methods.chain(
         dam=methods.dam(areas=2, channels=4, stage=1), dafa=methods.dafa(stages="1"), fit=methods.fitnet(stage=1)
     )
-    vars = jax.jit(lambda: chain.init(jax.random.key(0), facts))()
+    vars = jax.jit(lambda: chain.init(jax.random.key(0), context))()
 
     def loss(params, own):
         terms = chain.apply(vars._replace(params=params, policy=own), view, jax.random.key(1), True)[1]

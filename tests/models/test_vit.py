@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from kd_jax import InputError, models
-from kd_jax.models import vit, weights
+from kd_jax.interop import state_dict
+from kd_jax.models import vit
 from kd_jax.models.vit import VisionTransformer
 
 MODEL = VisionTransformer(width=12, heads=3, blocks=(1, 2, 1, 1), patch=4, num_classes=5)
@@ -145,20 +146,20 @@ def test_there_and_back(run, tmp_path):
 
 
 def made_up(model, shape, prefix=""):
-    tensors = {k: np.broadcast_to(np.float32(0.5), s) for k, s in weights.published(model, shape).items()}
-    return weights.Found("net.pth", {prefix + k: v for k, v in tensors.items()}, {}, "")
+    tensors = {k: np.broadcast_to(np.float32(0.5), s) for k, s in state_dict.published(model, shape).items()}
+    return state_dict.Found("net.pth", {prefix + k: v for k, v in tensors.items()}, {}, "")
 
 
 def test_positions_of_another_grid_are_refused_in_one_line():
     model = MODEL.clone(blocks=(1,))
     found = made_up(model, (16, 16, 3), "model.")
     with pytest.raises(InputError) as e:
-        weights.from_torch(found, model, (8, 8, 3), what="the student")
+        state_dict.from_torch(found, model, (8, 8, 3), what="the student")
     assert str(e.value) == (
         "net.pth: its pos_embed (1, 17, 12) is for images of 16x16, those of the student are 8x8 and want (1, 5, 12); "
         "positions are not interpolated"
     )
-    taken = weights.from_torch(found, model, (8, 8, 3), partial=True)
+    taken = state_dict.from_torch(found, model, (8, 8, 3), partial=True)
     assert taken.params["pos_embed"].shape == (1, 5, 12) and (taken.params["cls_token"] == 0.5).all()
 
 
@@ -168,7 +169,7 @@ def test_a_state_dict_is_recognised(monkeypatch):
     monkeypatch.setattr(models, "MODELS", named)
     for name, make in named.items():
         for size in (224, 64):
-            assert weights.recognise(made_up(make(num_classes=9), (size, size, 3), "module.")) == (name, 9)
+            assert state_dict.recognize(made_up(make(num_classes=9), (size, size, 3), "module.")) == (name, 9)
     found = made_up(make(num_classes=9), (64, 64, 3))
     for broken in (np.zeros((1, 1, 384)), np.zeros((1, 0, 384)), np.zeros(3), np.zeros((1, 18, 384))):
-        assert weights.recognise(found._replace(tensors=found.tensors | {"pos_embed": broken})) is None
+        assert state_dict.recognize(found._replace(tensors=found.tensors | {"pos_embed": broken})) is None

@@ -1,0 +1,1 @@
+"""Networks from and for others: PyTorch's files, safetensors, StableHLO."""

@@ -1,0 +1,106 @@
+"""Networks that are trained already, and where they come from: a phase, a checkpoint, a file of weights."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from etils import epath
+
+from kd_jax import models
+from kd_jax.interop import state_dict
+from kd_jax.interop.loaded import Loaded, loader, own_normalization
+from kd_jax.methods.sftn import student_in
+from kd_jax.models.network import Network, network_of
+from kd_jax.storage.checkpoints import Checkpoints, network_digest
+from kd_jax.storage.progress import log_line
+from kd_jax.storage.workdir import resolve_path
+from kd_jax.typing import InputError, Vars
+
+
+class Teacher(NamedTuple):
+    """A teacher; its weights are read when they are needed. load: None of one that moves: the average of the
+    network in training."""
+
+    origin: str
+    network: Network
+    load: Callable[[], Loaded] | None
+
+
+def of_phase(where: str, network: Network, workdir: epath.Path) -> Teacher:
+    """The network that another phase of this run has trained by then. where: PHASE, or PHASE/LABEL for one that it
+    trained beside its own."""
+    name, _, label = where.partition("/")
+    return Teacher(f"phase:{where}", network, lambda: _saved(workdir / name, label)[1])
+
+
+def from_checkpoint(where: str) -> Teacher:
+    """The newest good checkpoint in a phase's folder of another run, or of import_weights.
+
+    Raises:
+      InputError: nothing good is saved there.
+    """
+    folder = resolve_path(where)
+    if not (folder / "checkpoints").exists():
+        raise InputError(f"checkpoint:{where}: no checkpoints in {folder}; give the folder of a phase, WORKDIR/PHASE")
+    return Teacher(f"checkpoint:{where}", _saved(folder)[0], lambda: _saved(folder)[1])
+
+
+def from_file(path: str, like: Network) -> Teacher:
+    """The network in a PyTorch or safetensors file, recognised by its names and shapes.
+
+    Args:
+      path: of the file.
+      like: whose mean, std and image size it gets, unless the file names its own.
+
+    Raises:
+      InputError: not such a file, or of no network that is known.
+    """
+    found = state_dict.read(path)
+    known = state_dict.recognize(found)
+    if known is None:
+        raise InputError(f"{path}: the names in it fit none of: {', '.join(models.MODELS)}")
+    name, classes = known
+    model = models.create(name, classes)
+    shape = (*like.image_shape[:2], state_dict.image_channels(found, model))
+    network = own_normalization(
+        found.about, like._replace(name=name, model=model, num_classes=classes, image_shape=shape)
+    )
+    return Teacher(f"weights:{path}", network, loader(path, network))
+
+
+def from_branch(folder: epath.Path, label: str) -> Callable[[], Loaded]:
+    """A function that reads the student's part of an SFTN teacher's branches, when it is called."""
+
+    def load() -> Loaded:
+        found = method_from(folder)()
+        part = student_in(Vars(found.params[label], found.stats[label], {}))
+        return Loaded(part, network_digest(part))
+
+    return load
+
+
+def method_from(folder: epath.Path) -> Callable[[], Vars]:
+    """A function that reads what the members of a phase have trained of their own, when it is called.
+
+    Raises:
+      InputError: by that function: nothing good is saved there.
+    """
+
+    def load() -> Vars:
+        if not (folder / "checkpoints").exists():
+            raise InputError(f"no checkpoints in {folder}; give the folder of a phase, WORKDIR/PHASE")
+        reader = Checkpoints(folder, read_only=True, say=log_line)
+        found = reader.method()
+        reader.close()
+        return found
+
+    return load
+
+
+def _saved(folder: epath.Path, label: str = "") -> tuple[Network, Loaded]:
+    """The newest good step of a phase's folder: its network, or the one with that label beside it."""
+    reader = Checkpoints(folder, read_only=True, say=log_line)
+    variables, meta = reader.network(label=label)
+    reader.close()
+    described = meta["networks"][label]["network"] if label else meta["network"]
+    digest = network_digest(variables) if label else meta["digests"]["network"]
+    return network_of(described), Loaded(variables, digest, meta.get("source"))

@@ -1,0 +1,15 @@
+"""The words that config files are written in: members, phases, recipes, and the argument of get_config.
+
+A config file is plain Python: `get_config(arg)` returns a ConfigDict in which every keyword of every
+method stands with its default, so that each can be changed by a flag and none is written twice.
+"""
+
+from kd_jax.recipes.arguments import Argument, argument, large, words
+from kd_jax.recipes.members import Config, factory, member, signature
+from kd_jax.recipes.parts import Part, distillation
+from kd_jax.recipes.phases import before, phase, recipe
+
+__all__ = [
+    "Argument", "Config", "Part", "argument", "before", "distillation", "factory", "large", "member", "phase", "recipe",
+    "signature", "words",
+]  # fmt: skip

@@ -1,0 +1,57 @@
+"""Files of a run's folder, on a disk or an object store: whole or not there."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from kd_jax.distributed import processes
+from kd_jax.typing import InputError
+
+
+def write_json(path: epath.Path, document: Any) -> None:
+    """Write a JSON document so that a reader sees the old one or the new one, never half of it."""
+    write_text(path, json.dumps(document, indent=2) + "\n")
+
+
+def write_text(path: epath.Path, text: str) -> None:
+    """Write a text file in one go, by renaming a finished one; an object store shows a file once it is whole. Of
+    several processes the first one writes."""
+    if not processes.is_main():
+        return
+    if on_store(path):
+        path.write_text(text)
+        return
+    beside = path.parent / f".{path.name}.new"
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def on_store(path: epath.Path) -> bool:
+    """Whether a path is on an object store: no append, no rename, no lock, no empty folders."""
+    return "://" in str(path)
+
+
+def move(folder: epath.Path, target: epath.Path) -> None:
+    """Move a folder; on an object store file by file."""
+    if not on_store(folder):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+        return
+    for file in list(folder.iterdir()):
+        if file.is_dir():
+            move(file, target / file.name)
+        else:
+            file.copy(target / file.name)
+    folder.rmtree()
+
+
+def read_json(path: epath.Path) -> dict:
+    """Read a JSON object; InputError if it is not one."""
+    try:
+        document = json.loads(path.read_text())
+        if not isinstance(document, dict):
+            raise ValueError(f"a {type(document).__name__}, not an object")
+    except ValueError as e:
+        raise InputError(f"{path}: not readable JSON ({e}); restore it, or start afresh with --overwrite") from e
+    return document

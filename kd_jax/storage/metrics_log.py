@@ -1,0 +1,104 @@
+"""metrics.jsonl, and TensorBoard's events beside it."""
+
+import json
+import time
+
+from etils import epath
+
+from kd_jax.distributed import processes
+from kd_jax.storage.files import on_store, write_text
+from kd_jax.typing import InputError
+
+FLUSH = 20.0  # seconds between two writes of metrics.jsonl to an object store, which takes whole files only
+
+
+class MetricsLog:
+    """metrics.jsonl: one object a line, each (phase, split, step) once.
+
+    On an object store, which cannot append, the file is rewritten now and then, and at every `flush`.
+    """
+
+    def __init__(self, path: epath.Path):
+        self._path = path
+        self._on_store, self._written = on_store(path), 0.0
+        self.rows = _whole_rows(path) if path.exists() else []
+        self._board = None
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Drop a phase's rows after a step: they will be written again."""
+        self._replace([row for row in self.rows if row["phase"] != phase or row["step"] <= step])
+
+    def in_order(self, phases: list[str]) -> None:
+        """Put the rows in the order of the phases (a damaged earlier phase may have been repeated)."""
+        self._replace(sorted(self.rows, key=lambda row: phases.index(row["phase"])))
+
+    def _replace(self, rows: list[dict]) -> None:
+        self.rows = rows
+        write_text(self._path, "".join(map(_line, rows)))
+
+    def add(self, *rows: dict) -> None:
+        """Append rows; they are in the file when this returns, on an object store within FLUSH seconds of training."""
+        self.rows += rows
+        if not processes.is_main():
+            return
+        if not self._on_store:
+            with self._path.open("a") as file:
+                file.write("".join(map(_line, rows)))
+        elif time.monotonic() - self._written > FLUSH:
+            self.flush()
+        for row in rows if self._board else ():
+            for name, value in _scalars(row):
+                self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def flush(self) -> None:
+        """Have all rows in the file: before a checkpoint is saved, for a run that resumes from it keeps them."""
+        if self._on_store:
+            self._replace(self.rows)
+            self._written = time.monotonic()
+
+    def mirror(self, folder: epath.Path | None, phase: str, step: int) -> None:
+        """From `step` of a phase on, also write TensorBoard events under folder/phase; None: no longer."""
+        if self._board:
+            self._board.close()
+        self._board = (
+            folder and processes.is_main() and tensorboard().SummaryWriter(str(folder / phase), purge_step=step + 1)
+        )
+
+    def of(self, phase: str, split: str) -> list[dict]:
+        """The rows of one phase and split, in order."""
+        return [r for r in self.rows if r["phase"] == phase and r["split"] == split]
+
+
+def tensorboard():
+    """The module tensorboardX; InputError where it is not installed."""
+    try:
+        import tensorboardX
+    except ImportError as e:
+        raise InputError("config.log.tensorboard: needs tensorboardX; pip install 'kd_jax[tensorboard]'") from e
+    return tensorboardX
+
+
+def _scalars(row: dict):
+    """(name, value) of a row's numbers, those of its groups too."""
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}/{inner}", v) for inner, v in value.items())
+        elif isinstance(value, float):
+            yield name, value
+
+
+def _line(row: dict) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _whole_rows(path: epath.Path) -> list[dict]:
+    rows = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break  # half-written, and so is everything after it
+        if not line.endswith("\n") or not isinstance(row, dict) or not {"phase", "split", "step"} <= set(row):
+            break
+        rows.append(row)
+    return rows

@@ -1,0 +1,188 @@
+"""A run's folder, and the rule that one folder holds one configuration."""
+
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from etils import epath
+
+from kd_jax.distributed import processes
+from kd_jax.storage import files
+from kd_jax.typing import InputError, first_line
+
+# a run may move to another machine, and may log or save more often: not part of its identity. Whether examples stream
+# or lie in memory changes no bit either; data.crop, which needs a stream, is part of it
+NON_IDENTITY_KEYS = ("parallel.mesh", "data.dir", "data.stream", "data.workers", "log", "checkpoint")
+# keys that older runs have not, with what they did; and keys of a phase
+ADDED = {"precision": "float32", "data": {"stream": False, "crop": 0, "workers": None}}
+ADDED_TO_PHASES = {"accumulate": 1, "remat": False, "optim": {"clip": 0.0}}
+FILES = ("config.json", "metrics.jsonl", "summary.json", "report.md", "curves.png")
+PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what a folder on an object store needs
+SEEN = 30  # seconds until a shared file system must show every process what the first one has written
+
+
+def resolve_path(path: str) -> epath.Path:
+    """A folder as the user wrote it, made absolute (Orbax refuses others); gs:// and the like as is.
+
+    Raises:
+      InputError: a kind of object store that is not known.
+    """
+    scheme, on_store, _ = path.partition("://")
+    if not on_store:
+        return epath.Path(os.path.abspath(os.path.expanduser(path)))
+    if scheme not in PACKAGES:
+        raise InputError(f"{path}: unknown kind of folder; a path of this machine, or {', '.join(PACKAGES)}://...")
+    return epath.Path(path)
+
+
+def flatten(tree: dict, at: str = "") -> dict[str, Any]:
+    """Dotted key -> value; tuples as lists, as JSON has them."""
+    flat = {}
+    for name, value in tree.items():
+        key = f"{at}.{name}" if at else name
+        if isinstance(value, dict):
+            flat |= flatten(value, key)
+        else:
+            flat[key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def completed(tree: dict) -> dict:
+    """The configuration of a run, perhaps of an older version: keys that it could not have yet are there."""
+    phases = {k: _filled(v, ADDED_TO_PHASES) for k, v in tree.items() if isinstance(v, dict) and "model" in v}
+    return _filled({**tree, **phases}, ADDED)
+
+
+def _filled(tree: dict, defaults: dict) -> dict:
+    made = {**defaults, **tree}
+    return made | {k: _filled(made[k], v) for k, v in defaults.items() if isinstance(v, dict)}
+
+
+def difference(old: dict, new: dict) -> str | None:
+    """The first key in which two configurations are different runs, as a phrase, or None."""
+    old, new = flatten(completed(old)), flatten(completed(new))
+    for key in sorted({*old, *new}):
+        free = any(key == f or key.startswith(f"{f}.") for f in NON_IDENTITY_KEYS)
+        if not free and old.get(key) != new.get(key):
+            return f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"
+    return None
+
+
+class Workdir:
+    """The folder of a run with the resolved configuration `tree`."""
+
+    def __init__(self, path: str, tree: dict):
+        self.path = resolve_path(path)
+        self._tree = tree
+
+    def check(self, *, overwrite: bool) -> None:
+        """Refuse a folder that holds another run, or an object store that cannot be reached; changes nothing."""
+        self._reach()
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--workdir={self.path}: is a file, not a folder")
+        written = self.path / "config.json"
+        if overwrite or not written.exists():
+            return
+        changed = difference(files.read_json(written), self._tree)
+        if changed:
+            raise InputError(
+                f"--workdir={self.path}: holds another run: config.{changed}; name another folder or add --overwrite"
+            )
+
+    def _reach(self) -> None:
+        scheme = str(self.path).partition("://")[0]
+        if not files.on_store(self.path):
+            return
+        try:
+            self.path.exists()
+        except ImportError as e:
+            needed = PACKAGES[scheme]
+            raise InputError(
+                f"--workdir={self.path}: needs a package that is not installed; pip install {needed}"
+            ) from e
+        except Exception as e:  # every client has its own errors
+            raise InputError(f"--workdir={self.path}: cannot be reached ({first_line(e)})") from e
+
+    @contextmanager
+    def opened(self, *, overwrite: bool) -> Iterator[None]:
+        """Hold the folder for one run: create it, lock it, write config.json; with `overwrite`,
+        delete the earlier run first.
+
+        Raises:
+          InputError: the folder cannot be written, or another run holds it.
+        """
+        with ExitStack() as held:  # by process 0; a lock of several processes would be their own enemy
+
+            def take() -> None:
+                held.enter_context(self._locked())
+                self._prepare(overwrite)
+
+            processes.on_main(take)
+            self._check_shared()
+            yield
+
+    def _check_shared(self) -> None:
+        """Refuse a folder that is another one for another process, such as one on each host's own disk."""
+        if processes.count() == 1:
+            return
+        seen, until = processes.is_main(), time.monotonic() + SEEN
+        while not seen and time.monotonic() < until:
+            # a list of the folder: a network file system may go on saying that a file is missing
+            seen = self.path.exists() and "config.json" in {file.name for file in self.path.iterdir()}
+            if not seen:
+                time.sleep(1)
+        (blind,) = processes.all_max(-1 if seen else processes.index())
+        if blind >= 0:
+            raise InputError(
+                f"--workdir={self.path}: process {blind} does not see what process 0 writes there; name a folder that "
+                "all of them share, or gs://..."
+            )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """A lock that the system takes back from a dead process. None on object stores."""
+        if "://" in str(self.path):
+            yield
+            return
+        with self._writable():
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / ".lock", "a+")  # noqa: SIM115
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                file.seek(0)
+                raise InputError(f"--workdir={self.path}: another run holds it ({file.read()})") from e
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            yield
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            raise InputError(f"--workdir={self.path}: cannot be written ({e.strerror or e})") from e
+
+    def _prepare(self, overwrite: bool) -> None:
+        with self._writable():
+            if overwrite and (self.path / "config.json").exists():
+                self._clear()
+            self.path.mkdir(parents=True, exist_ok=True)
+            written = self.path / "config.json"
+            if not written.exists() or flatten(files.read_json(written)) != flatten(self._tree):
+                files.write_json(written, self._tree)
+
+    def _clear(self) -> None:
+        """Delete what a run writes, and nothing else."""
+        for folder in self.path.iterdir():
+            if folder.is_dir() and (folder / "checkpoints").exists():
+                folder.rmtree()
+        for name in FILES:
+            if (self.path / name).exists():
+                (self.path / name).unlink()

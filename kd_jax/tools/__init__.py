@@ -1,0 +1,1 @@
+"""Command lines, and lists of what there is."""

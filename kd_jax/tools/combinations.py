@@ -1,0 +1,66 @@
+"""Which methods combine, found out by building and tracing every combination; nothing is computed."""
+
+import runpy
+from pathlib import Path
+
+from etils import epath
+
+from kd_jax import config
+from kd_jax.distributed.mesh import Layout
+from kd_jax.plan.build import plan
+from kd_jax.train.compiled import CompiledPhase
+from kd_jax.train.run import load_data
+from kd_jax.typing import InputError
+
+FRONT = ("", "skd", "sokd", "sftn")  # "": the method alone
+
+
+def combinations(pair: str, configs: Path) -> dict[str, dict[str, str]]:
+    """method -> front -> "" where the two work together on a pair, else what refuses them.
+
+    Args:
+      pair: TEACHER,STUDENT.
+      configs: folder of the config files, compose.py among them.
+
+    Raises:
+      InputError: not a pair of networks.
+    """
+    compose = runpy.run_path(str(configs / "compose.py"))
+    get_config, names = compose["get_config"], [name for name in compose["PARTS"] if name not in FRONT]
+    get_config(f"kd,{pair}")  # a wrong pair is refused here, once
+    traced = []
+    return {
+        name: {front: refusal(get_config(f"{front}+{name},{pair},smoke".lstrip("+")), traced) for front in FRONT}
+        for name in names
+    }
+
+
+def refusal(made, traced: list) -> str:
+    """What refuses a config under smoke when its phases are built and their steps traced; "" where nothing does.
+
+    Args:
+      made: ConfigDict.
+      traced: phases that have been traced before and need not be again; those of this config are added.
+    """
+    made.data.synthetic.train = made.data.synthetic.test = 8
+    recipe = config.parse(made.to_dict())
+    try:
+        for job in plan(recipe, load_data(recipe), epath.Path("never-written")):
+            if job.phase not in traced:
+                programs = CompiledPhase(job, Layout((1,)))  # traces a step
+                if job.split.steps:
+                    programs.trace_search()
+                traced.append(job.phase)
+    except InputError as e:
+        return str(e)
+    return ""
+
+
+def table(found: dict[str, dict[str, str]]) -> str:
+    """Markdown: methods down, fronts across; below it what the numbers say."""
+    reasons = list(dict.fromkeys(why for row in found.values() for why in row.values() if why))
+    lines = ["| method | alone | " + " | ".join(FRONT[1:]) + " |", "| --- " * (len(FRONT) + 1) + "|"]
+    for name, row in found.items():
+        cells = (f"no ({reasons.index(why) + 1})" if why else "yes" for why in row.values())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"{i}. {why}" for i, why in enumerate(reasons, 1))]).rstrip()

@@ -1,0 +1,1 @@
+"""Plans become runs: compiled programs, inputs, evaluation, phases, reports."""

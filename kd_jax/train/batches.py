@@ -1,0 +1,212 @@
+"""What a run reads its batches from: a data set on the devices, or one that streams from its files. Both give the same
+batches for the same seed, bit by bit, but for what `data.crop` crops on the host."""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from kd_jax import config
+from kd_jax.data import Arrays, Dataset, resident, streaming
+from kd_jax.data.resident import Split
+from kd_jax.data.streaming import EvalPlan, InMemory, Share, Stream, TrainPlan
+from kd_jax.distributed.mesh import Layout
+from kd_jax.typing import Array, Batch, InputError
+
+FLIGHT = 2  # batches that a stream lets the devices fall behind, each in their memory
+
+
+class _Batches:
+    """A data set, the devices that it is for, and the seed that orders and augments it. A context manager closes it."""
+
+    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str):
+        self.layout, self.seed = layout, seed
+        self.augment = dataset.augment if augment == "auto" else augment
+        self.sizes = {"train": len(dataset.train), "test": len(dataset.test)}
+        self.key = layout.put(jax.random.key(seed))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+
+class Resident(_Batches):
+    """A data set on the devices. strong: how strongly a strong view is augmented."""
+
+    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str, strong: config.Strong):
+        super().__init__(layout, dataset, seed=seed, augment=augment)
+        self.arrays = {s: layout.put((getattr(dataset, s).images, getattr(dataset, s).labels)) for s in self.sizes}
+        make = partial(resident.train_batch, augment=self.augment)
+        self._train = layout.jit(make, ins="rrbrr", outs="b")
+        self._test = layout.jit(resident.test_batch, ins="rrbb", outs="b")
+        again = partial(resident.strong_image, augment=self.augment, ops=strong.ops, magnitude=strong.magnitude)
+        self._strong = layout.jit(again, ins="rbrr", outs="b")
+
+    def train(
+        self, step: int, batch_size: int, split: Split | None = None, judge: bool = False, strong: bool = False
+    ) -> Batch:
+        """The batch of a training step: a function of (seed, step) and, while a search holds out, of that. With
+        `strong`, views holds the images a second time, augmented more strongly."""
+        known = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "judge": judge}
+        epoch, index = resident.train_index(self.seed, step, **known)
+        index, epoch = self.layout.put(index, "b"), np.int32(epoch)
+        batch = self._train(*self.arrays["train"], index, epoch, self.key)
+        if strong:
+            batch["views"] = _strong_view(self._strong(self.arrays["train"][0], index, epoch, self.key))
+        return batch
+
+    def ahead(self, step: int, batch_size: int, split: Split | None = None) -> None:
+        """Nothing: all of it is on the devices."""
+
+    def test(self, batch_size: int) -> Iterator[Batch]:
+        """Every test batch in order; the last one is filled up and masked."""
+        n = self.sizes["test"]
+        for step in range(-(-n // batch_size)):
+            index, mask = resident.test_index(step, n=n, batch_size=batch_size)
+            yield self._test(*self.arrays["test"], *self.layout.put((index, mask), "b"))
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+class Streamed(_Batches):
+    """As `Resident`, but the examples stay where they are until a step needs them: computed ahead by workers, of which
+    every process has its own and reads only the rows of its devices.
+
+    To be closed at the end of a phase, whose batches no other needs, and of the run; it opens again by itself.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        dataset: Dataset,
+        *,
+        seed: int,
+        augment: str,
+        strong: config.Strong,
+        workers: int | None = None,
+    ):
+        """workers: see `workers_of`; as many again read for tests."""
+        super().__init__(layout, dataset, seed=seed, augment=augment)
+        self.share = share_of(layout)
+        self._sources = {s: _source(getattr(dataset, s)) for s in self.sizes}
+        self.workers = workers_of(dataset, workers)
+        self._train = layout.jit(partial(streaming.train_batch, augment=self.augment), ins="brr", outs="b")
+        self._test = layout.jit(streaming.test_batch, ins="b", outs="b")
+        again = partial(streaming.strong_image, augment=self.augment, ops=strong.ops, magnitude=strong.magnitude)
+        self._strong = layout.jit(again, ins="brr", outs="b")
+        self._streams: dict[Any, Stream] = {}
+        self._sent: tuple | None = None  # (plan, step, batch): on its way to the devices
+        self._rounds = 0  # over the test set
+        self._flying: deque[Array] = deque()
+
+    def train(
+        self, step: int, batch_size: int, split: Split | None = None, judge: bool = False, strong: bool = False
+    ) -> Batch:
+        """As `Resident.train`.
+
+        Differs: see `streaming.strong_image`, of images that the host has cropped.
+        """
+        plan = TrainPlan(self.seed, self.sizes["train"], batch_size, split, judge)
+        rows, epoch = self._send(plan, step) if judge else self._rows(plan, step), np.int32(plan(step)[0])
+        batch = self._train(rows, epoch, self.key)
+        self._flying.append(batch["image"])
+        if strong:
+            batch["views"] = _strong_view(self._strong(rows, epoch, self.key))
+        return batch
+
+    def ahead(self, step: int, batch_size: int, split: Split | None = None) -> None:
+        """Send the batch of a step to the devices while they compute an earlier one."""
+        self._rows(TrainPlan(self.seed, self.sizes["train"], batch_size, split), step)
+
+    def test(self, batch_size: int) -> Iterator[Batch]:
+        """As `Resident.test`. The next round is computed ahead too."""
+        plan = EvalPlan(self.sizes["test"], batch_size)
+        first, self._rounds = self._rounds * plan.steps, self._rounds + 1
+        for step in range(first, first + plan.steps):
+            batch = self._test(self._send(plan, step))
+            self._flying.append(batch["image"])
+            yield batch
+
+    def close(self) -> None:
+        """End the workers, and forget what they have read."""
+        for stream in self._streams.values():
+            stream.close()
+        self._streams.clear()
+        self._flying.clear()
+        self._sent = None
+
+    def _rows(self, plan: TrainPlan, step: int) -> Batch:
+        """The rows of a training step, which may have been sent before."""
+        if self._sent is None or self._sent[:2] != (plan, step):
+            self._sent = None  # its memory is free before the next one is sent
+            self._sent = plan, step, self._send(plan, step)
+        return self._sent[2]
+
+    def _send(self, plan: TrainPlan | EvalPlan, step: int) -> Batch:
+        """The rows of a step, still as stored, on the devices."""
+        rows = self._stream(plan).at(step)
+        while len(self._flying) >= FLIGHT:
+            jax.block_until_ready(self._flying.popleft())
+        return self.layout.assemble(rows)
+
+    def _stream(self, plan: TrainPlan | EvalPlan) -> Stream:
+        if plan not in self._streams:
+            tests, workers, steps = isinstance(plan, EvalPlan), self.workers, None
+            if not tests and plan.judge:
+                steps, workers = range(0, plan.split.steps, plan.split.every), -(-workers // plan.split.every)
+            source = self._sources["test" if tests else "train"]
+            known = {"steps": steps, "seed": self.seed, "share": self.share, "workers": workers}
+            self._streams[plan] = Stream(source, plan, **known)
+        return self._streams[plan]
+
+
+def batches_of(recipe: config.Recipe, layout: Layout, dataset: Dataset) -> Resident | Streamed:
+    """The data set, ordered and augmented as the recipe says.
+
+    Raises:
+      InputError: a mesh that a stream cannot be shared out to.
+    """
+    how = {"seed": recipe.data_seed, "augment": recipe.data.augment, "strong": recipe.data.strong}
+    if recipe.data.stream:
+        return Streamed(layout, dataset, **how, workers=recipe.data.workers)
+    return Resident(layout, dataset, **how)
+
+
+def workers_of(dataset: Dataset, asked: int | None) -> int:
+    """How many processes read a stream of the set ahead: as many as are asked for; else one for every core that this
+    process may use, and for images that lie in memory anyway none: then a thread does it."""
+    if asked is not None:
+        return asked
+    known = getattr(os, "sched_getaffinity", None)  # not on every system
+    return 0 if isinstance(dataset.train, Arrays) else len(known(0)) if known else os.cpu_count() or 1
+
+
+def share_of(layout: Layout) -> Share:
+    """What this process reads of every batch: the rows that its devices hold.
+
+    Raises:
+      InputError: a mesh of which the processes have not equally many devices, in order.
+    """
+    share, count = Share(jax.process_index(), jax.process_count()), layout.count
+    held = layout.rows(count)
+    if count % share.processes or held != set(range(count)[share.rows(count)]):
+        raise InputError(
+            f"config.parallel.mesh: {count} devices, of which process {share.process} of {share.processes} has "
+            f"{len(held)}; accepted with config.data.stream: as many of every process, one process after the other"
+        )
+    return share
+
+
+def _source(part: Any) -> Any:
+    return InMemory(part) if isinstance(part, Arrays) else part
+
+
+def _strong_view(image: Array) -> dict:
+    return {"strong": {"image": image, "teachers": ()}}

@@ -1,0 +1,109 @@
+"""The network that a phase of a run has saved: find it, measure it."""
+
+import math
+from dataclasses import replace
+
+import jax
+from etils import epath
+
+from kd_jax import config
+from kd_jax.distributed.mesh import Layout
+from kd_jax.models.network import Network, network_of
+from kd_jax.plan import build
+from kd_jax.storage import files, metrics_log
+from kd_jax.storage.checkpoints import Checkpoints
+from kd_jax.storage.workdir import completed, resolve_path
+from kd_jax.train.batches import batches_of
+from kd_jax.train.compiled import CompiledPhase
+from kd_jax.train.evaluator import Evaluator
+from kd_jax.train.run import load_data
+from kd_jax.typing import InputError, Variables
+
+
+def _config(workdir: str) -> dict:
+    written = resolve_path(workdir) / "config.json"
+    if not written.exists():
+        raise InputError(f"--workdir={workdir}: no run here (no config.json)")
+    return completed(files.read_json(written))
+
+
+def _phase(workdir: str, tree: dict, phase: str) -> str:
+    names = tree["phases"]
+    if phase and phase not in names:
+        raise InputError(f"--phase={phase}: not a phase of {workdir}; there are {', '.join(names)}")
+    return phase or names[-1]
+
+
+def saved(workdir: str, *, phase: str = "", best: bool = False, network: str = "") -> tuple[Network, Variables, int]:
+    """A saved network, its weights and its step; no data and no teacher is needed.
+
+    Args:
+      workdir: folder of a run, or one that import_weights wrote.
+      phase: its name; "" is the last one.
+      best: the saved step with the highest top-1 (the phase's own network's, chosen on the test set) instead of the
+        newest one.
+      network: label of one that the phase trained beside its own ("dml", "ema"); "" is its own.
+
+    Raises:
+      InputError: no run there, no such phase, nothing saved, no such network.
+    """
+    home = resolve_path(workdir)
+    if not (home / "checkpoints").exists():
+        phase = _phase(workdir, _config(workdir), phase)
+        home = home / phase
+        if not (home / "checkpoints").exists():
+            raise InputError(f"--phase={phase}: nothing is saved in {home} yet")
+    reader = Checkpoints(home, read_only=True)
+    variables, meta = reader.network(_best(home, reader.steps()) if best else None, network)
+    reader.close()
+    described = meta["networks"][network]["network"] if network else meta["network"]
+    return network_of(described), variables, meta["step"]
+
+
+def _best(folder: epath.Path, steps: list[int]) -> int:
+    """The saved step with the highest top-1 on the test set, by the run's own rows."""
+    rows = metrics_log.MetricsLog(folder.parent / "metrics.jsonl").of(folder.name, "test")
+    tested = {row["step"]: row["top1"] for row in rows if row["step"] in steps}
+    if not tested:
+        raise InputError(
+            f"--best: no saved step of {folder.name} was tested; --config.checkpoint.best=1 keeps the best one"
+        )
+    return max(tested, key=lambda step: (tested[step], step))
+
+
+def evaluate(workdir: str, *, phase: str = "", data_dir: str = "", best: bool = False, network: str = "") -> dict:
+    """Top-1, top-5 and cross-entropy of a saved network on the whole test set.
+
+    Args:
+      workdir: folder of a run.
+      phase: its name; "" is the last one.
+      data_dir: where the data is on this machine, if elsewhere than in the run.
+      best, network: as for `saved`.
+
+    Returns:
+      phase, model, step, loss, top1, top5.
+
+    Raises:
+      InputError: no run there, no such phase, nothing saved.
+    """
+    tree = _config(workdir)
+    phase = _phase(workdir, tree, phase)
+    measured, variables, step = saved(workdir, phase=phase, best=best, network=network)
+    if data_dir:
+        tree["data"]["dir"] = data_dir
+    # the network by itself: neither its teacher nor its terms are needed to measure it
+    alone = {**tree[phase], "model": measured.name, "weights": "", "teacher": "", "ema": None, "trains": "all"}
+    alone |= {"init": {"student": "", "method": ""}, "refine": {}, "refine_order": (), "terms": {"ce": {}}}
+    alone["optim"] = {**tree[phase]["optim"], "name": "sgd", "delta": 0.0}
+    alone["accumulate"] = 1
+    # where it is measured changes nothing: on as many devices as there are and the batch divides by
+    here = (math.gcd(alone["batch_size"], jax.device_count()),)
+    tree["parallel"] = {"scope": "global", "mesh": here}
+    recipe = config.parse({**tree, "phases": (phase,), phase: alone})
+    layout, dataset = Layout(here), load_data(recipe)
+    measured = measured.with_options(precision=recipe.precision)
+    (job,) = build.plan(recipe, dataset, resolve_path(workdir), layout.count)
+    with batches_of(recipe, layout, dataset) as source:
+        exam = Evaluator(CompiledPhase(replace(job, network=measured), layout), source, ())
+        found = exam.measure_network(measured.model, layout.put(variables))
+    return {"phase": phase, "model": measured.name, "step": step, **found}

@@ -1,0 +1,189 @@
+"""What came out of a run: summary.json, a table with a true sentence about it, and curves."""
+
+import fnmatch
+import io
+import math
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+
+from kd_jax import __version__, config
+from kd_jax.data import Dataset
+from kd_jax.storage import files
+
+LEGEND = 9  # lines that a panel of curves.png names
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def revision() -> dict | None:
+    """The git revision of this code and whether it is modified; None where git does not track it."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(Path(config.__file__).parents[1]), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return {
+            "revision": git("rev-parse", "HEAD"),
+            "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def summarize(recipe: config.Recipe, phases: dict[str, dict], tree: dict) -> dict:
+    """The content of summary.json. tree: the resolved configuration."""
+    versions = {"kd_jax": __version__, "python": platform.python_version()}
+    device = jax.devices()[0]
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "data": recipe.data.name,
+        "versions": versions | {name: metadata.version(name) for name in VERSIONS},
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "code": revision(),
+        "config": tree,
+        "phases": phases,
+    }
+
+
+def table(summary: dict) -> str:
+    """A Markdown table, one row a phase. Accuracies are of the last step."""
+    lines = [
+        "| phase | model | top-1 | best (chosen on test) | agreement with teacher | parameters | ms/step |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, row in summary["phases"].items():
+        own = f" + {row['method_params']:,}" if row["method_params"] else ""
+        agreement = "-" if row["agreement_last"] is None else f"{row['agreement_last']:.2%}"
+        speed = "-" if row["ms_per_step"] is None else f"{row['ms_per_step']:.1f}"
+        cells = (
+            name,
+            row["model"],
+            f"{row['top1_last']:.2%}",
+            f"{row['top1_best']:.2%}",
+            agreement,
+            f"{row['params']:,}{own}",
+            speed,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+        for label, peer in row["networks"].items():
+            shares = (f"{peer[key]:.2%}" for key in ("top1_last", "top1_best"))
+            lines.append(f"| {name}/{label} | {peer['model']} | {' | '.join(shares)} | - | {peer['params']:,} | - |")
+    return "\n".join(lines)
+
+
+def reading(summary: dict, tests: int) -> str:
+    """What the table shows and what it does not: differences of two students against the sampling
+    error of the test set (two standard errors of a difference of independent proportions)."""
+    rows = {name: row["top1_last"] for name, row in summary["phases"].items() if row["teacher"]}
+    lines = [f"One seed ({summary['seed']}), last step, {tests} test images: one image is {1 / tests:.2%}."]
+    names = list(rows)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            error = 2 * math.sqrt(sum(rows[n] * (1 - rows[n]) / tests for n in (a, b)))
+            gap = abs(rows[b] - rows[a])
+            verdict = "more than" if gap > error else "within"
+            lines.append(
+                f"{b} against {a}: {100 * (rows[b] - rows[a]):+.2f} points, {verdict} the {100 * error:.2f} "
+                "that the size of the test set alone leaves open."
+            )
+    return "\n".join(lines)
+
+
+def text(summary: dict, tests: int) -> str:
+    """The table and its reading, for a test set of that many examples."""
+    return f"{table(summary)}\n\n{reading(summary, tests)}"
+
+
+def write(home: epath.Path, summary: dict, rows: list[dict], dataset: Dataset, watched: dict[str, str]) -> None:
+    """report.md and curves.png; watched: name or pattern of the logs that are drawn -> their unit."""
+    heading = f"# {summary['recipe']} on {dataset.origin}"
+    device = f"{summary['device']['count']} x {summary['device']['kind']}"
+    versions = ", ".join(f"{k} {v}" for k, v in summary["versions"].items())
+    last = {row["phase"]: row["logs"] for row in rows if row["split"] == "train" and row["logs"]}
+    logs = [f"- {phase}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()) for phase, values in last.items()]
+    parts = [heading, text(summary, len(dataset.test)), "![curves](curves.png)"]
+    if logs:
+        parts += ["## Diagnostics, last interval of training", "\n".join(logs)]
+    code = summary["code"]
+    code_version = f"{code['revision']}{' with changes' if code['modified'] else ''}" if code else "not under git"
+    parts += [f"Device: {device}. Versions: {versions}. Code: {code_version}."]
+    files.write_text(home / "report.md", "\n\n".join(parts) + "\n")
+    (home / "curves.png").write_bytes(curves(rows, watched))
+
+
+def curves(rows: list[dict], watched: dict[str, str]) -> bytes:
+    """A PNG of test accuracy, training loss and, for every unit of the watched logs, a panel of those."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = _panels(rows, watched)
+    count = 2 + len(panels)
+    figure = Figure(figsize=(5 * min(count, 3), 4 * -(-count // 3)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = [figure.add_subplot(-(-count // 3), min(count, 3), i + 1) for i in range(count)]
+    for phase in dict.fromkeys(row["phase"] for row in rows):
+        for axis, split, key in ((axes[0], "test", "top1"), (axes[1], "train", "loss")):
+            points = [(r["epoch"], r[key]) for r in rows if r["phase"] == phase and r["split"] == split]
+            if points:  # a network that was loaded has no training rows
+                marker = "o" if len(points) < 40 else None
+                axis.plot(*zip(*points, strict=True), marker=marker, markersize=3, label=phase)
+    axes[0].set(xlabel="epoch", ylabel="top-1 on test", title="Accuracy")
+    axes[1].set(xlabel="epoch", ylabel="loss (sum of weighted terms)", title="Training loss", yscale="log")
+    for axis, (unit, lines) in zip(axes[2:], panels.items(), strict=True):
+        for label, points in lines.items():
+            axis.plot(*zip(*points, strict=True), label=label)
+        axis.set(xlabel="epoch", ylabel=unit, title="Watched in training")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        if 0 < len(axis.lines) <= LEGEND:
+            axis.legend(fontsize="small")
+        elif axis.lines:  # more would hide the lines: those that end highest are named
+            last = sorted(axis.lines, key=lambda line: -line.get_ydata()[-1])[:LEGEND]
+            axis.legend(handles=last, fontsize="x-small", title=f"the {LEGEND} that end highest")
+    return _png(figure)
+
+
+def overlays(images: np.ndarray, maps: dict[str, np.ndarray], count: int = 8) -> bytes:
+    """A PNG of images (B, H, W, C) in [0, 1], a row each for themselves and for every map (B, h, w) over them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    images = images[:count]
+    figure = Figure(figsize=(1.3 * len(images) + 0.6, 1.4 * (1 + len(maps))), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1 + len(maps), len(images), squeeze=False)
+    extent = (0, images.shape[2], images.shape[1], 0)
+    for row, (name, found) in enumerate({"image": None, **maps}.items()):
+        for axis, image, i in zip(axes[row], images, range(count), strict=False):
+            axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, extent=extent)
+            if found is not None:
+                axis.imshow(found[i], cmap="magma", alpha=0.6, vmin=0, vmax=max(found.max(), 1e-6), extent=extent)
+            axis.set(xticks=(), yticks=())
+        axes[row][0].set_ylabel(name, fontsize=8)
+    return _png(figure)
+
+
+def _png(figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def _panels(rows: list[dict], watched: dict[str, str]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """unit -> label of a line -> its points."""
+    panels = {}
+    for pattern, unit in watched.items():
+        for row in rows:
+            logs = row["logs"] if row["split"] == "train" else {}
+            for name in fnmatch.filter(logs, pattern):
+                line = panels.setdefault(unit, {}).setdefault(f"{row['phase']}: {name}", [])
+                line.append((row["epoch"], logs[name]))
+    return panels

@@ -1,0 +1,241 @@
+"""Checks that need several devices; tests/distributed/test_parallel.py runs it with forced CPU devices.
+
+python -m tests.distributed.devices N
+"""
+
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import kd_jax
+from kd_jax import methods, models
+from kd_jax.distributed.mesh import Layout
+from kd_jax.engine.dot import dot, loss_dependencies
+from kd_jax.engine.step import inputs, objective, split_losses
+from kd_jax.typing import Distiller, Outputs, Vars
+
+BATCH, STEPS = 16, 10
+STUDENT = models.create("resnet8", 10, widths=(4, 4, 8, 16))
+DISTILLER = methods.chain(skd=methods.skd(bound=0.5), ce=methods.ce(weight=0.1), kd=methods.kd(weight=0.9))
+KEY = jax.random.key(0)
+LABELS = np.arange(48) % 10
+
+
+def batches():
+    """Inputs and teacher logits of every step."""
+    for i in range(STEPS):
+        k = jax.random.split(jax.random.fold_in(KEY, i), 3)
+        batch = {"image": jax.random.normal(k[0], (BATCH, 8, 8, 3)), "label": jax.random.randint(k[1], (BATCH,), 0, 10)}
+        yield batch, Outputs((), None, None, 3 * jax.random.normal(k[2], (BATCH, 10)))
+
+
+def start(tx):
+    context = kd_jax.make_init_context(STUDENT, (STUDENT,), image_shape=(8, 8, 3), batch_size=BATCH)
+    return kd_jax.init_state(KEY, student=STUDENT, distiller=DISTILLER, tx=tx, context=context)
+
+
+def step_of(layout, tx):
+    def step(state, taught, batch, key):
+        parts = {"student": STUDENT, "distiller": DISTILLER, "tx": tx, "axis_name": layout.axis_name}
+        return kd_jax.train_step(state, taught, batch, key, **parts)
+
+    return layout.jit_step(step, ins="rbbr", outs="rr")
+
+
+def run(layout, tx, steps=STEPS):
+    state, step, losses = layout.put(start(tx)), step_of(layout, tx), []
+    for _, (batch, taught) in zip(range(steps), batches(), strict=False):
+        state, metrics = step(state, taught, batch, KEY)
+        losses.append(float(metrics["loss"].total / metrics["loss"].count))
+    return jax.tree.map(np.asarray, state), losses
+
+
+def search(layout):
+    """SoKD + FitNet: a step of the policy before every step of the student."""
+    refiners = {"dam": methods.dam(weight=1.0, areas=2, channels=8), "dafa": methods.dafa(stages="2", rate=0.01)}
+    distiller = methods.chain(**refiners, ce=methods.ce(), fitnet=methods.fitnet(weight=1.0))
+    parts = {"student": STUDENT, "distiller": distiller, "tx": optax.sgd(0.02, momentum=0.9)}
+    context = kd_jax.make_init_context(STUDENT, (STUDENT,), image_shape=(8, 8, 3), batch_size=BATCH)
+    shapes = context.view_shapes.teachers[0].stages
+    state = layout.put(jax.jit(lambda: kd_jax.init_state(KEY, context=context, **parts))())
+    parts["axis_name"] = layout.axis_name
+    policy_step = layout.jit_step(partial(kd_jax.engine.policy_step, **parts), ins="rbbr", outs="rr")
+    train_step = layout.jit_step(partial(kd_jax.train_step, **parts), ins="rbbr", outs="rr")
+    taught = []
+    for i, (batch, logits) in enumerate(batches()):
+        keys = jax.random.split(jax.random.fold_in(KEY, STEPS + i), len(shapes))
+        stages = tuple(jax.random.normal(k, s.shape) for k, s in zip(keys, shapes, strict=True))
+        taught.append(((logits._replace(stages=stages),), batch))
+    for inner, outer in zip(taught, taught[1:] + taught[:1], strict=True):
+        state, _ = policy_step(state, inner, outer, KEY)
+        state, _ = train_step(state, *inner, KEY)
+    return jax.tree.map(np.asarray, state)
+
+
+def drawn(key, shapes):
+    """Normal numbers in these shapes."""
+    leaves, structure = jax.tree.flatten(shapes)
+    keys = jax.random.split(key, len(leaves))
+    made = [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, made)
+
+
+def full_batches(batch, count, views=True):
+    """Inputs with a strong view, and all that a teacher says, of `count` steps; the batches share no example."""
+    outputs = kd_jax.make_init_context(
+        STUDENT, (STUDENT,), image_shape=(8, 8, 3), batch_size=batch
+    ).view_shapes.teachers[0]
+    for i in range(count):
+        key = jax.random.fold_in(KEY, i)
+        image = jax.random.normal(key, (2, batch, 8, 8, 3))
+        taught = [drawn(jax.random.fold_in(key, j), outputs) for j in range(2)]
+        index = batch * i + jax.random.permutation(key, jnp.arange(batch, dtype=jnp.int32))
+        made = {"image": image[0], "label": jnp.asarray(LABELS)[index], "index": index}
+        if views:
+            made["views"] = {"strong": {"image": image[1], "teachers": (taught[1],)}}
+        yield (taught[0],), made
+
+
+def prepared(distiller, batch, tx, **how):
+    """InitContext, and an initial state, of a chain that reads an index, labels and a strong view."""
+    known = {"labels": LABELS, "num_examples": len(LABELS), "needs": distiller.needs, **how.pop("known", {})}
+    context = kd_jax.make_init_context(STUDENT, (STUDENT,), image_shape=(8, 8, 3), batch_size=batch, **known)
+    init = partial(kd_jax.init_state, student=STUDENT, distiller=distiller, context=context, **how)
+    return context, jax.jit(partial(init, tx=tx))
+
+
+def classics(layout, steps=3):
+    """CRD, MLLD and DML on two views under DOT, with an average of the student."""
+    crd = methods.crd(negatives=8, dim=4)
+    distiller = methods.chain(ce=methods.ce(), crd=crd, mlld=methods.mlld(), dml=methods.dml(peer="resnet8"))
+    parts, task = {"student": STUDENT, "distiller": distiller}, frozenset({"ce"})
+    context, init = prepared(distiller, BATCH, optax.sgd(0.02), ema=True)
+    shapes = jax.eval_shape(init, KEY)
+
+    def apart(params, state, taught, batch, key):
+        given = (params, state.policy, state, taught, batch, key)
+        return split_losses(partial(objective, **parts), *given, task=task, mask=jnp.ones(BATCH))[0]
+
+    reached = loss_dependencies(apart, shapes.params, shapes, *inputs(context.view_shapes, distiller.needs), KEY)
+    tx = dot(lambda step: 0.02, reached=reached, delta=0.05)
+    state = layout.put(prepared(distiller, BATCH, tx, ema=True)[1](KEY))
+    step = partial(kd_jax.train_step, **parts, tx=tx, task=task, ema=0.5, axis_name=layout.axis_name)
+    step = layout.jit_step(step, ins="rbbr", outs="rr")
+    history = [jax.tree.map(np.asarray, state)]
+    for taught, batch in full_batches(BATCH, steps):
+        state, _ = step(state, taught, batch, KEY)
+        history.append(jax.tree.map(np.asarray, state))
+    return history
+
+
+def check_classics(n):
+    """Global scope: n devices are one, in all that the state holds."""
+    one, many = classics(Layout((1,))), classics(Layout((n,)))
+    last = one[-1]
+    shared = jax.tree.leaves(last.params["student"])
+    assert set(last.stats["method"]) == {"crd", "dml"} and last.ema
+    assert len(jax.tree.leaves(last.opt)) >= len(jax.tree.leaves(last.params)) + len(shared)  # two buffers
+    for a, b in zip(one[1:], many[1:], strict=True):
+        for name in ("params", "opt", "ema"):
+            assert far(getattr(a, name), getattr(b, name)) < 1e-4, name
+        for name in ("student", "method"):
+            assert far(a.stats[name], b.stats[name]) < 1e-4, name
+        for seat in ("student", "teacher"):
+            ours, theirs = (x.stats["method"]["crd"]["bank"][seat] for x in (a, b))
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert far(one[1].params, last.params) > 1e-3
+
+
+def check_statistics(n):
+    """Device scope: each step writes the rows of the whole batch, once and on every device; what it does not change
+    keeps its bits, also where a mean over the devices would round."""
+    batch, n = 12, min(n, 3)
+    layout, tx = Layout((n,), "device"), optax.sgd(0.02)
+    alone = methods.chain(paraphraser=methods.paraphraser())
+    given = jax.eval_shape(prepared(alone, batch, tx)[1], KEY)
+    given = {"paraphraser": Vars(drawn(KEY, given.params["method"]["paraphraser"]), {}, {})}
+    crd = methods.crd(negatives=8, dim=4)
+    none = Vars({}, {"n": jnp.int32(0)}, {})
+    count = Distiller(lambda *_: none, lambda vars, view, *_: (view, {}, {}, {"n": vars.stats["n"] + 1}))
+    distiller = methods.chain(ft=methods.ft(), crd=crd, again=methods.paraphraser(batch_norm=True), count=count)
+    _, init = prepared(distiller, batch, tx, trains="method", known={"given": given})
+    state = layout.put(init(KEY))
+    step = partial(kd_jax.train_step, student=STUDENT, distiller=distiller, tx=tx, trains="method")
+    step = layout.jit_step(partial(step, axis_name=layout.axis_name), ins="rbbr", outs="rr")
+    for taught, seen in full_batches(batch, 2, views=False):
+        before = jax.tree.map(np.asarray, state)
+        state, _ = step(state, taught, seen, KEY)
+        for leaf in jax.tree.leaves((state.params, state.stats, state.opt)):
+            copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+            assert len(copies) == n and all(np.array_equal(copies[0], copy) for copy in copies)
+        after, own = jax.tree.map(np.asarray, state), (before.stats["method"], state.stats["method"])
+        for a, b in (
+            (before.params["student"], after.params["student"]),
+            (before.stats["student"], after.stats["student"]),
+            *((x["ft"]["encoder"], y["ft"]["encoder"]) for x, y in [own]),
+            *((x["crd"]["negatives"], y["crd"]["negatives"]) for x, y in [own]),
+        ):
+            assert jax.tree.leaves(a) and jax.tree.all(jax.tree.map(np.array_equal, a, b))
+        assert own[1]["count"]["n"] == after.step and own[1]["count"]["n"].dtype == jnp.int32
+        assert all(x.dtype == jnp.int32 for x in own[1]["crd"]["negatives"])
+        assert far(own[0]["ft"]["translator"], own[1]["ft"]["translator"]) > 1e-3
+        index = np.asarray(seen["index"])
+        said = {"student": models.apply(STUDENT, state.student, seen["image"])[0].pooled, "teacher": taught[0].pooled}
+        for seat, features in said.items():
+            rows = [x["crd"]["bank"][seat] for x in own]
+            assert np.array_equal(np.delete(rows[0], index, axis=0), np.delete(rows[1], index, axis=0))
+            head = before.params["method"]["crd"][seat]
+            unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)  # noqa: E731
+            expected = unit(0.5 * rows[0][index] + 0.5 * unit(features @ head["kernel"] + head["bias"]))
+            np.testing.assert_allclose(rows[1][index], expected, atol=1e-5)
+
+
+def far(a, b):
+    """Relative distance of two trees."""
+    flat = [np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(t)]) for t in (a, b)]
+    return np.linalg.norm(flat[0] - flat[1]) / np.linalg.norm(flat[0])
+
+
+def main(n):
+    tx = optax.sgd(0.02, momentum=0.9)
+    one, losses = run(Layout((1,)), tx)
+    assert losses[-1] != losses[0]
+    # global scope: n devices are one
+    many, theirs = run(Layout((n,)), tx)
+    assert far(one.params, many.params) < 1e-4 and far(one.stats, many.stats) < 1e-4
+    np.testing.assert_allclose(losses, theirs, rtol=1e-4)
+    # SoKD's policy, searched through the look-ahead, too
+    alone, together = search(Layout((1,))), search(Layout((n,)))
+    for part in ("params", "stats", "policy"):
+        assert far(getattr(alone, part), getattr(together, part)) < 1e-4, part
+    assert np.std(alone.policy["dafa"]["weight"]) > 0.01  # it has moved
+    check_classics(n)
+    check_statistics(n)
+    # on one device the two scopes are the same
+    alone, theirs = run(Layout((1,), "device"), tx)
+    assert far(one.params, alone.params) < 1e-5
+    np.testing.assert_allclose(losses, theirs, rtol=1e-5)
+    # device scope: the average of what each shard would do by itself
+    plain = optax.sgd(1.0)  # so that a step's change is the gradient
+    mapped, _ = run(Layout((n,), "device"), plain, steps=1)
+    (batch, taught), first = next(batches()), start(plain)
+    shards = []
+    for i in range(n):
+        cut = lambda x, i=i: x[i * BATCH // n : (i + 1) * BATCH // n]  # noqa: E731
+        part = {k: cut(v) for k, v in batch.items()}
+        own = taught._replace(logits=cut(taught.logits))
+        shards.append(step_of(Layout((1,)), plain)(first, own, part, KEY)[0])
+    mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *[(s.params, s.stats) for s in shards])
+    assert far(mean, (mapped.params, mapped.stats)) < 1e-5
+    if n > 1:  # and that is another step than the global one: BatchNorm and attention see less
+        assert far(run(Layout((n,)), plain, steps=1)[0].params, mapped.params) > 1e-4
+    assert jnp.all(mapped.step == 1)
+    print("same")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

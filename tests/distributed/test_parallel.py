@@ -1,0 +1,24 @@
+"""Several devices: global scope is one device, device scope is the average of the shards."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kd_jax import InputError
+from kd_jax.distributed.mesh import Layout
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize("n", [4, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 2, 8))])
+def test_scopes(n):
+    env = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={n}"}
+    command = [sys.executable, "-m", "tests.distributed.devices", str(n)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
+    assert done.stdout == "same\n", done.stderr[-3000:]
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(InputError, match=r"config.parallel.mesh: \(64,\) asks for 64 devices, there are"):
+        Layout((64,))

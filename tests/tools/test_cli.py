@@ -1,0 +1,202 @@
+"""The commands as a user types them: exit codes, one line an error, and every config for two steps."""
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from kd_jax.train import run
+from tests.conftest import ROOT, shrunk
+
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
+SMALL = [f"--config.data.synthetic.{k}={v}" for k, v in {"size": 8, "classes": 5, "train": 16, "test": 9}.items()]
+
+
+def train(*args, cwd=ROOT, **env):
+    command = [sys.executable, str(ROOT / "launch" / "train.py"), *args]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **env})
+
+
+def test_every_config_is_tested():
+    assert {"quickstart", "kd", "dkd", "skd", "skd_dkd", "compose"} <= set(CONFIGS)
+
+
+def spelled(name):
+    return {"compose": "sftn+skd+dist,resnet8,", "ema_teacher": ""}.get(name, "resnet8,") + "resnet8,smoke"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_phases_share_nothing(name):
+    """A flag for one phase changes that phase alone."""
+    made = importlib.import_module(f"configs.{name}").get_config(spelled(name))
+    before = made.to_json()
+    parts = [getattr(made[phase], group) for phase in made.phases for group in ("terms", "refine")]
+    members = [member for part in parts for member in part.values()]
+    assert len({id(x) for x in (*parts, *members)}) == len(parts) + len(members)
+    for member in members:
+        member.kind = member.kind + "!"
+    assert made.to_json().count('!"') == len(members) and before.count('!"') == 0
+
+
+def test_a_config_takes_two_steps(tmp_path):
+    done = train("--config=configs/kd.py:wrn_16_1,resnet8,smoke", f"--workdir={tmp_path}")
+    assert (done.returncode, done.stderr) == (0, "")
+    check_two_steps(tmp_path)
+
+
+# made of what other configs bring; quickstart runs by itself, the rest is built by test_phases_share_nothing
+TWICE = ("quickstart", "skd_dkd", "skd_sokd", "sokd_ablation", "sftn_vs_kd", "crd_kd", "compose")
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """The phase that most configs begin with, run once: its configuration, and its folder."""
+    made, home = importlib.import_module("configs.kd").get_config(spelled("kd")), tmp_path_factory.mktemp("taught")
+    made.phases = ("teacher",)
+    run.run(json.loads(json.dumps(shrunk(made))), str(home))
+    check_two_steps(home, ["teacher"])
+    return made.teacher.to_json(), home / "teacher"
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.full) if n in TWICE else n for n in CONFIGS])
+def test_every_config_takes_two_steps(name, tmp_path, taught, capfd):
+    made = importlib.import_module(f"configs.{name}").get_config(spelled(name))
+    if name == "sokd_ablation":
+        made.phases = ("teacher", "both")  # the rest in test-all
+    for phase in made.phases:
+        if "dafa" in made[phase].refine:
+            made[phase].refine.dafa.stages = "2"  # a third of the compiling
+    known = "teacher" in made.phases and made.teacher.to_json() == taught[0]
+    if known:
+        shutil.copytree(taught[1], tmp_path / "teacher")
+    run.run(json.loads(json.dumps(shrunk(made))), str(tmp_path))
+    assert capfd.readouterr().err == ""
+    check_two_steps(tmp_path, [p for p in made.phases if not (known and p == "teacher")])
+
+
+def check_two_steps(tmp_path, phases=("teacher", "student")):
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for phase in phases:
+        own = [(r["split"], r["step"]) for r in rows if r["phase"] == phase]
+        assert own == [("train", 1), ("train", 2), ("test", 2)]
+
+
+@pytest.mark.full
+def test_the_whole_ablation(tmp_path):
+    done = train("--config=configs/sokd_ablation.py:resnet8,resnet8,smoke", f"--workdir={tmp_path}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.full
+def test_the_default_pair_under_smoke(tmp_path):
+    done = train("--config=configs/skd_dkd.py:smoke", f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    phases = json.loads((tmp_path / "summary.json").read_text())["phases"]
+    assert (phases["teacher"]["params"], phases["student"]["params"]) == (7_433_860, 1_233_540)
+
+
+def test_overrides_reach_the_run(tmp_path):
+    literal = ["bound=None", "normalize=False", "rate=1"]
+    changed = [f"--config.student.refine.skd.{x}" for x in literal] + [
+        "--config.student.optim.lr=0.01",
+        "--config.seed=3",
+    ]
+    done = train("--config=configs/skd.py:resnet8,resnet8,smoke", f"--workdir={tmp_path}", *SMALL, *changed)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["student"]["refine"]["skd"]["bound"] is None and written["student"]["refine"]["skd"]["rate"] == 1.0
+    assert written["student"]["optim"]["lr"] == 0.01 and written["seed"] == 3
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert "skd/at_bound" not in rows[-2]["logs"]
+
+
+def test_it_runs_from_anywhere(tmp_path):
+    config = ROOT / "configs" / "kd.py"
+    done = train(f"--config={config}:resnet8,resnet8,smoke", "--workdir=here", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "here" / "summary.json").exists()
+
+
+SKD = "--config=configs/skd.py:resnet8,resnet8,smoke"
+WRONG = {
+    "no config": ([], "--config: missing"),
+    "no workdir": ([SKD], "--workdir: missing"),
+    "no such file": (["--config=configs/none.py"], "--config: no file configs/none.py"),
+    "config argument": (["--config=configs/skd.py:resnet20"], "config argument 'resnet20': give TEACHER,STUDENT"),
+    "unknown model in the argument": (
+        ["--config=configs/skd.py:resnet20,resnt8"],
+        "unknown model 'resnt8'; did you mean resnet8",
+    ),
+    "unknown flag": ([SKD, "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
+    "stray word": ([SKD, "--workdir=x", "go"], "go: unexpected argument"),
+    "unknown key": (
+        [SKD, "--config.student.refine.skd.temprature=2"],
+        "config.student.refine.skd.temprature: unknown key; did you mean temperature? known: anchor,",
+    ),
+    "unknown section": ([SKD, "--config.pupil.epochs=2"], "config.pupil: unknown key; known: checkpoint,"),
+    "below a value": ([SKD, "--config.seed.x=2"], "config.seed.x: unknown key; known: none, it is a value"),
+    "wrong type": ([SKD, "--config.student.optim.lr=fast"], "config.student.optim.lr=fast"),
+    "none where there is none": (
+        [SKD, "--config.student.optim.lr=None"],
+        "config.student.optim.lr: must be float, got None",
+    ),
+    "unknown model": ([SKD, "--config.student.model=resnet9"], "config.student.model: unknown model 'resnet9'"),
+    "unknown method": ([SKD, "--config.student.terms.kd.kind=kdd"], "config.student.terms.kd: unknown method 'kdd'"),
+    "unknown data": ([SKD, "--config.data.name=minst"], "data.name: unknown data set 'minst'"),
+    "temperature": (
+        [SKD, "--config.student.refine.skd.temperature=0"],
+        "skd: temperature must be a finite number above 0, got 0.0",
+    ),
+    "kd temperature": (
+        [SKD, "--config.student.terms.kd.temperature=-1"],
+        "kd: temperature must be a finite number above 0",
+    ),
+    "missing data": (
+        [SKD, "--config.data.name=fashion_mnist", "--config.data.dir=/nowhere"],
+        "no train-images-idx3-ubyte.gz in /nowhere",
+    ),
+    "missing cifar": ([SKD, "--config.data.name=cifar100", "--config.data.dir=/nowhere"], "no CIFAR-100 in /nowhere"),
+    "two classes": (
+        ["--config=configs/dkd.py:resnet8,resnet8,smoke", "--config.data.synthetic.classes=2"],
+        "dkd: needs at least 3 classes, the data has 2",
+    ),
+    "too many devices": ([SKD, "--config.parallel.mesh=(99,)"], "config.parallel.mesh: (99,) asks for 99 devices"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_line_and_exit_2(case, tmp_path):
+    args, message = WRONG[case]
+    workdir = [] if case in ("no workdir", "stray word") else [f"--workdir={tmp_path / 'run'}"]
+    done = train(*args, *workdir)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr and done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1 and not done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_workdir(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = train(SKD, f"--workdir={tmp_path / 'file'}", *SMALL)
+    assert done.returncode == 2 and "is a file, not a folder" in done.stderr
+    (tmp_path / "config.json").write_text('{"half')
+    done = train(SKD, f"--workdir={tmp_path}", *SMALL)
+    assert done.returncode == 2 and "config.json: not readable JSON" in done.stderr
+    (tmp_path / "config.json").write_text('{"seed": 99}')
+    done = train(SKD, f"--workdir={tmp_path}", *SMALL)
+    assert done.returncode == 2 and "holds another run" in done.stderr
+
+
+def test_a_loss_that_is_not_finite_is_exit_3(tmp_path):
+    done = train(SKD, f"--workdir={tmp_path}", *SMALL, "--config.teacher.optim.lr=1e30", "--config.teacher.steps=6")
+    assert done.returncode == 3, done.stderr
+    assert "error: phase teacher, step " in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_help():
+    done = train("--help")
+    assert done.returncode == 0 and "--workdir" in done.stdout and "python launch/train.py" in done.stdout

@@ -1,0 +1,74 @@
+"""Run a recipe in this process and die by SIGKILL, or get another signal, at a chosen point.
+
+python tests/train/killer.py CONFIG.json WORKDIR POINT   with POINT one of
+train:N     before the N-th training step of this process
+save:N:MS   MS milliseconds into the N-th save
+term:N      SIGTERM before the N-th training step, likewise int:N
+pause:N     say so and sleep before the N-th training step
+done        just after the first phase is marked as done
+report      while the report is written
+seconds:S   S seconds after the start of the interpreter's main program
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def nth(n, function, act):
+    count = 0
+
+    def wrapped(*args, **kwargs):
+        nonlocal count
+        count += 1
+        if count == n:
+            act()
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def arm(point):
+    kind, *numbers = point.split(":")
+    if kind == "seconds":
+        threading.Timer(float(numbers[0]), die).start()
+        return
+    from kd_jax.storage import checkpoints
+    from kd_jax.train import phase, report
+
+    acts = {
+        "train": die,
+        "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
+        "int": lambda: os.kill(os.getpid(), signal.SIGINT),
+        "pause": lambda: (print("paused", flush=True), time.sleep(600)),
+    }
+    if kind in acts:
+        resident = phase.Resident
+        resident.train = nth(int(numbers[0]), resident.train, acts[kind])
+    elif kind == "save":
+        later = threading.Timer(float(numbers[1]) / 1000, die)
+        checkpoints.Checkpoints.save = nth(int(numbers[0]), checkpoints.Checkpoints.save, later.start)
+    elif kind == "done":
+        result = phase.PhaseRun.result
+        phase.PhaseRun.result = lambda self: (result(self), die())
+    elif kind == "report":
+        report.write = die
+
+
+if __name__ == "__main__":
+    config, workdir, point = sys.argv[1:]
+    arm(point)
+    from kd_jax.tools import cli
+    from kd_jax.train import run
+
+    with open(config) as file:
+        tree = json.load(file)
+    sys.argv = sys.argv[:1]
+    cli.main(lambda: run.run(tree, workdir))

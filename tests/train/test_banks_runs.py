@@ -1,0 +1,165 @@
+"""CRD's banks, strong views, DOT's buffers and averages in one run: what it keeps, and that it resumes bit for bit."""
+
+import json
+import signal
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from etils import epath
+
+from configs import compose, crd
+from kd_jax import InputError
+from kd_jax.data.resident import train_index
+from kd_jax.distributed.preemption import Interrupted
+from kd_jax.storage.checkpoints import Checkpoints
+from kd_jax.train import phase, run
+from kd_jax.train.dry_run import dry_run
+from tests.conftest import shrunk
+from tests.train.test_run import last_state
+
+SMALL = {"student__terms__crd__negatives": 10, "student__terms__crd__dim": 8}
+LONG = {"student__steps": 8, "checkpoint__every": 3, "checkpoint__keep": 9, "log__every": 4}
+BANKS = {f"['method']['stats']['crd']['bank']['{seat}']" for seat in ("student", "teacher")}
+SCALES = {f"['method']['stats']['crd']['scale']['{seat}']" for seat in ("student", "teacher")}
+
+
+def plain(made) -> dict:
+    """A tree as config.json holds it."""
+    return json.loads(json.dumps(made))
+
+
+@contextmanager
+def stopping(call: int, *, kill: bool = False):
+    """SIGTERM, or with `kill` an end without a word, where a run reads the batch of its `call`-th training step."""
+    train, save, count, savers = phase.Resident.train, Checkpoints.save, [], set()
+
+    def noted(self, *args):
+        savers.add(self)
+        save(self, *args)
+
+    def counted(self, *args, **kwargs):
+        count.append(None)
+        if len(count) == call:
+            if kill:
+                raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
+        return train(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(phase.Resident, "train", counted)
+        patch.setattr(Checkpoints, "save", noted)
+        with pytest.raises(KeyboardInterrupt if kill else Interrupted):
+            yield
+        for saver in savers:  # a process that is killed writes no more: here its last write must be over
+            saver.wait()
+
+
+def assert_resumes(made, whole, folder, calls: list[tuple[int, bool]], phases) -> dict:
+    """Stopped where `calls` say (training step of that start, whether it is killed) and started again, a run leaves
+    what it leaves in one go: every number of the phases' last states, which are returned, and every row."""
+    for call, kill in calls:
+        with stopping(call, kill=kill):
+            run.run(made, str(folder))
+    run.run(made, str(folder))
+    found = {name: last_state(folder, name) for name in phases}
+    for name, two in found.items():
+        one = last_state(whole, name)
+        assert one.keys() == two.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], two[key], err_msg=f"{name} {key}")
+    assert (whole / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
+    return found
+
+
+def tree(**changes):
+    """CRD and MLLD under DOT; the student keeps an average, and learns from it too."""
+    own = {"student__ema": 0.9, "student__teacher": "phase:teacher,ema"}
+    return plain(shrunk(compose.get_config("crd+mlld+kd+dot,resnet8,resnet8,smoke"), **{**SMALL, **own, **changes}))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("banks")
+    return folder, run.run(tree(**LONG), str(folder))
+
+
+def saved_at(folder, step):
+    reader = Checkpoints(epath.Path(folder / "student"), read_only=True)
+    return {key: np.asarray(leaf) for key, leaf in reader._read(step, training=None)["training"].items()}
+
+
+def written(*steps):
+    """Positions of the examples of these steps."""
+    return np.unique(np.concatenate([train_index(0, step, n=40, batch_size=8)[1] for step in steps]))
+
+
+def test_a_step_writes_the_rows_of_its_batch_and_no_other(home):
+    start, middle = (saved_at(home[0], step) for step in (3, 6))
+    fresh, moved = np.setdiff1d(np.arange(40), written(0, 1, 2)), written(3, 4, 5)
+    still = np.setdiff1d(np.arange(40), moved)
+    assert len(fresh) == 16 and 0 < len(still) < 24
+    for name in BANKS:
+        before, after = start[name], middle[name]
+        assert before.shape == (40, 8)
+        np.testing.assert_array_equal(before[still], after[still])
+        assert all(np.any(before[moved] != after[moved], axis=1))
+        np.testing.assert_allclose(np.linalg.norm(after, axis=1), 1, rtol=1e-5)  # all are written by then
+        assert np.abs(before[fresh]).max() <= (3 / 8) ** 0.5 and np.std(np.linalg.norm(before[fresh], axis=1)) > 0.01
+
+
+def test_constants_are_set_once_and_the_table_stays(home):
+    states = [saved_at(home[0], step) for step in (3, 6, 8)]
+    table = [key for key in states[0] if key.startswith("['method']['stats']['crd']['negatives']")]
+    assert table and all(states[0][key].dtype.kind in "iu" for key in table)
+    for key in (*SCALES, *table):
+        for state in states[1:]:
+            np.testing.assert_array_equal(states[0][key], state[key], err_msg=key)
+    assert all(states[0][key] > 0 for key in SCALES)
+
+
+def test_it_resumes_bit_for_bit(home, tmp_path):
+    """Stopped in the middle of an epoch, between two rows and two saves, and killed after that."""
+    (found,) = assert_resumes(tree(**LONG), home[0], tmp_path, [(7, False), (3, True)], ["student"]).values()
+    parts = ("['ema']['params']", "['ema']['stats']", *BANKS, *SCALES, "['extra']")
+    assert all(any(part in key for key in found) for part in parts)
+    assert len([key for key in found if "trace" in key and "['student']['conv1']" in key]) == 2  # DOT's two buffers
+
+
+def test_what_the_run_says(home):
+    rows = [json.loads(line) for line in (home[0] / "metrics.jsonl").read_text().splitlines()]
+    terms = [row["terms"] for row in rows if row["phase"] == "student" and row["split"] == "train"]
+    assert all(set(found) == {"ce", "crd", "kd", "mlld", "mlld/ce"} for found in terms) and len(terms) == 2
+    assert all(np.isfinite(value) for found in terms for value in found.values())
+    student = home[1]["phases"]["student"]
+    assert student["method_params"] == 2 * (64 * 8 + 8) and set(student["networks"]) == {"ema"}
+    assert student["teacher"]["origin"] == "phase:teacher,ema" and student["teacher"]["digest"].endswith(",ema")
+
+
+def test_a_dry_run_says_what_the_banks_take(tmp_path, capsys):
+    made = plain(shrunk(crd.get_config("resnet8,resnet8,smoke"), student__terms__crd__negatives=10))
+    made["data"]["synthetic"]["train"] = 2000
+    dry_run(made, str(tmp_path / "run"))
+    student = capsys.readouterr().out.split("\nstudent: ")[1]
+    # two banks of 2000 rows of 128, and order and class of the examples
+    assert "memory that its method keeps beside parameters: 2.1 MB\n" in student
+    assert "2 steps taken: loss " in student and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({"data__synthetic__classes": 1},
+     "config.student: negatives: all 40 examples are of class 0; two classes at least wanted"),
+    ({"student__terms__crd__negatives": 0}, "config.student.terms.crd: crd: negatives must be from 1 to"),
+    ({"student__terms__crd__temperature": 0.0}, "config.student.terms.crd: crd: temperature must be a finite number"),
+    ({"student__terms__crd__dim": 0}, "config.student.terms.crd: crd: dim must be at least 1, got 0"),
+    ({"student__terms__mlld__temperatures": "4;5"}, "config.student.terms.mlld: mlld: temperatures must be finite"),
+    ({"student__terms__mlld__teacher": 1}, "config.student.terms.mlld.teacher: teacher 1: .* reads all teachers"),
+    ({"data__strong__ops": -1}, "config.data.strong.ops: must be a number of operations, at least 0, got -1"),
+    ({"data__strong__magnitude": 11.0}, "config.data.strong.magnitude: must be 0 to 10, got 11.0"),
+    ({"student__optim__delta": 0.1}, r"config.student.optim.delta: must be at least 0 and below 0.1 \(of momentum 0.9"),
+    ({"student__ema": None}, "config.student.teacher: must be another one unless student.ema, its decay, is given"),
+])  # fmt: skip
+def test_what_is_wrong_is_named(tmp_path, changes, told):
+    with pytest.raises(InputError, match=told) as e:
+        run.run(tree(**changes), str(tmp_path / "run"))
+    assert "\n" not in str(e.value) and not (tmp_path / "run").exists()

@@ -1,0 +1,131 @@
+"""Evaluation of what is saved, and what a run says about itself."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from kd_jax import InputError
+from kd_jax.train import report, run
+from kd_jax.train.evaluate import evaluate
+from tests.conftest import ROOT, tree
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run.run(json.loads(json.dumps(tree(teacher__steps=30, data__augment="none"))), str(folder))
+
+
+def test_it_measures_what_the_run_measured(home):
+    folder, summary = home
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for phase in ("teacher", "student"):
+        found = evaluate(str(folder), phase=phase)
+        row = [r for r in rows if r["phase"] == phase and r["split"] == "test"][-1]
+        assert {k: found[k] for k in ("loss", "top1", "top5")} == {k: row[k] for k in ("loss", "top1", "top5")}
+    assert evaluate(str(folder))["phase"] == "student"
+    assert evaluate(str(folder), phase="teacher")["top1"] > 0.5  # it has learned: the test can tell
+
+
+def test_it_measures_on_the_devices_that_there_are(home, tmp_path):
+    """What a pod has trained, a laptop measures."""
+    shutil.copytree(home[0], tmp_path, dirs_exist_ok=True)
+    made = json.loads((tmp_path / "config.json").read_text())
+    made["parallel"] = {"scope": "global", "mesh": [16, 4]}
+    (tmp_path / "config.json").write_text(json.dumps(made))
+    assert evaluate(str(tmp_path)) == evaluate(str(home[0]))
+
+
+def test_the_best_one_can_be_kept_and_measured(tmp_path):
+    made = tree(phases=("teacher",), teacher__steps=30, checkpoint__best=1, checkpoint__keep=1)
+    top1 = run.run(json.loads(json.dumps(made)), str(tmp_path))["phases"]["teacher"]
+    assert top1["top1_best"] > top1["top1_last"]  # else this would show nothing
+    assert evaluate(str(tmp_path), best=True)["top1"] == top1["top1_best"]
+    assert evaluate(str(tmp_path))["top1"] == top1["top1_last"]
+
+
+def test_wrong_input(home, tmp_path):
+    with pytest.raises(InputError, match="no run here"):
+        evaluate(str(tmp_path))
+    with pytest.raises(InputError, match="--phase=pupil: not a phase of .*; there are teacher, student"):
+        evaluate(str(home[0]), phase="pupil")
+    (tmp_path / "config.json").write_text((home[0] / "config.json").read_text())
+    with pytest.raises(InputError, match="nothing is saved in .*student yet"):
+        evaluate(str(tmp_path))
+
+
+def command(*args):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "launch" / "evaluate.py"), *args], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+def test_the_command(home):
+    folder, summary = home
+    top1 = summary["phases"]["teacher"]["top1_last"]
+    done = command(f"--workdir={folder}", "--phase=teacher", f"--expect_top1={top1 - 0.01}")
+    assert done.returncode == 0 and f"teacher (resnet8, step 30): top-1 {top1:.2%}" in done.stdout
+    done = command(f"--workdir={folder}", "--expect_top1=0.999")
+    assert done.returncode == 1 and "is below the expected 99.90%" in done.stderr
+    done = command("--phase=teacher")
+    assert done.returncode == 2 and "--workdir: missing" in done.stderr
+
+
+def test_a_teacher_near_chance_stops_the_run(tmp_path):
+    made = tree(teacher_check=True, data__augment="none", data__synthetic__test=100)
+    with pytest.raises(InputError, match=r"config.student.teacher: phase:teacher has top-1 .* near chance \(20.00%\)"):
+        run.run(made, str(tmp_path / "a"))
+    made["teacher"]["steps"] = 30
+    assert run.run(made, str(tmp_path / "b"))["phases"]["student"]["teacher"]["top1"] > 0.5
+
+
+def test_a_run_says_what_it_was(home):
+    folder, summary = home
+    assert summary["config"] == json.loads((folder / "config.json").read_text())
+    revision = report.revision()
+    assert summary["code"] == revision or revision is None
+    assert set(summary["versions"]) >= {"kd_jax", "python", "jax", "flax", "optax"}
+    assert summary["device"]["platform"] == "cpu"
+
+
+def test_the_reading_of_a_table():
+    """Differences against the size of the test set: said, and neither more nor less."""
+
+    def phase(top1):
+        return {"top1_last": top1, "teacher": {"origin": "phase:t"}}
+
+    said = report.reading({"seed": 3, "phases": {"kd": phase(0.70), "skd": phase(0.72)}}, tests=10_000)
+    assert "One seed (3)" in said and "skd against kd: +2.00 points, more than the 1.28" in said
+    said = report.reading({"seed": 3, "phases": {"kd": phase(0.70), "skd": phase(0.72)}}, tests=1_000)
+    assert "skd against kd: +2.00 points, within the 4.06" in said
+
+
+def test_tensorboard(tmp_path, monkeypatch):
+    """With tensorboardX: an event file a phase; without: one line, before anything starts."""
+    made = tree(log__tensorboard=True)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(
+        InputError, match=r"config.log.tensorboard: needs tensorboardX; pip install 'kd_jax\[tensorboard\]'"
+    ):
+        run.run(made, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+    written = []
+
+    class Board:
+        def __init__(self, folder, purge_step):
+            written.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            written.append((name, step))
+
+        def close(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", type("module", (), {"SummaryWriter": Board}))
+    run.run(made, str(tmp_path))
+    assert (str(tmp_path / "tensorboard" / "student"), 1) in written
+    assert {("train/terms/kd", 1), ("train/logs/skd/kept", 2), ("test/agreement", 2), ("train/lr", 1)} <= set(written)

@@ -1,0 +1,130 @@
+"""SFTN in whole runs: resumed bit for bit, its branches left behind, and a student that starts from one."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from configs import sftn
+from kd_jax import InputError, models
+from kd_jax.storage.checkpoints import Checkpoints
+from kd_jax.train import phase, run
+from kd_jax.train.evaluate import saved
+from tests.conftest import shrunk
+from tests.train.test_run import last_state
+
+
+def tree(**changes):
+    config = sftn.get_config("resnet8,resnet8,smoke")
+    return json.loads(json.dumps(shrunk(config, **changes)))
+
+
+LONG = {"teacher__steps": 6, "checkpoint__every": 2, "log__every": 2, "student__steps": 2}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sftn")
+    return folder, run.run(tree(**LONG), str(folder))
+
+
+def test_the_teacher_is_only_the_teacher(home):
+    folder, summary = home
+    network, variables, _ = saved(str(folder), phase="teacher")
+    plain = models.shapes(models.create("resnet8", 5), (8, 8, 3))[0]
+    assert jax.tree.structure(variables) == jax.tree.structure(plain)
+    assert summary["phases"]["teacher"]["params"] == models.count_parameters(plain.params)
+    assert summary["phases"]["teacher"]["method_params"] > 0 == summary["phases"]["student"]["method_params"]
+    assert (network.name, network.num_classes) == ("resnet8", 5)
+
+
+def test_branches_are_reported_and_drawn(home):
+    folder, _ = home
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    logs = [r["logs"] for r in rows if r["phase"] == "teacher" and r["split"] == "train"]
+    names = {f"sftn_branches/branch{i}/{what}" for i in (1, 2) for what in ("top1", "kl")}
+    assert all(set(found) == names for found in logs) and all(0 <= r[n] <= 1 for r in logs for n in r if "top1" in n)
+    assert run.report._panels(rows, {"sftn_branches/branch*/kl": "nats"})["nats"].keys() == {
+        f"teacher: sftn_branches/branch{i}/kl" for i in (1, 2)
+    }
+
+
+def test_a_killed_teacher_phase_resumes_bit_for_bit(home, tmp_path, monkeypatch):
+    """Branches, their statistics and their momentum included."""
+    folder, _ = home
+    train = phase.Resident.train
+
+    def killed(self, step, *args):
+        if step == 5:
+            raise KeyboardInterrupt
+        return train(self, step, *args)
+
+    monkeypatch.setattr(phase.Resident, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(tree(**LONG), str(tmp_path))
+    monkeypatch.undo()
+    run.run(tree(**LONG), str(tmp_path))
+    one, two = last_state(folder, "teacher"), last_state(tmp_path, "teacher")
+    assert one.keys() == two.keys()
+    for part in ("['method']['params']['sftn_branches']['branch1']['student']", "['method']['stats']", "trace"):
+        assert any(part in key for key in one)
+    for key in one:
+        np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+    assert (folder / "metrics.jsonl").read_bytes() == (tmp_path / "metrics.jsonl").read_bytes()
+
+
+def first_student(workdir, **changes):
+    """The student's variables after no step at all (a rate of next to nothing), and after what it began with."""
+    made = tree(**LONG, student__optim__lr=1e-30, student__optim__weight_decay=0.0, **changes)
+    run.run(made, str(workdir))
+    return saved(str(workdir), phase="student")[1].params
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_a_student_that_starts_from_a_branch(tmp_path, share):
+    changes = {"teacher__terms__sftn_branches__share": share}
+    random = first_student(tmp_path / "a", **changes)
+    begun = first_student(tmp_path / "b", **changes, init="phase:teacher/sftn_branches")
+    found = Checkpoints(epath.Path(tmp_path / "b" / "teacher"), read_only=True).method()
+    branch = found.params["sftn_branches"]["shared" if share else "branch1"]["student"]
+    assert set(branch) == {"layer2", "layer3", "fc"} and set(random) == {"conv1", "bn1", "layer1", *branch}
+    for name, params in begun.items():
+        expected = branch.get(name, random[name])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-25), params, expected)
+    assert not np.array_equal(branch["fc"]["kernel"], random["fc"]["kernel"])
+
+
+def test_a_student_that_starts_from_a_trained_network(home, tmp_path):
+    trained = saved(str(home[0]), phase="teacher")[1].params
+    for i, origin in enumerate(("phase:teacher", f"checkpoint:{home[0] / 'teacher'}")):
+        begun = first_student(tmp_path / str(i), init=origin)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-25), begun, trained)
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({"init": "phase:nobody"}, r"config.student.init.student: must be phase:NAME of an earlier phase \(teacher\)"),
+    ({"init": "teacher"}, "config.student.init.student: must be empty, phase:NAME, phase:NAME/LABEL"),
+    ({"init": "phase:teacher/ce"}, "unknown label 'ce' in teacher; known: terms of kind sftn_branches"),
+    ({"init": "phase:teacher", "student__model": "resnet14"}, "is a resnet8, but config.student.model is resnet14"),
+    ({"init": "phase:teacher/sftn_branches", "student__model": "vgg8"}, "but config.student.model is vgg8"),
+    ({"init": "weights:/nowhere"}, "config.student.init.student: /nowhere: "),
+    ({"init": "phase:teacher", "student__weights": "x"}, "must be empty where student.weights is given"),
+    ({"teacher__terms__sftn_branches__student": "resnet9"}, "terms.sftn_branches: unknown model 'resnet9'"),
+    ({"teacher__terms__sftn_branches__stages": "1:9"}, "config.teacher: sftn_branches: stages 1:9: the teacher has"),
+])  # fmt: skip
+def test_what_is_wrong_is_named(tmp_path, changes, told):
+    with pytest.raises(InputError, match=told):
+        run.run(tree(**changes), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_student(tmp_path):
+    """Branches of one family, another one distilled; two families at once."""
+    made = tree(teacher__terms__sftn_branches__student="wrn_16_1")
+    made["teacher"]["terms"]["other"] = {**made["teacher"]["terms"]["sftn_branches"], "student": "resnet14"}
+    made["teacher"]["terms"]["other"]["kind"] = "sftn_branches"
+    run.run(made, str(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {"other/ce", "other/kl", "sftn_branches/ce", "sftn_branches/kl"} < set(rows[0]["terms"])

@@ -1,0 +1,103 @@
+"""SoKD in whole runs: a search that is killed resumes bit for bit, ends when it should, and can hold examples out."""
+
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+
+from configs import sokd_ablation, sokd_fitnet
+from kd_jax import InputError
+from kd_jax.data.resident import Split, train_index
+from kd_jax.storage.checkpoints import Checkpoints
+from kd_jax.train import phase, run
+from tests.conftest import shrunk
+from tests.train.test_run import last_state
+
+LONG = {"student__steps": 8, "checkpoint__every": 2, "log__every": 2, "student__refine__dafa__rate": 0.05}
+
+
+def tree(**changes):
+    config = sokd_fitnet.get_config("resnet8,resnet8,smoke")
+    config.student.refine.dam.weight = config.student.terms.fitnet.weight = 1.0
+    config.student.refine.dafa.search_epochs, config.student.refine.dafa.stages = 1, "2"  # five steps
+    return json.loads(json.dumps(shrunk(config, **changes)))
+
+
+def policy_at(folder, step):
+    found = Checkpoints(epath.Path(folder / "student"), read_only=True)._read(step, training=None)["training"]
+    return {key: np.asarray(leaf) for key, leaf in found.items() if key.startswith("['policy']")}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sokd")
+    return folder, run.run(tree(**LONG, checkpoint__keep=9), str(folder))
+
+
+def test_the_policy_moves_while_it_is_searched_and_then_stays(home):
+    folder, _ = home
+    at = {step: policy_at(folder, step) for step in (2, 4, 6, 8)}
+    names = {"['policy']['dafa']['probability']", "['policy']['dafa']['weight']", "['policy']['dafa']['magnitude']"}
+    assert names <= set(at[2]) and any("control" in key for key in at[2])
+    for name in names - {"['policy']['dafa']['magnitude']"}:
+        assert not np.array_equal(at[2][name], at[4][name]) and not np.array_equal(at[4][name], at[6][name])
+        np.testing.assert_array_equal(at[6][name], at[8][name])
+
+
+@pytest.mark.parametrize("killed_at", [3, 6])
+def test_a_killed_search_resumes_bit_for_bit(home, tmp_path, monkeypatch, killed_at):
+    train = phase.Resident.train
+
+    def killed(self, step, *args):
+        if step == killed_at:  # the teacher's phase has two steps
+            raise KeyboardInterrupt
+        return train(self, step, *args)
+
+    made = tree(**LONG, checkpoint__keep=9)
+    monkeypatch.setattr(phase.Resident, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(made, str(tmp_path))
+    monkeypatch.undo()
+    run.run(made, str(tmp_path))
+    one, two = last_state(home[0], "student"), last_state(tmp_path, "student")
+    assert one.keys() == two.keys() and any("policy_opt" in key for key in one)
+    for key in one:
+        np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+    assert (home[0] / "metrics.jsonl").read_bytes() == (tmp_path / "metrics.jsonl").read_bytes()
+
+
+def test_what_a_run_leaves(home):
+    folder, _ = home
+    assert (folder / "student" / "maps.png").read_bytes().startswith(b"\x89PNG")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    logs = [row["logs"] for row in rows if row["phase"] == "student" and row["split"] == "train"]
+    assert all({"dafa/use/Rotate", "dafa/magnitude/Noise", "dam/share", "dam/heat_std"} <= set(found) for found in logs)
+
+
+def test_held_out_examples_are_not_trained_on_while_they_judge():
+    split = Split(steps=6, held_out=10)
+    known = {"n": 40, "batch_size": 8, "split": split}
+    judged = {int(i) for step in range(6) for i in train_index(3, step, **known, judge=True)[1]}
+    trained = {int(i) for step in range(6) for i in train_index(3, step, **known)[1]}
+    assert len(judged) >= 8 and judged & trained == set() and judged | trained <= set(range(40))
+    later = {int(i) for step in range(6, 11) for i in train_index(3, step, **known)[1]}
+    assert later & judged  # afterwards all are trained on
+    np.testing.assert_array_equal(train_index(3, 7, **known)[1], train_index(3, 7, n=40, batch_size=8)[1])
+
+
+def test_a_search_with_held_out_examples(tmp_path):
+    run.run(tree(student__refine__dafa__holdout=0.25, student__refine__dafa__estimator="relaxed"), str(tmp_path))
+    assert not any("control" in key for key in policy_at(tmp_path, 2))
+    with pytest.raises(InputError, match="config.student: holdout 0.1 of 40 training examples is 4; that and the rest"):
+        run.run(tree(student__refine__dafa__holdout=0.1), str(tmp_path / "other"))
+
+
+def test_the_ablation_differs_where_it_says():
+    config = sokd_ablation.get_config("resnet8,resnet8,smoke")
+    refine = {name: tuple(config[name].refine_order) for name in config.phases}
+    assert refine == {
+        "teacher": (), "fitnet": (), "dafa": ("dafa",), "dam": ("dam",), "both": ("dam", "dafa"),
+        "random": ("dafa",), "unsearched": ("dafa",),
+    }  # fmt: skip
+    assert config.random.refine.dafa.start == "random" and config.random.refine.dafa.search_epochs == 0

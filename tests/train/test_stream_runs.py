@@ -1,0 +1,277 @@
+"""Runs whose examples stream: those of a run that has them in memory, bit for bit, and ImageNet's way of reading."""
+
+import json
+import multiprocessing
+import os
+import signal
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from kd_jax import InputError, config, data
+from kd_jax.data.resident import Split
+from kd_jax.data.streaming import Stream
+from kd_jax.data.unloaded import Records
+from kd_jax.distributed.mesh import Layout
+from kd_jax.distributed.preemption import Interrupted
+from kd_jax.train import batches, run
+from kd_jax.train.batches import Resident, Streamed
+from kd_jax.train.dry_run import dry_run
+from kd_jax.train.evaluate import evaluate, saved
+from tests.conftest import shrunk, tree
+from tests.data import tiny_tfds as tiny
+from tests.data.test_streaming import KINDS, photographs
+from tests.distributed.test_processes import RECIPE, end, far, start, together
+from tests.train.test_run import last_state, rows
+
+LONG = {"teacher__steps": 4, "student__steps": 7, "checkpoint__every": 3, "log__every": 2, "seed": 5}
+
+
+def trained(home, **changes):
+    made = json.loads(json.dumps(tree(**LONG, **changes)))
+    return run.run(made, str(home))
+
+
+def assert_same_run(one, two, phases=("teacher", "student")):
+    assert rows(one) == rows(two) and rows(one)
+    for name in phases:
+        a, b = last_state(one, name), last_state(two, name)
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=f"{name} {key}")
+
+
+def readers():
+    return [child for child in multiprocessing.active_children() if "grain" in child.name]
+
+
+@pytest.fixture(scope="module")
+def pngs(tmp_path_factory):
+    """A folder of 60 images in five classes."""
+    root, rng = tmp_path_factory.mktemp("set"), np.random.default_rng(0)
+    for i in range(60):
+        path = root / f"class{i % 5}" / f"{i:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """The data_dir of a set of 40 + 13 JPEGs of several sizes."""
+    root = tmp_path_factory.mktemp("photos")
+    encoded = photographs(53)
+    examples = [tiny.example(image=x, label=i % 5) for i, x in enumerate(encoded)]
+    tiny.write(root, {"train": examples[:40], "test": examples[40:]}, KINDS)
+    return {"data__name": "tfds:tiny", "data__dir": str(root)}
+
+
+def test_a_folder_that_streams_trains_as_one_in_memory(pngs, tmp_path, capsys):
+    told = {"data__name": f"folder:{pngs}", "data__subset": 41.0}
+    trained(tmp_path / "here", **told)
+    assert "streamed" not in capsys.readouterr().out
+    trained(tmp_path / "there", **told, data__stream=True, data__workers=1)
+    assert "test images of (8, 8, 3), streamed by 1 worker; devices: 1" in capsys.readouterr().out
+    assert_same_run(tmp_path / "here", tmp_path / "there")
+    assert not readers()
+    found = [evaluate(str(tmp_path / name)) for name in ("here", "there")]
+    assert found[0] == found[1] and found[0]["top1"] == rows(tmp_path / "here")[-1]["top1"]
+    # the two are one run: a finished one is not begun again
+    before = (tmp_path / "there" / "summary.json").stat().st_mtime_ns
+    trained(tmp_path / "there", **told)
+    assert (tmp_path / "there" / "summary.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.full  # test_batches_stay_as_they_were_when_readers_move_on compares their batches
+@pytest.mark.parametrize("what", ["strong", "judge"])
+def test_strong_views_and_held_out_examples_stream_too(tmp_path, what):
+    if what == "strong":
+        from configs import mlld as made_by
+
+        changes = {"phases": ("teacher", "student")}
+    else:
+        from configs import sokd_fitnet as made_by
+
+        changes = {"student__refine__dafa__holdout": 0.25, "student__refine__dafa__estimator": "relaxed"}
+    for name, stream in (("here", False), ("there", True)):
+        made = shrunk(made_by.get_config("resnet8,resnet8,smoke"), **changes, data__stream=stream, student__steps=5)
+        run.run(json.loads(json.dumps(made)), str(tmp_path / name))
+    assert_same_run(tmp_path / "here", tmp_path / "there")
+
+
+def test_imagenets_way_from_files_to_a_resumed_run(photos, tmp_path, monkeypatch, capsys):
+    told = {**photos, "data__stream": True, "data__crop": 32}
+    summary = trained(tmp_path / "whole", **told, data__workers=0)
+    assert "40 training and 13 test images of (32, 32, 3), streamed by a thread" in capsys.readouterr().out
+    network = json.loads((tmp_path / "whole" / "config.json").read_text())
+    assert network["data"]["crop"] == 32
+    tests = [row for row in rows(tmp_path / "whole") if row["split"] == "test"]
+    assert len(tests) == 3  # of one epoch, and of both last steps
+    assert all(row["top1"] * 13 == pytest.approx(round(row["top1"] * 13), abs=1e-4) for row in tests)
+    assert evaluate(str(tmp_path / "whole"))["top1"] == summary["phases"]["student"]["top1_last"]
+    train, count = Streamed.train, []
+
+    def stopping(self, *args):
+        count.append(readers())
+        if len(count) == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train(self, *args)
+
+    monkeypatch.setattr(Streamed, "train", stopping)
+    with pytest.raises(Interrupted, match="phase student, step 5 of 7"):
+        trained(tmp_path / "broken", **told, data__workers=1)
+    assert count[-1] and not readers()
+    monkeypatch.setattr(Streamed, "train", train)
+    trained(tmp_path / "broken", **told, data__workers=0)
+    assert "student: resumed at step 5 of 7" in capsys.readouterr().out
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_an_error_ends_the_readers(photos, tmp_path, monkeypatch):
+    def failing(self, *args):
+        if readers():
+            raise KeyError("of the run")
+        return train(self, *args)
+
+    train = Streamed.train
+    monkeypatch.setattr(Streamed, "train", failing)
+    with pytest.raises(KeyError):
+        trained(tmp_path, **photos, data__stream=True, data__crop=32, data__workers=1)
+    assert not readers()
+
+
+def test_a_dry_run_streams(photos, tmp_path, capsys):
+    dry_run(tree(**photos, data__stream=True, data__crop=32, data__workers=0, phases=("teacher",)), str(tmp_path / "x"))
+    said = capsys.readouterr().out
+    assert "streamed by a thread" in said and "2 steps taken: loss" in said and not (tmp_path / "x").exists()
+
+
+def streamed(source="synthetic", layout=None, **settings):
+    how = {"augment": "auto", "strong": config.records.Strong(1, 5.0)}
+    found = data.load(source, synthetic={"classes": 3, "size": 64, "train": 40, "test": 11})
+    kind = settings.pop("kind", Streamed)
+    return kind(layout or Layout((1,)), found, seed=3, **how, **settings)
+
+
+def same(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_batches_stay_as_they_were_when_readers_move_on():
+    """Images large enough for shared memory, looked at only when their stream is closed."""
+    resident, split = streamed(kind=Resident), Split(6, 10, 2)
+    with streamed(workers=1) as source:
+        found = [source.train(step, 8, split, False, True) for step in range(7)]
+        judged = [source.train(step, 8, split, True) for step in (0, 2, 4)]
+        tested = [[*source.test(4)], [next(source.test(4))], [*source.test(4)]]
+        assert readers()
+    assert not readers()
+    same(found, [resident.train(step, 8, split, False, True) for step in range(7)])
+    same(judged, [resident.train(step, 8, split, True) for step in (0, 2, 4)])
+    expected = [*resident.test(4)]
+    same(tested, [expected, expected[:1], expected])
+
+
+def test_nothing_is_read_twice_or_from_the_start_again(monkeypatch):
+    asked, begun = [], []
+    at, pipeline = Stream.at, Stream._pipeline
+    monkeypatch.setattr(Stream, "at", lambda self, step: (asked.append(step), at(self, step))[1])
+    monkeypatch.setattr(
+        Stream, "_pipeline", lambda self, position: (begun.append(position), pipeline(self, position))[1]
+    )
+    split, expected = Split(6, 10, 2), streamed(kind=Resident)
+    with streamed() as source:
+        for step in range(4):
+            same(source.train(step, 8, split), expected.train(step, 8, split))
+            if step % 2 == 0:
+                source.train(step, 8, split, True)
+            source.ahead(step + 1, 8, split)
+        for _ in range(2):
+            assert len([*source.test(4)]) == 3
+    assert asked == [0, 0, 1, 2, 2, 3, 4, 0, 1, 2, 3, 4, 5]
+    assert begun == [0, 0, 0]  # training, judging, tests
+
+
+def test_one_process_holds_every_row():
+    layout = Layout((1,))
+    assert layout.rows(8) == set(range(8)) and batches.share_of(layout) == (0, 1)
+    made = layout.assemble({"x": np.arange(6)})
+    np.testing.assert_array_equal(made["x"], np.arange(6))
+
+
+def test_a_mesh_that_cannot_be_shared_out(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="config.parallel.mesh: 1 devices, of which process 0 of 2 has 1; accepted"):
+        batches.share_of(Layout((1,)))
+    mesh = SimpleNamespace(count=4, rows=lambda count: {0, 1})
+    assert batches.share_of(mesh) == (0, 2)
+    mesh.rows = lambda count: {0, 2}  # its devices stand between those of the other
+    with pytest.raises(InputError, match="config.parallel.mesh: 4 devices, of which process 0 of 2 has 2; accepted"):
+        batches.share_of(mesh)
+
+
+def test_workers_are_as_many_as_cores():
+    made, arrays = data.load("digits"), batches.workers_of
+    assert arrays(made, None) == 0 and arrays(made, 3) == 3
+    assert arrays(made._replace(train=None), None) == len(os.sched_getaffinity(0))
+
+
+def test_labels_are_read_where_something_needs_them(photos, tmp_path, monkeypatch):
+    from configs import crd
+
+    read = []
+    labels = Records.labels.func
+    counted = property(lambda self: (read.append(len(self)), labels(self))[1])
+    monkeypatch.setattr(Records, "labels", counted)
+    told = {**photos, "data__stream": True, "data__crop": 32, "data__workers": 0}
+    run.prepare(tree(**told), str(tmp_path))
+    assert read == []
+    made = run.prepare(shrunk(crd.get_config("resnet8,resnet8,smoke"), **told), str(tmp_path))
+    assert read and set(read) == {40} and made.jobs[-1].context.labels.tolist() == [i % 5 for i in range(40)]
+    made = run.prepare(tree(**told, data__subset=0.5), str(tmp_path))
+    assert len(made.dataset.train) == 20 and sorted(made.dataset.train.labels) == sorted([*range(5)] * 4)
+    assert "20 of the 40 of TFDS's tiny" in made.heading
+
+
+REFUSED = {
+    "config.data.crop: must be 0 unless data.stream is True, got 32": {"data__crop": 32},
+    "config.data.crop: must be pixels a side": {"data__crop": -1, "data__stream": True},
+    "config.data.augment: must be auto where data.crop=32 augments, got 'none'": {
+        "data__crop": 32, "data__stream": True, "data__augment": "none",
+    },
+    "config.data.workers: must be at least 0, or None, got -1": {"data__workers": -1},
+    "data.crop: 32, but synthetic is not cropped; only streamed folder:DIR and tfds:NAME are": {
+        "data__crop": 32, "data__stream": True,
+    },
+    "data.size: 8, but synthetic is not resized": {"data__stream": True, "data__size": 8},
+    "data.size: 8, but data.crop=32 resizes the images already": {
+        "data__name": "folder:x", "data__crop": 32, "data__stream": True, "data__size": 8,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_what_is_refused(said, tmp_path):
+    with pytest.raises(InputError) as e:
+        run.prepare(tree(**REFUSED[said]), str(tmp_path))
+    assert str(e.value).startswith(said) and "\n" not in str(e.value)
+
+
+@pytest.mark.full  # with what tests/distributed/test_processes.py trains, this takes a minute
+def test_two_processes_read_what_one_reads(tmp_path):
+    told = ["--config.data.stream=true", "--config.data.workers=1"]
+    recipe = ["--config=configs/kd.py:resnet8,resnet8,smoke", *RECIPE[1:9], *told]
+    codes, said = end(start(tmp_path / "one", devices=4, recipe=recipe))
+    assert codes == [0], said[0][-3000:]
+    codes, said = end(*together(tmp_path / "two", recipe=recipe))
+    assert codes == [0, 0], said[0][-3000:] + said[1][-3000:]
+    assert "streamed by 1 worker; devices: 4" in said[0]
+    for phase in ("teacher", "student"):
+        (_, ours, a), (_, theirs, b) = (saved(str(tmp_path / name), phase=phase) for name in ("one", "two"))
+        assert a == b == 10 and far(ours, theirs) < 1e-4
+    tests = [[r["top1"] for r in rows(tmp_path / n) if r["split"] == "test"] for n in ("one", "two")]
+    assert tests[0] == tests[1]
