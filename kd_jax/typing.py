@@ -6,6 +6,7 @@ Everything here is a NamedTuple, hence a pytree: jit, grad and Orbax take it as 
 
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -91,7 +92,8 @@ class View(NamedTuple):
     index: (B,) positions in the training set. step: () steps done. spatial_mask: None, or a mask
     (B, H, W, 1) of the areas that feature criteria should look at. extra_views: the same examples seen otherwise, as
     far as a member needs it: "strong", from images augmented more strongly; "alone.1", as the second teacher by
-    itself sees them.
+    itself sees them. apply_student: (stats, image) -> (Outputs, stats), which runs the student on other images;
+    student_stats: its BatchNorm statistics so far (`kd_jax.methods.look_again` passes them on).
     """
 
     image: Array
@@ -103,18 +105,75 @@ class View(NamedTuple):
     step: Array
     spatial_mask: Array | None = None
     extra_views: dict[str, Any] = {}  # of View; never changed in place
+    apply_student: Callable | None = None  # a jax.tree_util.Partial, whose arrays are the parameters
+    student_stats: PyTree = None
+
+
+class Need(StrEnum):
+    """What a member reads of a view beside what every view has; strings, like `alone(i)` and the others below."""
+
+    MATCH = "match"  # the pair of logits, so a teacher
+    MATCH_TEMPERATURE = "match.temperature"  # the temperature that a refiner sets
+    STUDENT_PREACTS = "student.preacts"
+    STUDENT_CAM = "student.cam"
+    TEACHER_STAGES = "teacher.stages"
+    TEACHER_PREACTS = "teacher.preacts"
+    TEACHER_POOLED = "teacher.pooled"
+    TEACHER_CAM = "teacher.cam"
+    INDEX = "index"  # the examples' positions in the training set
+
+
+def alone(teacher: int) -> str:
+    """The need for `view.extra_views["alone.i"]`: the batch as one of several teachers sees it, counted from 0."""
+    return f"alone.{teacher}"
+
+
+def given(label: str) -> str:
+    """The need for `InitContext.initial_vars[label]`: what an earlier phase trained under that label."""
+    return f"given.{label}"
+
+
+def extra_view(name: str) -> str:
+    """The need for `view.extra_views[name]`: the batch in other images, which the data makes."""
+    return f"view.{name}"
+
+
+def extra_views_of(needs: Iterable[str]) -> tuple[str, ...]:
+    """The names of the extra views among some needs, sorted."""
+    return tuple(sorted(need.removeprefix("view.") for need in needs if need.startswith("view.")))
+
+
+def reads_teachers(needs: Iterable[str]) -> bool:
+    """Whether a training step reads the teachers' outputs."""
+    return any(need == Need.MATCH or need.startswith(("teacher.", "alone.")) for need in needs)
+
+
+def check_needs(needs: Iterable[str]) -> None:
+    """Refuse a need that nothing can meet.
+
+    Raises:
+      ValueError: the message lists those that can be.
+    """
+    for need in needs:
+        kind, _, name = need.partition(".")
+        named = name.isdigit() if kind == "alone" else bool(name) and kind in ("given", "view")
+        if need not in [*Need] and not named:
+            raise ValueError(
+                f"unknown need {need!r}; {suggest(need, [*Need])}, alone(i), given(label), extra_view(name)"
+            )
 
 
 class InitContext(NamedTuple):
     """What a distiller's `init` may know.
 
-    view_shapes: a View of ShapeDtypeStructs. labels: (N,) of the training set, or None.
-    teachers: one (model, Variables) for every teacher; Variables may be shapes only while a
-    recipe is being checked. initial_vars: label -> Vars of the members of an earlier phase that this one starts with.
+    view_shapes: a View of ShapeDtypeStructs. student: the network in training. labels: (N,) of the training set, or
+    None. teachers: one (model, Variables) for every teacher; Variables may be shapes only while a recipe is being
+    checked. initial_vars: label -> Vars of the members of an earlier phase that this one starts with.
     """
 
     view_shapes: View
     num_classes: int
+    student: Any = None  # flax.linen module
     num_examples: int = 0
     labels: Any = None
     teachers: tuple = ()
@@ -144,7 +203,7 @@ class RowUpdate(NamedTuple):
 
 
 class AuxNetwork(NamedTuple):
-    """A network that a method owns and trains beside the student. name: of the model."""
+    """A network that a method trains beside the student. name: of the model."""
 
     name: str
     model: Any
@@ -152,11 +211,8 @@ class AuxNetwork(NamedTuple):
 
 
 class Monitor(NamedTuple):
-    """A log that the run's picture shows, and the value below which the run warns, once.
-
-    log: its name, or a pattern ("branch*/top1"). minimum: None never warns. unit: logs of one unit
-    share a panel.
-    """
+    """A log that the run's picture shows. log: its name, or a pattern ("branch*/top1"). minimum: the value below which
+    the run warns, once; None never warns. unit: logs of one unit share a panel."""
 
     log: str
     minimum: float | None = None
@@ -187,11 +243,8 @@ class Search(NamedTuple):
 
 
 class ParamSharding(NamedTuple):
-    """How a step treats parameters that are split over devices.
-
-    gather: tree -> the tree, whole on every device, for use. split: tree -> the tree, every leaf in its parts, for
-    gradients.
-    """
+    """Parameters that are split over devices. gather: tree -> the whole tree on every device, for use. split: tree ->
+    the tree, every leaf in its parts, for gradients."""
 
     gather: Callable
     split: Callable
@@ -200,25 +253,7 @@ class ParamSharding(NamedTuple):
 WHOLE = ParamSharding(lambda tree: tree, lambda tree: tree)  # parameters that are not split
 
 
-class Distiller(NamedTuple):
-    """A distillation method as a value, as an optax transformation is an optimiser.
-
-    init: (key, context) -> Vars.
-    apply: (vars, view, key, train) -> (view, terms, logs, stats).
-    needs: what the view must hold: "match", "teacher.stages", "teacher.preacts", "index", "strong", ...
-    lr_multipliers: learning rate of the method's parameters as a multiple of the phase's.
-    monitors: logs that deserve a look.
-    search: how its policy is found, if it has one that is.
-    visualizations: (vars, view) -> name -> (B, H, W), what it sees where in an image; drawn at the end of a phase.
-    refines: of a refiner, the needs of terms that can see its work.
-    networks: vars -> name -> AuxNetwork, the networks of its own: measured, saved and exported like the student.
-    whole_batch: name -> what it does over the whole batch, so that parts of a batch one after the other would be
-    another method. Terms of shape () need not say so.
-
-    In terms, logs, lr_multipliers, networks and whole_batch the name "" is the member itself; `chain` puts its
-    label there.
-    """
-
+class _Distiller(NamedTuple):
     init: Callable
     apply: Callable
     needs: frozenset = frozenset()
@@ -229,3 +264,41 @@ class Distiller(NamedTuple):
     refines: frozenset = frozenset()
     networks: Callable | None = None
     whole_batch: Mapping[str, str] = MappingProxyType({})
+    task_terms: frozenset = frozenset()
+    starts: Callable | None = None
+
+
+class Distiller(_Distiller):
+    """A distillation method as a value, as an optax transformation is an optimiser.
+
+    init: (key, context) -> Vars.
+    apply: (vars, view, key, train) -> (view, terms, logs, stats).
+    needs: what the view must hold: members of Need, `alone(i)`, `given(label)`, `extra_view(name)`.
+    lr_multipliers: learning rate of the method's parameters as a multiple of the phase's.
+    monitors: logs that deserve a look.
+    search: how its policy is found, if it has one that is.
+    visualizations: (vars, view) -> name -> (B, H, W), what it sees where in an image; drawn at the end of a phase.
+    refines: of a refiner, the needs of terms that can see its work.
+    networks: vars -> name -> AuxNetwork, the networks of its own: measured, saved and exported like the student.
+    whole_batch: name -> what it does over the whole batch, so that parts of a batch one after the other would be
+    another method. Terms of shape () need not say so.
+    task_terms: the names of its terms that are the task's own loss.
+    starts: vars -> name -> AuxNetwork, networks or parts of them that a later phase may start from.
+
+    In terms, logs, lr_multipliers, networks, whole_batch, task_terms and starts the name "" is the member itself;
+    `chain` puts its label there.
+
+    Raises:
+      ValueError: a need that nothing can meet.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *fields, **named):
+        """Make it and check its needs."""
+        made = super().__new__(cls, *fields, **named)
+        check_needs(made.needs | made.refines)
+        return made
+
+    def _replace(self, **changes) -> "Distiller":
+        return type(self)(**{**self._asdict(), **changes})

@@ -19,7 +19,7 @@ def at(key: str, function, *args, **kwargs):
     try:
         return function(*args, **kwargs)
     except ValueError as e:
-        raise InputError(f"config.{key}: {e}") from e
+        raise (e if str(e).startswith("config.") else InputError(f"config.{key}: {e}")) from e
 
 
 @dataclass(frozen=True)

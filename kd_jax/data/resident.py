@@ -11,6 +11,8 @@ from kd_jax.data import augment as aug
 from kd_jax.data.randaugment import strong_views
 from kd_jax.typing import Array, Batch
 
+EXTRA_VIEWS = ("strong",)  # other images of a batch that a method can ask for, see `strong_image`
+
 
 class Split(NamedTuple):
     """What of the training set a search holds out for its first `steps` steps; it reads that at every `every`th."""

@@ -68,7 +68,7 @@ class Layout:
         return jax.tree_util.tree_map_with_path(one, tree)
 
     @property
-    def spread(self) -> ParamSharding | None:
+    def param_sharding(self) -> ParamSharding | None:
         """How a step gathers parameters and splits their gradients; None where parameters are not split."""
         return ParamSharding(self._gathered, self._split) if self.fsdp > 1 else None
 
@@ -129,14 +129,14 @@ class Layout:
             donate_argnums=donate,
         )
 
-    def jit_step(self, function, *, ins, outs, donate: tuple[int, ...] = ()):
-        """Compile a training step, in which examples may mix: as `jit`, or a program a device."""
+    def jit_step(self, function, *, ins, outs):
+        """Jit a step in which examples may mix, to be called by another compiled function: one program over all
+        devices, or in scope "device" one on each. Arguments as for `jit`."""
         if self.scope == "device":
-            specs = [jax.tree.map(lambda where: where.spec, self._resolved(given)) for given in (ins, outs)]
+            ins, outs = (jax.tree.map(lambda sharding: sharding.spec, self._resolved(x)) for x in (ins, outs))
             # check_vma=True would sum the gradients of replicated parameters before our own mean
-            mapped = {"in_specs": specs[0], "out_specs": specs[1] if len(outs) > 1 else specs[1][0], "check_vma": False}
-            function = jax.shard_map(function, mesh=self.mesh, **mapped)
-        return self.jit(function, ins=ins, outs=outs, donate=donate)
+            function = jax.shard_map(function, mesh=self.mesh, in_specs=ins, out_specs=outs, check_vma=False)
+        return jax.jit(function)
 
     def _resolved(self, places) -> tuple:
         """Letters as shardings; None leaves an argument where it lies."""

@@ -9,8 +9,8 @@ __all__ = [
     "eval_step",
     "init_state",
     "make_init_context",
-    "visualizations",
     "policy_step",
     "teacher_outputs",
     "train_step",
+    "visualizations",
 ]

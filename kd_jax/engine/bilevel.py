@@ -13,9 +13,10 @@ import optax
 from flax import linen as nn
 
 from kd_jax.engine import metrics as metrics_lib
+from kd_jax.engine.objective import gradients, mask_of, objective
 from kd_jax.engine.optim import policy_adam
-from kd_jax.engine.state import TrainState, as_teachers
-from kd_jax.engine.step import gradients, mask_of, objective
+from kd_jax.engine.state import TrainState
+from kd_jax.engine.views import as_teachers
 from kd_jax.methods.base import fold
 from kd_jax.typing import WHOLE, Array, Batch, Distiller, Mean, Outputs, ParamSharding, PyTree
 
@@ -29,18 +30,18 @@ def policy_step(
     student: nn.Module,
     distiller: Distiller,
     tx: optax.GradientTransformation,
-    task: frozenset | None = None,
+    task_terms: frozenset | None = None,
     axis_name: str | None = None,
-    spread: ParamSharding | None = None,
+    sharding: ParamSharding | None = None,
 ) -> tuple[TrainState, dict[str, Mean]]:
     """One step of the policy; parameters, statistics and the step count stay. Pure.
 
     Args:
       state: before the training step that this one prepares.
       inner: teacher outputs and batch of that training step.
-      outer: the same of the examples that judge it.
-      key: the run's root key; the step is folded in here.
-      student, distiller, tx, task, axis_name, spread: as for `train_step`; `distiller.search` says how.
+      outer: the same of the examples that the outer loss is taken on.
+      key: the run's key for training; the step is folded in here.
+      student, distiller, tx, task_terms, axis_name, sharding: as for `train_step`; `distiller.search` says how.
 
     Returns:
       (state, metrics): metrics hold the outer loss.
@@ -51,55 +52,55 @@ def policy_step(
       (plain SGD with rate 0.01), and takes the same batch inside and outside.
     """
     search, key = distiller.search, fold(jax.random.fold_in(key, state.step), "search")
-    parts = {"student": student, "distiller": distiller}
-    (taught, batch), (judge, judging) = ((as_teachers(t), b) for t, b in (inner, outer))
-    gather, split = spread or WHOLE
+    objective_of = partial(objective, student=student, distiller=distiller)
+    (teachers, batch), (outer_teachers, outer_batch) = ((as_teachers(t), b) for t, b in (inner, outer))
+    gather, split = sharding or WHOLE
     params, policy = gather((state.params, state.policy))
 
     def loss(params: PyTree, policy: PyTree) -> Array:
-        return objective(params, policy, state, taught, batch, key, **parts)[0]
+        return objective_of(params, policy, state, teachers, batch, key)[0]
 
-    def descent(params: PyTree, policy: PyTree) -> PyTree:
-        given, mask = (policy, state, taught, batch, key), mask_of(batch)
-        return gradients(partial(objective, **parts), params, *given, task=task, mask=mask)[2]
+    def gradient(params: PyTree, policy: PyTree) -> PyTree:
+        args, mask = (policy, state, teachers, batch, key), mask_of(batch)
+        return gradients(objective_of, params, *args, task_terms=task_terms, mask=mask)[2]
 
     def update(grads: PyTree) -> PyTree:
         return gather(optax.apply_updates(state.params, tx.update(split(grads), state.opt, state.params)[0]))
 
-    def judged(params: PyTree, policy: PyTree) -> Array:
+    def outer_loss(params: PyTree, policy: PyTree) -> Array:
         policy = policy if search.outer == "refined" else {}
-        return objective(params, policy, state, judge, judging, fold(key, "outer"), **parts)[0]
+        return objective_of(params, policy, state, outer_teachers, outer_batch, fold(key, "outer"))[0]
 
     mean = partial(jax.lax.pmean, axis_name=axis_name) if axis_name else lambda tree: tree
     if search.hypergradient == "exact":
-        value, grads = _exact(descent, update, judged, params, policy, mean)
+        value, grads = _exact(gradient, update, outer_loss, params, policy, mean)
     else:
-        value, grads = _finite(loss, update, judged, params, policy, mean)
+        value, grads = _finite(loss, update, outer_loss, params, policy, mean)
     value, grads = mean((value, grads))
     if search.score is not None:
         grads = jax.tree.map(jnp.add, grads, search.score(policy, fold(key, "method"), value))
     updates, policy_opt = policy_adam(search).update(grads, state.policy_opt, state.policy)
     policy = optax.apply_updates(state.policy, updates)
-    measured = {"outer": metrics_lib.mean_of(value, mask_of(judging))}
+    metrics = {"outer": metrics_lib.mean_of(value, mask_of(outer_batch))}
     if axis_name:
-        measured = jax.lax.psum(measured, axis_name)
-    return state._replace(policy=policy, policy_opt=policy_opt), measured
+        metrics = jax.lax.psum(metrics, axis_name)
+    return state._replace(policy=policy, policy_opt=policy_opt), metrics
 
 
-def _exact(descent, update, judged, params: PyTree, policy: PyTree, mean) -> tuple[Array, PyTree]:
+def _exact(gradient, update, outer_loss, params: PyTree, policy: PyTree, mean) -> tuple[Array, PyTree]:
     """Value and gradient of the outer loss, through the update (a gradient of a gradient)."""
 
-    def ahead(policy):
-        return judged(update(mean(descent(params, policy))), policy)
+    def after_update(policy):
+        return outer_loss(update(mean(gradient(params, policy))), policy)
 
-    return jax.value_and_grad(ahead)(policy)
+    return jax.value_and_grad(after_update)(policy)
 
 
-def _finite(loss, update, judged, params: PyTree, policy: PyTree, mean) -> tuple[Array, PyTree]:
+def _finite(loss, update, outer_loss, params: PyTree, policy: PyTree, mean) -> tuple[Array, PyTree]:
     """The same with the mixed second derivative by central differences, as DARTS-style code has it:
     d/da <dL_in/dtheta, v> is the difference of dL_in/da at theta + r v and theta - r v over 2 r, r = 0.01 / |v|."""
     ahead, back = jax.vjp(update, mean(jax.grad(loss)(params, policy)))
-    value, (outer, direct) = jax.value_and_grad(judged, argnums=(0, 1))(ahead, policy)
+    value, (outer, direct) = jax.value_and_grad(outer_loss, argnums=(0, 1))(ahead, policy)
     (v,) = back(mean(outer))
     r = 0.01 / jnp.maximum(optax.tree.norm(v), 1e-12)
     sides = [jax.grad(loss, argnums=1)(optax.tree.add_scale(params, sign * r, v), policy) for sign in (1, -1)]

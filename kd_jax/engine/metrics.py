@@ -23,22 +23,6 @@ def mean_of(value: Array | Mean, mask: Array) -> Mean:
     return Mean(jnp.sum(jnp.where(mask > 0, value, 0)) if value.ndim else value * count, count)
 
 
-def top_k(logits: Array, labels: Array, k: int) -> Array:
-    """(B,) 1.0 where the label is among the k highest logits; ties count against the label.
-
-    With fewer than k classes, k is their number.
-    """
-    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    # "not lower", so that a constant or NaN prediction does not score
-    ahead = jnp.sum(~(logits < own), axis=-1) - 1
-    return (ahead < min(k, logits.shape[-1])).astype(jnp.float32)
-
-
-def agreement(student: Array, teacher: Array) -> Array:
-    """(B,) 1.0 where both predict the same class."""
-    return (jnp.argmax(student, axis=-1) == jnp.argmax(teacher, axis=-1)).astype(jnp.float32)
-
-
 def named(terms: Terms, logs: Logs, mask: Array) -> Metrics:
     """Metrics of a step's terms and logs, under "terms/..." and "logs/..."."""
     pairs = {f"terms/{k}": v for k, v in terms.items()} | {f"logs/{k}": v for k, v in logs.items()}
@@ -81,7 +65,8 @@ def zeros_like(metrics: Metrics) -> Metrics:
     return jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
 
 
-def read(metrics: Metrics) -> dict[str, float]:
-    """Bring the sums to the host and divide. A mean of nothing is 0."""
-    host = jax.device_get(metrics)
-    return {name: float(m.total) / float(m.count) if m.count else 0.0 for name, m in host.items()}
+def read(metrics: Metrics | list[Metrics]) -> dict[str, float]:
+    """Bring the sums to the host and divide; of several, what they sum to. A mean of nothing is 0."""
+    parts = jax.device_get(metrics if isinstance(metrics, list) else [metrics])
+    sums = {n: (sum(float(p[n].total) for p in parts), sum(float(p[n].count) for p in parts)) for n in parts[0]}
+    return {name: total / count if count else 0.0 for name, (total, count) in sums.items()}

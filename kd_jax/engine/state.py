@@ -9,9 +9,10 @@ import optax
 from flax import linen as nn
 
 from kd_jax.engine.optim import policy_adam
+from kd_jax.engine.views import student_runner, student_views
 from kd_jax.methods.base import fold
 from kd_jax.models import base as models
-from kd_jax.typing import Array, Distiller, InitContext, Match, Outputs, PyTree, Variables, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Outputs, PyTree, Variables, Vars, View, extra_views_of
 
 
 class TrainState(NamedTuple):
@@ -36,37 +37,6 @@ class TrainState(NamedTuple):
         return Variables(self.params["student"], self.stats["student"])
 
 
-def as_teachers(teacher_outputs: Outputs | tuple[Outputs, ...] | None) -> tuple[Outputs, ...]:
-    """One teacher, several or none, as a tuple."""
-    if teacher_outputs is None:
-        return ()
-    return (teacher_outputs,) if isinstance(teacher_outputs, Outputs) else tuple(teacher_outputs)
-
-
-def mean_logits(teachers: tuple[Outputs, ...]) -> Array:
-    """What several teachers say together: their averaged logits (B, K)."""
-    return sum(t.logits for t in teachers) / len(teachers)
-
-
-def make_view(
-    image, student: Outputs, teachers: tuple[Outputs, ...], batch, step, *, needs=frozenset(), extra_views=None
-) -> View:
-    """The view before any refiner. Several teachers are matched by their averaged logits.
-
-    Args:
-      image, student, teachers, step: see View.
-      batch: label and, if there is one, index.
-      needs: of the distiller; of the views of single teachers, it gets those that stand there.
-      extra_views: views that are made already.
-    """
-    match = Match(student.logits, mean_logits(teachers)) if teachers else None
-    labels, index = batch["label"], batch.get("index")
-    view = View(image, student, teachers, match, labels, index, step, extra_views=extra_views or {})
-    alone = {f"alone.{i}": teachers[i : i + 1] for i in range(len(teachers)) if f"alone.{i}" in needs}
-    single = {name: make_view(image, student, one, batch, step) for name, one in alone.items()}
-    return view._replace(extra_views=view.extra_views | single) if single else view
-
-
 def make_init_context(
     student: nn.Module,
     teachers: tuple[nn.Module, ...],
@@ -74,7 +44,7 @@ def make_init_context(
     image_shape: tuple[int, ...],
     batch_size: int,
     needs: frozenset = frozenset(),
-    **known,
+    **more,
 ) -> InitContext:
     """What a distiller's init may know, for batches of images (H, W, C); computes shapes only.
 
@@ -84,19 +54,23 @@ def make_init_context(
       image_shape: (H, W, C).
       batch_size: B.
       needs: of the distiller, which decide what other views there are.
-      **known: other fields of InitContext.
+      **more: other fields of InitContext.
     """
-
-    def view(image, label):
-        outputs = [models.apply(m, models.init(m, jax.random.key(0), image), image)[0] for m in (student, *teachers)]
-        batch, step = {"label": label, "index": label}, jnp.zeros((), jnp.int32)
-        given = (image, outputs[0], tuple(outputs[1:]), batch, step)
-        others = {"strong": make_view(*given)} if "strong" in needs else {}
-        return make_view(*given, needs=needs, extra_views=others)
-
+    (variables, outputs), *others = (models.shapes(m, image_shape, batch_size) for m in (student, *teachers))
+    rows = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     image = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
-    shapes = jax.eval_shape(view, image, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
-    return InitContext(shapes, num_classes=shapes.student.logits.shape[-1], **known)
+
+    def view(outputs: Outputs, teachers: tuple[Outputs, ...], image: Array, rows: Array, step: Array) -> View:
+        batch = {"image": image, "label": rows, "index": rows}
+        batch["views"] = {name: {"image": image, "teachers": teachers} for name in extra_views_of(needs)}
+        made = student_views(lambda stats, image: (outputs, stats), {}, teachers, batch, step, needs)
+        return made._replace(apply_student=None)
+
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    shapes = jax.eval_shape(view, outputs, tuple(theirs for _, theirs in others), image, rows, step)
+    run = student_runner(student, variables.params, train=True)
+    shapes = shapes._replace(apply_student=run, student_stats=variables.stats)
+    return InitContext(shapes, num_classes=outputs.logits.shape[-1], student=student, **more)
 
 
 def init_state(
@@ -123,17 +97,35 @@ def init_state(
       trains: "all", or "method": tx is then over {"method": ...}.
       ema: whether an average of the student is kept; it starts as the student.
     """
-    net = models.init(student, fold(key, "student"), jnp.zeros((1, *context.view_shapes.image.shape[1:])))
-    own = with_given(distiller.init(fold(key, "method"), context), context.initial_vars)
-    params = {"student": net.params, "method": own.params}
+    image = jnp.zeros((1, *context.view_shapes.image.shape[1:]))
+    network = models.init(student, fold(key, "student"), image)
+    return _state(network, key, distiller, tx, context, trains, ema)
+
+
+def abstract_state(
+    *, student: nn.Module, distiller: Distiller, tx, context: InitContext, trains: str = "all", ema: bool = False
+) -> TrainState:
+    """`init_state` as shapes, without computing anything; initial variables may be shapes too."""
+    network, _ = models.shapes(student, context.view_shapes.image.shape[1:])
+
+    def make(network: Variables, key: Array, initial_vars: dict) -> TrainState:
+        return _state(network, key, distiller, tx, context._replace(initial_vars=initial_vars), trains, ema)
+
+    return jax.eval_shape(make, network, jax.eval_shape(jax.random.key, 0), dict(context.initial_vars))
+
+
+def _state(network: Variables, key: Array, distiller: Distiller, tx, context: InitContext, trains: str, ema: bool):
+    """The state of a network that is there already."""
+    vars = with_initial_vars(distiller.init(fold(key, "method"), context), context.initial_vars)
+    params = {"student": network.params, "method": vars.params}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        stats={"student": net.stats, "method": own.stats},
+        stats={"student": network.stats, "method": vars.stats},
         opt=tx.init(trained(params, trains)),
-        policy=own.policy,
-        policy_opt=policy_adam(distiller.search).init(own.policy) if distiller.search else {},
-        ema=net._asdict() if ema else {},
+        policy=vars.policy,
+        policy_opt=policy_adam(distiller.search).init(vars.policy) if distiller.search else {},
+        ema=network._asdict() if ema else {},
     )
 
 
@@ -142,25 +134,16 @@ def trained(params: PyTree, trains: str) -> PyTree:
     return params if trains == "all" else {"method": params["method"]}
 
 
-def with_given(made: Vars, given: Mapping[str, Vars]) -> Vars:
-    """A chain's variables; members whose labels stand in `given` start with those.
+def with_initial_vars(vars: Vars, initial_vars: Mapping[str, Vars]) -> Vars:
+    """A chain's variables; members whose labels stand in `initial_vars` start with those.
 
     Raises:
-      ValueError: a member of another shape than the one that is given.
+      ValueError: a member whose variables have other shapes than those given.
     """
-    for label in given.keys() & (made.params | made.stats).keys():
-        for ours, theirs in ((made.params, given[label].params), (made.stats, given[label].stats)):
+    for label in initial_vars.keys() & (vars.params | vars.stats).keys():
+        for ours, theirs in ((vars.params, initial_vars[label].params), (vars.stats, initial_vars[label].stats)):
             shapes = [jax.tree.map(jnp.shape, tree) for tree in (ours.get(label, {}), theirs)]
             if shapes[0] != shapes[1]:
                 raise ValueError(f"{label}: its variables and those that it is to start with have different shapes")
             ours |= {label: theirs} if theirs else {}
-    return made
-
-
-def abstract_state(*, context: InitContext, **kwargs) -> TrainState:
-    """`init_state` as shapes, without computing anything; what is given may be shapes too."""
-
-    def make(key: Array, given: dict) -> TrainState:
-        return init_state(key, context=context._replace(initial_vars=given), **kwargs)
-
-    return jax.eval_shape(make, jax.random.key(0), dict(context.initial_vars))
+    return vars

@@ -1,6 +1,6 @@
 """Distillation methods as values, and the combinators that put them together."""
 
-from kd_jax.methods.base import chain, everywhere, identity, ramp, taught_by, weigh
+from kd_jax.methods.base import chain, everywhere, identity, look_again, ramp, taught_by, weigh
 from kd_jax.methods.cat_kd import cat_kd
 from kd_jax.methods.crd import crd
 from kd_jax.methods.dml import dml
@@ -20,7 +20,7 @@ from kd_jax.methods.vid import vid
 
 __all__ = [
     "CRITERIA", "REFINERS", "ab", "at", "cat_kd", "cc", "ce", "chain", "crd", "ctkd", "dafa", "dam", "dist", "dkd",
-    "dml", "everywhere", "fitnet", "fsp", "ft", "identity", "kd", "kdsvd", "lskd", "mlld", "nst", "ofd",
+    "dml", "everywhere", "fitnet", "fsp", "ft", "identity", "kd", "kdsvd", "look_again", "lskd", "mlld", "nst", "ofd",
     "paraphraser", "pkt", "ramp", "reviewkd", "rkd", "sftn_branches", "simkd", "skd", "sp", "taught_by", "vid",
     "weigh",
 ]  # fmt: skip

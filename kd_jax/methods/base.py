@@ -6,7 +6,20 @@ from zlib import crc32
 import jax
 from flax import linen as nn
 
-from kd_jax.typing import Array, AuxNetwork, Distiller, InitContext, PyTree, Schedule, Search, Vars, View
+from kd_jax.typing import (
+    Array,
+    AuxNetwork,
+    Distiller,
+    InitContext,
+    Outputs,
+    PyTree,
+    Schedule,
+    Search,
+    Vars,
+    View,
+    alone,
+    extra_views_of,
+)  # fmt: skip
 
 NO_VARS = Vars({}, {}, {})
 
@@ -86,8 +99,10 @@ def chain(**members: Distiller) -> Distiller:
         search=_search(members),
         visualizations=_maps(members),
         refines=frozenset().union(*(member.refines for member in members.values())),
-        networks=_networks(members),
+        networks=_networks(members, "networks"),
         whole_batch={join(a, n): what for a, member in each for n, what in member.whole_batch.items()},
+        task_terms=frozenset(join(a, n) for a, member in each for n in member.task_terms),
+        starts=_networks(members, "starts"),
     )
 
 
@@ -104,9 +119,9 @@ def _maps(members: dict[str, Distiller]) -> Callable | None:
     return maps
 
 
-def _networks(members: dict[str, Distiller]) -> Callable | None:
-    """Every member's networks under its label."""
-    owners = {label: member.networks for label, member in members.items() if member.networks}
+def _networks(members: dict[str, Distiller], field: str) -> Callable | None:
+    """Every member's networks under its label. field: "networks" or "starts"."""
+    owners = {label: getattr(member, field) for label, member in members.items() if getattr(member, field)}
     if not owners:
         return None
 
@@ -176,6 +191,21 @@ def everywhere(refiner: Distiller) -> Distiller:
     return refiner._replace(apply=apply)
 
 
+def look_again(view: View, image: Array) -> tuple[Outputs, View]:
+    """Run the student on other images: a stronger augmentation, mixed images, whatever a method makes.
+
+    Args:
+      view: of the batch.
+      image: (B, H, W, C), normalised as `view.image`.
+
+    Returns:
+      The student's Outputs for them, and the view for whoever comes next: a method returns it, so that BatchNorm's
+      running statistics have seen these images too.
+    """
+    outputs, stats = view.apply_student(view.student_stats, image)
+    return outputs, view._replace(student_stats=stats)
+
+
 def taught_by(criterion: Distiller, teacher: int) -> Distiller:
     """A criterion that sees one of several teachers, counted from 0: its logits, not the average; its features, not
     the first one's. Refiners of logits that stand before refine its logits too.
@@ -183,19 +213,22 @@ def taught_by(criterion: Distiller, teacher: int) -> Distiller:
     Raises:
       ValueError: a criterion that compares two views of the batch; fewer teachers than that, when variables are made.
     """
-    name = f"alone.{teacher}"
-    if "strong" in criterion.needs:
+    name = alone(teacher)
+    if extra_views_of(criterion.needs):
         raise ValueError(f"teacher {teacher}: a criterion on two views of the batch reads all teachers, not one")
+
+    def _single(view: View) -> View:
+        return view.extra_views[name]._replace(apply_student=view.apply_student, student_stats=view.student_stats)
 
     def init(key: Array, context: InitContext) -> Vars:
         if not 0 <= teacher < len(context.view_shapes.teachers):
             raise ValueError(f"teacher {teacher}: there are {len(context.view_shapes.teachers)}, counted from 0")
-        alone = context.view_shapes.extra_views[name]
-        return criterion.init(key, context._replace(view_shapes=alone, teachers=context.teachers[teacher:][:1]))
+        single = _single(context.view_shapes)
+        return criterion.init(key, context._replace(view_shapes=single, teachers=context.teachers[teacher:][:1]))
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
-        _, terms, logs, stats = criterion.apply(vars, view.extra_views[name], key, train)
-        return view, terms, logs, stats
+        after, terms, logs, stats = criterion.apply(vars, _single(view), key, train)
+        return view._replace(student_stats=after.student_stats), terms, logs, stats
 
     return criterion._replace(init=init, apply=apply, needs=criterion.needs | {name})
 

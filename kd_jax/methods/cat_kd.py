@@ -4,7 +4,7 @@ from kd_jax import losses
 from kd_jax.methods.base import require, weigh
 from kd_jax.methods.stages import focused
 from kd_jax.methods.terms import criterion
-from kd_jax.typing import Distiller, Schedule, Terms, View
+from kd_jax.typing import Distiller, Need, Schedule, Terms, View
 
 
 def cat_kd(*, weight: float | Schedule = 400.0, resolution: int = 2, normalize: bool = True) -> Distiller:
@@ -35,4 +35,4 @@ def cat_kd(*, weight: float | Schedule = 400.0, resolution: int = 2, normalize: 
         student, teacher = (focused(view, outputs.cam) for outputs in (view.student, view.teachers[0]))
         return {"": losses.cat_kd(student=student, teacher=teacher, resolution=resolution, normalize=normalize)}
 
-    return weigh(criterion(terms, frozenset({"student.cam", "teacher.cam"})), weight)
+    return weigh(criterion(terms, frozenset({Need.STUDENT_CAM, Need.TEACHER_CAM})), weight)

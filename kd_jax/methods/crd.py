@@ -11,7 +11,7 @@ from kd_jax.layers.negatives import Table, draw, table
 from kd_jax.losses.common import l2_normalize
 from kd_jax.methods.base import fold, require, weigh
 from kd_jax.methods.stages import pooled
-from kd_jax.typing import Array, Distiller, InitContext, PyTree, RowUpdate, Schedule, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Need, PyTree, RowUpdate, Schedule, Vars, View
 
 
 def crd(
@@ -100,7 +100,7 @@ def crd(
         return view, {"": value}, {}, vars.stats | {"bank": banks, "scale": scale}
 
     bank = {"": "reads a bank of features before the whole batch is written there"}
-    return weigh(Distiller(init, apply, frozenset({"teacher.pooled", "index"}), whole_batch=bank), weight)
+    return weigh(Distiller(init, apply, frozenset({Need.TEACHER_POOLED, Need.INDEX}), whole_batch=bank), weight)
 
 
 def _index(view: View) -> Array:

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from kd_jax import losses
 from kd_jax.layers.augment import straight_through
 from kd_jax.methods.base import everywhere, no_vars, require
-from kd_jax.typing import Array, Distiller, InitContext, Monitor, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Monitor, Need, Vars, View
 
-NEEDS = frozenset({"match"})
+NEEDS = frozenset({Need.MATCH})
 
 
 def lskd(*, temperature: float = 2.0) -> Distiller:
@@ -102,6 +102,6 @@ def ctkd(
 
     watch = (Monitor("temperature", unit="temperature"),)
     made = Distiller(
-        make, apply, NEEDS, lr_multipliers={"": rate}, monitors=watch, refines=frozenset({"match.temperature"})
+        make, apply, NEEDS, lr_multipliers={"": rate}, monitors=watch, refines=frozenset({Need.MATCH_TEMPERATURE})
     )
     return everywhere(made)

@@ -3,7 +3,7 @@
 from kd_jax import losses
 from kd_jax.methods.base import identity, require, weigh
 from kd_jax.methods.terms import criterion, temperature_of
-from kd_jax.typing import Distiller, Schedule, Terms, Vars, View
+from kd_jax.typing import Distiller, Need, Schedule, Terms, Vars, View, extra_view
 
 
 def mlld(
@@ -68,7 +68,7 @@ def mlld(
     def task(view: View) -> Terms:
         return {"ce": losses.cross_entropy(student=view.extra_views["strong"].student.logits, labels=view.labels)}
 
-    reads = {"match", "strong"} if temperature is not None else {"match", "match.temperature", "strong"}
+    reads = {Need.MATCH, extra_view("strong"), *(() if temperature is not None else (Need.MATCH_TEMPERATURE,))}
     parts = weigh(criterion(levels, frozenset(reads)), weight), weigh(criterion(task), ce_weight)
 
     def apply(vars: Vars, view: View, key, train: bool):

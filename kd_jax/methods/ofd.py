@@ -11,9 +11,9 @@ from kd_jax.layers.projector import Connector
 from kd_jax.losses.common import upcast
 from kd_jax.methods.base import fold, run, weigh
 from kd_jax.methods.stages import focused, last_preacts, require_stages
-from kd_jax.typing import Array, Distiller, InitContext, Schedule, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Need, Schedule, Vars, View
 
-NEEDS = frozenset({"student.preacts", "teacher.preacts"})
+NEEDS = frozenset({Need.STUDENT_PREACTS, Need.TEACHER_PREACTS})
 
 
 def ofd(*, weight: float | Schedule = 1e-3) -> Distiller:

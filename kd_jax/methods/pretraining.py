@@ -11,7 +11,7 @@ from kd_jax.layers.factors import LinearRegressor, Paraphraser, encoder
 from kd_jax.methods.base import fold, no_vars, require, run, weigh
 from kd_jax.methods.stages import NEEDS, focus_of, focused, last_preacts, require_stages
 from kd_jax.methods.terms import criterion
-from kd_jax.typing import Array, Distiller, InitContext, PyTree, Schedule, Terms, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Need, PyTree, Schedule, Terms, Vars, View, given
 
 GIVEN = "paraphraser"  # label of the term whose variables `ft` starts with
 WANTED = f'give init.method="phase:NAME" of a phase with a term `{GIVEN}`'
@@ -66,7 +66,7 @@ def ab(*, weight: float | Schedule = 1.0, margin: float = 1.0) -> Distiller:
         value = losses.ab(students=connected, teachers=teachers, margin=margin, masks=masks)
         return view, {"": value}, {}, stats
 
-    return weigh(Distiller(init, apply, frozenset({"student.preacts", "teacher.preacts"})), weight)
+    return weigh(Distiller(init, apply, frozenset({Need.STUDENT_PREACTS, Need.TEACHER_PREACTS})), weight)
 
 
 def fsp(*, weight: float | Schedule = 1.0) -> Distiller:
@@ -203,7 +203,7 @@ def ft(*, weight: float | Schedule = 200.0, batch_norm: bool = True, p1: int = 2
         value = losses.ft(student=focused(view, student), teacher=focused(view, teacher), p1=p1, p2=p2)
         return view, {"": value}, {}, {**vars.stats, "translator": moved}
 
-    return weigh(Distiller(init, apply, NEEDS | {f"given.{GIVEN}"}), weight)
+    return weigh(Distiller(init, apply, NEEDS | {given(GIVEN)}), weight)
 
 
 def _given(context: InitContext, teacher: Array) -> tuple[PyTree, int]:

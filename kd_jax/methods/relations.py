@@ -15,9 +15,9 @@ from kd_jax.layers.basic import linear
 from kd_jax.methods.base import require, weigh
 from kd_jax.methods.stages import NEEDS, focused, pooled
 from kd_jax.methods.terms import criterion
-from kd_jax.typing import Array, Distiller, InitContext, Schedule, Terms, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Need, Schedule, Terms, Vars, View
 
-POOLED = frozenset({"teacher.pooled"})
+POOLED = frozenset({Need.TEACHER_POOLED})
 
 
 def sp(*, weight: float | Schedule = 3000.0) -> Distiller:

@@ -9,7 +9,7 @@ from kd_jax import losses
 from kd_jax.layers.fusion import Fusion
 from kd_jax.methods.base import fold, require, run, weigh
 from kd_jax.methods.stages import focused, last_preacts, require_stages
-from kd_jax.typing import Array, Distiller, InitContext, Schedule, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Need, Schedule, Vars, View
 
 
 def reviewkd(*, weight: float | Schedule = 1.0, max_width: int = 512, preact: bool = False) -> Distiller:
@@ -41,7 +41,7 @@ def reviewkd(*, weight: float | Schedule = 1.0, max_width: int = 512, preact: bo
     """
     require("reviewkd", max_width=(max_width, max_width >= 1, "at least 1"))
     maps = partial(_maps, "preacts" if preact else "stages")
-    needs = {"teacher.preacts", "teacher.pooled", *(["student.preacts"] if preact else [])}
+    needs = {Need.TEACHER_PREACTS, Need.TEACHER_POOLED, *([Need.STUDENT_PREACTS] if preact else [])}
 
     def layers(students: list, teachers: list):
         """(name, Fusion), the deepest first."""

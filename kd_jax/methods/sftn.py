@@ -11,7 +11,7 @@ from kd_jax import losses, models
 from kd_jax.layers.transform import FORMS, Transform
 from kd_jax.methods.base import fold, identity, require, run, weigh
 from kd_jax.methods.stages import as_map, is_tokens, maps_of
-from kd_jax.typing import Array, Distiller, InitContext, Monitor, Schedule, Variables, Vars, View
+from kd_jax.typing import Array, AuxNetwork, Distiller, InitContext, Monitor, Schedule, Variables, Vars, View
 
 WATCH = (Monitor("branch*/top1", unit="share of examples"), Monitor("branch*/kl", unit="nats"))
 
@@ -139,10 +139,13 @@ def sftn_branches(
             logs[f"{name}/top1"] = (jnp.argmax(z, axis=-1) == view.labels).astype(jnp.float32)
         return view, terms, logs, stats
 
-    return weigh(Distiller(init, apply, monitors=WATCH), weight)
+    def starts(vars: Vars) -> dict[str, AuxNetwork]:
+        return {"": AuxNetwork(student, models.create(student, 2), largest_part(vars))}
+
+    return weigh(Distiller(init, apply, monitors=WATCH, starts=starts), weight)
 
 
-def student_in(vars: Vars) -> Variables:
+def largest_part(vars: Vars) -> Variables:
     """The largest part of the student that the branches of this criterion hold: of the earliest entry."""
     held = {name: part["student"] for name, part in vars.params.items() if "student" in part}
     name = max(held, key=lambda name: len(held[name]))

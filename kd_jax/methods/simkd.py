@@ -8,7 +8,10 @@ from kd_jax.losses.common import pool_to
 from kd_jax.methods.base import no_vars, weigh
 from kd_jax.methods.stages import focus_of
 from kd_jax.methods.terms import criterion
-from kd_jax.typing import Array, Distiller, InitContext, Schedule, Terms, Vars, View
+from kd_jax.models.graft import Graft
+from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, Schedule, Terms, Vars, View
+
+WANTED = "it needs a student graft:STUDENT+TEACHER"
 
 
 def simkd(*, weight: float | Schedule = 1.0) -> Distiller:
@@ -36,6 +39,8 @@ def simkd(*, weight: float | Schedule = 1.0) -> Distiller:
     """
 
     def init(key: Array, context: InitContext) -> Vars:
+        if not isinstance(context.student, Graft | None):
+            raise InputError(f"simkd: the network in training is a {type(context.student).__name__}; {WANTED}")
         view = context.view_shapes
         ours, teacher = view.student.stages[-1], view.teachers[0]
         if not teacher.ends_in_a_stage:
@@ -44,7 +49,7 @@ def simkd(*, weight: float | Schedule = 1.0) -> Distiller:
         if ours.shape[-1] != theirs.shape[-1] or any(map(int.__gt__, ours.shape[1:3], theirs.shape[1:3])):
             raise ValueError(
                 f"simkd: the student is no graft on this teacher: its last stage is {_spelled(ours)}, the teacher's "
-                f'{_spelled(theirs)}; a student "graft:STUDENT+TEACHER" is'
+                f"{_spelled(theirs)}; {WANTED}"
             )
         return no_vars(key, context)
 
@@ -53,7 +58,7 @@ def simkd(*, weight: float | Schedule = 1.0) -> Distiller:
         theirs = pool_to(nn.relu(view.teachers[0].preacts[-1]), ours.shape[1:3])
         return {"": losses.fitnet(student=ours, teacher=theirs, mask=focus_of(view, ours))}
 
-    return weigh(criterion(terms, frozenset({"teacher.preacts"}), init), weight)
+    return weigh(criterion(terms, frozenset({Need.TEACHER_PREACTS}), init), weight)
 
 
 def _spelled(x: jax.ShapeDtypeStruct) -> str:

@@ -8,9 +8,9 @@ from kd_jax.layers import augment, policy
 from kd_jax.layers.areas import OVERLAPS, AreaHeads, Areas, masks
 from kd_jax.methods.base import NO_VARS, fold, require, run, weigh
 from kd_jax.methods.stages import NEEDS, as_before, as_map, regressed, require_stages
-from kd_jax.typing import Array, Distiller, InitContext, Logs, Monitor, Schedule, Search, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Logs, Monitor, Need, Schedule, Search, Vars, View
 
-MAPS = frozenset({"teacher.stages", "teacher.preacts"})
+MAPS = frozenset({Need.TEACHER_STAGES, Need.TEACHER_PREACTS})
 
 
 def dafa(
@@ -207,7 +207,7 @@ def dam(
     constant = "the heads say the same of every place (the term's trivial solution): the areas mean nothing"
     watch = (Monitor("share", unit="share of the map"), Monitor("heat_std", 1e-3, constant, "deviation of the heat"))
     return weigh(
-        Distiller(init, apply, NEEDS, monitors=watch, visualizations=maps, refines=MAPS | {"teacher.cam"}), weight
+        Distiller(init, apply, NEEDS, monitors=watch, visualizations=maps, refines=MAPS | {Need.TEACHER_CAM}), weight
     )
 
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 
 from kd_jax.layers.regressor import Regressor
 from kd_jax.losses.common import windows
-from kd_jax.typing import Array, InitContext, Outputs, View
+from kd_jax.typing import Array, InitContext, Need, Outputs, View
 
-NEEDS = frozenset({"teacher.stages"})
+NEEDS = frozenset({Need.TEACHER_STAGES})
 
 
 def pooled(view: View) -> dict[str, Array]:

@@ -6,7 +6,7 @@ import jax
 
 from kd_jax import losses
 from kd_jax.methods.base import no_vars, require, weigh
-from kd_jax.typing import Array, Distiller, InitContext, Schedule, Terms, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Need, Schedule, Terms, Vars, View
 
 KD_TEMPERATURE = 4.0  # the classic papers' on CIFAR-100, where neither criterion nor refiner sets one
 
@@ -39,7 +39,7 @@ def _reads(name: str, temperature: float | None) -> frozenset:
     """What a criterion on logits needs: the pair and, unless it has its own, the temperature that refiners set."""
     fine = temperature is None or 0 < temperature < float("inf")
     require(name, temperature=(temperature, fine, "a finite number above 0, or None"))
-    return frozenset({"match"} if temperature is not None else {"match", "match.temperature"})
+    return frozenset({Need.MATCH} if temperature is not None else {Need.MATCH, Need.MATCH_TEMPERATURE})
 
 
 def ce(*, weight: float | Schedule = 1.0) -> Distiller:
@@ -48,10 +48,11 @@ def ce(*, weight: float | Schedule = 1.0) -> Distiller:
     Args:
       weight: a number, or a schedule of the step.
     """
-    return weigh(
-        criterion(lambda view: {"": losses.cross_entropy(student=view.student.logits, labels=view.labels)}),
-        weight,
-    )
+
+    def terms(view: View) -> Terms:
+        return {"": losses.cross_entropy(student=view.student.logits, labels=view.labels)}
+
+    return weigh(criterion(terms)._replace(task_terms=frozenset({""})), weight)
 
 
 def kd(*, weight: float | Schedule = 1.0, temperature: float | None = None) -> Distiller:

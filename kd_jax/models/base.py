@@ -9,7 +9,7 @@ code: layer1/0/conv1/kernel is `layer1.0.conv1.weight` (see weights.py).
 """
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -88,6 +88,11 @@ def _cast(tree: PyTree, dtype: str, of: str = "float32") -> PyTree:
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
+def mean_logits(outputs: tuple[Outputs, ...]) -> Array:
+    """The averaged logits (B, K) of one network or several: what they say together."""
+    return sum(each.logits for each in outputs) / len(outputs)
+
+
 def tail(model: nn.Module, variables: Variables, x: Array, i: int, train: bool = False) -> Array:
     """Logits (B, K) of the network continued after `stages[i]` = x; the last i is pool and head.
 
@@ -112,9 +117,13 @@ def trace(model: nn.Module, image_shape: tuple[int, ...], batch: int = 1) -> tup
     return variables, seen[0], jaxpr
 
 
+@lru_cache(maxsize=256)
 def shapes(model: nn.Module, image_shape: tuple[int, ...], batch: int = 1) -> tuple[Variables, Outputs]:
-    """Shapes of the variables and of Outputs for images (H, W, C), without computing anything."""
-    return trace(model, image_shape, batch)[:2]
+    """Shapes of the variables and of Outputs for images (H, W, C), without computing anything or asking for a device.
+    Not to be changed in place: the next call for the same network returns the same."""
+    image = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
+    outputs, variables = jax.eval_shape(model.init_with_output, jax.eval_shape(jax.random.key, 0), image)
+    return Variables(variables.get("params", {}), variables.get("batch_stats", {})), outputs
 
 
 def count_multiply_adds(model: nn.Module, image_shape: tuple[int, ...]) -> int:

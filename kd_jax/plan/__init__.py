@@ -1,5 +1,6 @@
-"""A validated recipe becomes plans: every phase built and checked before the first one trains."""
+"""A validated recipe becomes plans: every phase is built, checked and traced before the first one trains."""
 
-from kd_jax.plan.build import PhasePlan, plan
+from kd_jax.plan.build import build
+from kd_jax.plan.phase_plan import PhasePlan
 
-__all__ = ["PhasePlan", "plan"]
+__all__ = ["PhasePlan", "build"]

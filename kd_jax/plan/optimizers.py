@@ -10,8 +10,10 @@ from flax import linen as nn
 from kd_jax import config
 from kd_jax.engine import optim
 from kd_jax.engine.dot import dot, loss_dependencies
+from kd_jax.engine.objective import mask_of, objective, split_losses
 from kd_jax.engine.state import TrainState, trained
-from kd_jax.engine.step import inputs, mask_of, objective, split_losses
+from kd_jax.plan.trace import step_inputs
+from kd_jax.tasks import Task
 from kd_jax.typing import Distiller, InitContext, InputError, Schedule
 
 
@@ -35,35 +37,34 @@ def plain(phase: config.Phase, schedule: Schedule, rates: Mapping[str, float]) -
 
 
 def fitted(
-    phase: config.Phase, student: nn.Module, distiller: Distiller, schedule: Schedule, task: frozenset | None,
-    state: TrainState, context: InitContext,
+    phase: config.Phase, student: nn.Module, distiller: Distiller, schedule: Schedule, task_terms: frozenset | None,
+    state: TrainState, context: InitContext, task: Task,
 ) -> optax.GradientTransformation | None:  # fmt: skip
-    """The optimiser where which term reaches which parameter counts; None where `plain` is right.
+    """The optimizer where it counts which term reaches which parameter; None where `plain` is right.
 
     That is DOT, and a phase without a task loss: what no term reaches there (a classifier, while features are
     prepared) stays as it is and does not decay, as where PyTorch has no gradient.
 
     Args:
-      phase, student, distiller, schedule: its own.
-      task: see `task_of`.
+      phase, student, distiller, schedule, task: its own.
+      task_terms: see `task_of`.
       state: shapes.
       context: of the distiller.
     """
-    if task is None and any(term.kind == "ce" for term in phase.terms):
+    if task_terms is None and distiller.task_terms:
         return None
-    given = (state, *inputs(context.view_shapes, distiller.needs), jax.eval_shape(jax.random.key, 0))
+    args = (state, *step_inputs(context, distiller.needs, task), jax.eval_shape(jax.random.key, 0))
     loss = partial(objective, student=student, distiller=distiller, trains=phase.trains)
 
-    def apart(params, state, taught, batch, key):
-        given = (state.policy, state, taught, batch, key)
-        return split_losses(loss, params, *given, task=task or frozenset(), mask=mask_of(batch))[0]
+    def apart(params, state, teachers, batch, key):
+        args = (state.policy, state, teachers, batch, key)
+        return split_losses(loss, params, *args, task_terms=task_terms or frozenset(), mask=mask_of(batch))[0]
 
-    reached = loss_dependencies(apart, trained(state.params, phase.trains), *given)
-    if task:
+    reached = loss_dependencies(apart, trained(state.params, phase.trains), *args)
+    if task_terms:
         settings = {"momentum": phase.optim.momentum, "weight_decay": phase.optim.weight_decay}
-        return dot(
-            schedule, reached=reached, delta=phase.optim.delta, lr_multipliers=distiller.lr_multipliers, **settings
-        )
+        multipliers = distiller.lr_multipliers
+        return dot(schedule, reached=reached, delta=phase.optim.delta, lr_multipliers=multipliers, **settings)
     if all(jax.tree.leaves(reached[1])):
         return None
     moves = {True: plain(phase, schedule, distiller.lr_multipliers), False: optax.set_to_zero()}
@@ -74,24 +75,18 @@ def task_of(phase: config.Phase, distiller: Distiller) -> frozenset | None:
     """Labels of the terms that DOT keeps apart from all others; None where there is one gradient."""
     if not phase.optim.delta:
         return None
-    task = frozenset(term.label for term in phase.terms if term.kind == "ce")
-    if not task or len(task) == len(phase.terms):
-        raise InputError(f"config.{phase.name}.optim.delta: needs a term of kind ce, and another one")
+    task_terms = frozenset(name.partition("/")[0] for name in distiller.task_terms)
+    if not task_terms or len(task_terms) == len(phase.terms):
+        raise InputError(f"config.{phase.name}.optim.delta: needs a term that is the task's loss, and another one")
     if distiller.search and distiller.search.hypergradient == "finite":
         raise InputError(f"config.{phase.name}.optim.delta: a search beside it needs hypergradient=exact, got finite")
-    return task
+    return task_terms
 
 
-def check_accumulate(
-    phase: config.Phase, student: nn.Module, distiller: Distiller, state: TrainState, context: InitContext, devices: int
-) -> None:
-    """Refuse to cut a batch that does not divide, or that something looks at as a whole.
-
-    Args:
-      phase, student, distiller, state, context: as for `fitted`.
-      devices: each cuts its own part of the batch.
-    """
-    count, looks = phase.accumulate, dict(distiller.whole_batch)
+def check_accumulate(phase: config.Phase, distiller: Distiller, devices: int) -> None:
+    """Refuse to cut a batch that does not divide, or that a member looks at as a whole. devices: each cuts its own
+    part of the batch. (Terms that are one number for the whole batch are refused when the step is traced.)"""
+    count = phase.accumulate
     if count == 1:
         return
     key = f"config.{phase.name}.accumulate: {count}, but"
@@ -99,9 +94,5 @@ def check_accumulate(
         raise InputError(f"{key} batch {phase.batch_size} on {devices} devices does not divide into so many parts")
     if distiller.search:
         raise InputError(f"{key} its search looks through the step of a whole batch; accepted: 1")
-    given = (state.params, state.policy, state, *inputs(context.view_shapes, distiller.needs))
-    loss = partial(objective, student=student, distiller=distiller, trains=phase.trains)
-    terms = jax.eval_shape(loss, *given, jax.eval_shape(jax.random.key, 0))[1][1]
-    looks |= {name: "is one number for the whole batch" for name, term in terms.items() if not term.shape}
-    for label, what in looks.items():
+    for label, what in distiller.whole_batch.items():
         raise InputError(f"{key} {label} {what}; accepted: 1")

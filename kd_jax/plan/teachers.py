@@ -8,7 +8,6 @@ from etils import epath
 from kd_jax import models
 from kd_jax.interop import state_dict
 from kd_jax.interop.loaded import Loaded, loader, own_normalization
-from kd_jax.methods.sftn import student_in
 from kd_jax.models.network import Network, network_of
 from kd_jax.storage.checkpoints import Checkpoints, network_digest
 from kd_jax.storage.progress import log_line
@@ -67,18 +66,7 @@ def from_file(path: str, like: Network) -> Teacher:
     return Teacher(f"weights:{path}", network, loader(path, network))
 
 
-def from_branch(folder: epath.Path, label: str) -> Callable[[], Loaded]:
-    """A function that reads the student's part of an SFTN teacher's branches, when it is called."""
-
-    def load() -> Loaded:
-        found = method_from(folder)()
-        part = student_in(Vars(found.params[label], found.stats[label], {}))
-        return Loaded(part, network_digest(part))
-
-    return load
-
-
-def method_from(folder: epath.Path) -> Callable[[], Vars]:
+def method_reader(folder: epath.Path) -> Callable[[], Vars]:
     """A function that reads what the members of a phase have trained of their own, when it is called.
 
     Raises:

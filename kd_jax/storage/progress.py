@@ -28,14 +28,10 @@ class Progress:
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()})
 
-    def line(self, step: int, epoch: float, epochs: float, row: dict) -> None:
+    def line(self, step: int, epoch: float, epochs: float, measured: str) -> None:
         """One printed line for an evaluation."""
         left = (time.monotonic() - self._since) / max(step - self._start, 1) * (self._steps - step)
-        agreement = f"  agreement {row['agreement']:.2%}" if "agreement" in row else ""
-        log_line(
-            f"{self._phase}: epoch {epoch:g}/{epochs:g}  test loss {row['loss']:.4f}  "
-            f"top-1 {row['top1']:.2%}{agreement}  left {_clock(left)}"
-        )
+        log_line(f"{self._phase}: epoch {epoch:g}/{epochs:g}  {measured}  left {_clock(left)}")
 
     def close(self) -> None:
         self._bar.close()

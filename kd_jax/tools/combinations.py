@@ -7,8 +7,7 @@ from etils import epath
 
 from kd_jax import config
 from kd_jax.distributed.mesh import Layout
-from kd_jax.plan.build import plan
-from kd_jax.train.compiled import CompiledPhase
+from kd_jax.plan import build
 from kd_jax.train.run import load_data
 from kd_jax.typing import InputError
 
@@ -28,29 +27,22 @@ def combinations(pair: str, configs: Path) -> dict[str, dict[str, str]]:
     compose = runpy.run_path(str(configs / "compose.py"))
     get_config, names = compose["get_config"], [name for name in compose["PARTS"] if name not in FRONT]
     get_config(f"kd,{pair}")  # a wrong pair is refused here, once
-    traced = []
     return {
-        name: {front: refusal(get_config(f"{front}+{name},{pair},smoke".lstrip("+")), traced) for front in FRONT}
+        name: {front: refusal(get_config(f"{front}+{name},{pair},smoke".lstrip("+"))) for front in FRONT}
         for name in names
     }
 
 
-def refusal(made, traced: list) -> str:
-    """What refuses a config under smoke when its phases are built and their steps traced; "" where nothing does.
+def refusal(made) -> str:
+    """What refuses a config under smoke when its phases are planned, which traces their steps; "" where nothing does.
 
     Args:
       made: ConfigDict.
-      traced: phases that have been traced before and need not be again; those of this config are added.
     """
     made.data.synthetic.train = made.data.synthetic.test = 8
     recipe = config.parse(made.to_dict())
     try:
-        for job in plan(recipe, load_data(recipe), epath.Path("never-written")):
-            if job.phase not in traced:
-                programs = CompiledPhase(job, Layout((1,)))  # traces a step
-                if job.split.steps:
-                    programs.trace_search()
-                traced.append(job.phase)
+        build(recipe, load_data(recipe), epath.Path("never-written"), Layout((1,)))
     except InputError as e:
         return str(e)
     return ""

@@ -45,21 +45,32 @@ class Resident(_Batches):
         make = partial(resident.train_batch, augment=self.augment)
         self._train = layout.jit(make, ins="rrbrr", outs="b")
         self._test = layout.jit(resident.test_batch, ins="rrbb", outs="b")
-        again = partial(resident.strong_image, augment=self.augment, ops=strong.ops, magnitude=strong.magnitude)
-        self._strong = layout.jit(again, ins="rbrr", outs="b")
+        image = partial(resident.strong_image, augment=self.augment, ops=strong.ops, magnitude=strong.magnitude)
+        self._views = {"strong": layout.jit(image, ins="rbrr", outs="b")}
 
     def train(
-        self, step: int, batch_size: int, split: Split | None = None, judge: bool = False, strong: bool = False
+        self,
+        step: int,
+        batch_size: int,
+        split: Split | None = None,
+        held_out: bool = False,
+        extra_views: tuple[str, ...] = (),
     ) -> Batch:
-        """The batch of a training step: a function of (seed, step) and, while a search holds out, of that. With
-        `strong`, views holds the images a second time, augmented more strongly."""
-        known = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "judge": judge}
+        """The batch of a training step: a function of (seed, step) and, while a search holds out, of that.
+
+        Args:
+          step: counted from 0.
+          batch_size: B.
+          split: what a search holds out, and how long.
+          held_out: whether the batch is of the held-out examples.
+          extra_views: what `views` holds beside: "strong", the images a second time, augmented more strongly.
+        """
+        known = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "judge": held_out}
         epoch, index = resident.train_index(self.seed, step, **known)
         index, epoch = self.layout.put(index, "b"), np.int32(epoch)
         batch = self._train(*self.arrays["train"], index, epoch, self.key)
-        if strong:
-            batch["views"] = _strong_view(self._strong(self.arrays["train"][0], index, epoch, self.key))
-        return batch
+        views = {name: self._views[name](self.arrays["train"][0], index, epoch, self.key) for name in extra_views}
+        return _with_views(batch, views)
 
     def ahead(self, step: int, batch_size: int, split: Split | None = None) -> None:
         """Nothing: all of it is on the devices."""
@@ -99,27 +110,30 @@ class Streamed(_Batches):
         self.workers = workers_of(dataset, workers)
         self._train = layout.jit(partial(streaming.train_batch, augment=self.augment), ins="brr", outs="b")
         self._test = layout.jit(streaming.test_batch, ins="b", outs="b")
-        again = partial(streaming.strong_image, augment=self.augment, ops=strong.ops, magnitude=strong.magnitude)
-        self._strong = layout.jit(again, ins="brr", outs="b")
+        image = partial(streaming.strong_image, augment=self.augment, ops=strong.ops, magnitude=strong.magnitude)
+        self._views = {"strong": layout.jit(image, ins="brr", outs="b")}
         self._streams: dict[Any, Stream] = {}
         self._sent: tuple | None = None  # (plan, step, batch): on its way to the devices
         self._rounds = 0  # over the test set
         self._flying: deque[Array] = deque()
 
     def train(
-        self, step: int, batch_size: int, split: Split | None = None, judge: bool = False, strong: bool = False
+        self,
+        step: int,
+        batch_size: int,
+        split: Split | None = None,
+        held_out: bool = False,
+        extra_views: tuple[str, ...] = (),
     ) -> Batch:
         """As `Resident.train`.
 
         Differs: see `streaming.strong_image`, of images that the host has cropped.
         """
-        plan = TrainPlan(self.seed, self.sizes["train"], batch_size, split, judge)
-        rows, epoch = self._send(plan, step) if judge else self._rows(plan, step), np.int32(plan(step)[0])
+        plan = TrainPlan(self.seed, self.sizes["train"], batch_size, split, held_out)
+        rows, epoch = self._send(plan, step) if held_out else self._rows(plan, step), np.int32(plan(step)[0])
         batch = self._train(rows, epoch, self.key)
         self._flying.append(batch["image"])
-        if strong:
-            batch["views"] = _strong_view(self._strong(rows, epoch, self.key))
-        return batch
+        return _with_views(batch, {name: self._views[name](rows, epoch, self.key) for name in extra_views})
 
     def ahead(self, step: int, batch_size: int, split: Split | None = None) -> None:
         """Send the batch of a step to the devices while they compute an earlier one."""
@@ -208,5 +222,6 @@ def _source(part: Any) -> Any:
     return InMemory(part) if isinstance(part, Arrays) else part
 
 
-def _strong_view(image: Array) -> dict:
-    return {"strong": {"image": image, "teachers": ()}}
+def _with_views(batch: Batch, images: dict[str, Array]) -> Batch:
+    views = {name: {"image": image, "teachers": ()} for name, image in images.items()}
+    return {**batch, "views": views} if views else batch

@@ -1,7 +1,6 @@
 """The network that a phase of a run has saved: find it, measure it."""
 
 import math
-from dataclasses import replace
 
 import jax
 from etils import epath
@@ -9,12 +8,10 @@ from etils import epath
 from kd_jax import config
 from kd_jax.distributed.mesh import Layout
 from kd_jax.models.network import Network, network_of
-from kd_jax.plan import build
 from kd_jax.storage import files, metrics_log
 from kd_jax.storage.checkpoints import Checkpoints
 from kd_jax.storage.workdir import completed, resolve_path
 from kd_jax.train.batches import batches_of
-from kd_jax.train.compiled import CompiledPhase
 from kd_jax.train.evaluator import Evaluator
 from kd_jax.train.run import load_data
 from kd_jax.typing import InputError, Variables
@@ -88,22 +85,23 @@ def evaluate(workdir: str, *, phase: str = "", data_dir: str = "", best: bool = 
     """
     tree = _config(workdir)
     phase = _phase(workdir, tree, phase)
-    measured, variables, step = saved(workdir, phase=phase, best=best, network=network)
+    saved_network, variables, step = saved(workdir, phase=phase, best=best, network=network)
     if data_dir:
         tree["data"]["dir"] = data_dir
-    # the network by itself: neither its teacher nor its terms are needed to measure it
-    alone = {**tree[phase], "model": measured.name, "weights": "", "teacher": "", "ema": None, "trains": "all"}
-    alone |= {"init": {"student": "", "method": ""}, "refine": {}, "refine_order": (), "terms": {"ce": {}}}
-    alone["optim"] = {**tree[phase]["optim"], "name": "sgd", "delta": 0.0}
-    alone["accumulate"] = 1
     # where it is measured changes nothing: on as many devices as there are and the batch divides by
-    here = (math.gcd(alone["batch_size"], jax.device_count()),)
+    batch_size = tree[phase]["batch_size"]
+    here = (math.gcd(batch_size, jax.device_count()),)
     tree["parallel"] = {"scope": "global", "mesh": here}
-    recipe = config.parse({**tree, "phases": (phase,), phase: alone})
+    recipe = config.parse(tree)
     layout, dataset = Layout(here), load_data(recipe)
-    measured = measured.with_options(precision=recipe.precision)
-    (job,) = build.plan(recipe, dataset, resolve_path(workdir), layout.count)
+    trained_on, given = saved_network.image_shape, dataset.test.shape
+    if trained_on != given or saved_network.num_classes != dataset.train.num_classes:
+        there = f"images {trained_on} of {saved_network.num_classes} classes"
+        raise InputError(
+            f"{workdir}: {phase} was trained on {there}; the data has {given}, {dataset.train.num_classes}"
+        )
+    measured = saved_network.with_options(precision=recipe.precision)
     with batches_of(recipe, layout, dataset) as source:
-        exam = Evaluator(CompiledPhase(replace(job, network=measured), layout), source, ())
-        found = exam.measure_network(measured.model, layout.put(variables))
-    return {"phase": phase, "model": measured.name, "step": step, **found}
+        evaluator = Evaluator(layout, source, measured, batch_size)
+        metrics = evaluator.measure_network(measured.model, layout.put(variables))
+    return {"phase": phase, "model": measured.name, "step": step, **metrics}

@@ -1,43 +1,75 @@
 """Measures networks on the whole test set."""
 
+from functools import partial
 from typing import Any
 
 from flax import linen as nn
 
+from kd_jax import engine
+from kd_jax.distributed.mesh import Layout
 from kd_jax.engine import metrics as metrics_lib
-from kd_jax.engine.state import TrainState, mean_logits
+from kd_jax.engine.loop import normalized
+from kd_jax.engine.state import TrainState
+from kd_jax.models.network import Network
+from kd_jax.plan import PhasePlan
+from kd_jax.tasks import CLASSIFICATION, Task
 from kd_jax.train.batches import Resident, Streamed
-from kd_jax.train.compiled import CompiledPhase
-from kd_jax.typing import Variables
+from kd_jax.train.compiled import Teachers
+from kd_jax.typing import WHOLE, Variables
 
 
 class Evaluator:
-    """Measures the network in training on the whole test set. The teacher sits the exam once."""
+    """Measures networks on every test example once. What the teachers say of them is computed once."""
 
-    def __init__(self, programs: CompiledPhase, source: Resident | Streamed, teachers: tuple[Variables | None, ...]):
-        self._programs, self._source = programs, source
-        self._batch_size = programs.job.phase.batch_size
-        self._teacher_logits, hits = None, 0.0
-        if any(teachers):
-            self._teacher_logits = []
-            for batch in source.test(self._batch_size):
-                self._teacher_logits.append(mean_logits(programs.teach(teachers, batch["image"])))
-                hits += float(programs.right(self._teacher_logits[-1], batch))
-        self.teacher_top1 = hits / source.sizes["test"] if any(teachers) else None
+    def __init__(
+        self, layout: Layout, source: Resident | Streamed, network: Network, batch_size: int,
+        task: Task = CLASSIFICATION,
+    ):  # fmt: skip
+        """network: whose normalisation the measured networks have."""
+        self._layout, self._source, self._network, self._task = layout, source, network, task
+        self._batch_size = batch_size
+        self._programs: dict[Any, Any] = {}
+        self._teacher_predictions: list = []
 
-    def measure(self, state: TrainState) -> dict[str, Any]:
-        """loss, top1, top5 and, with a teacher that does not move, agreement over every test example once; the same
-        of the networks that are trained beside the student, under "networks" as LABEL/top1."""
-        job = self._programs.job
-        row = self.measure_network(job.network.model, state.student)
-        peers = {label: self.measure_network(p.model, p.variables) for label, p in job.peers(state).items()}
-        flat = {f"{label}/{name}": value for label, found in peers.items() for name, value in found.items()}
-        return {**row, **({"networks": flat} if flat else {})}
+    def measure_teachers(self, teach: Teachers, teachers: tuple[Variables | None, ...]) -> dict[str, float] | None:
+        """The test metrics of the teachers' common prediction, from then on what agreement is measured with; None
+        where there is no teacher, or none that stays as it is."""
+        if not any(teachers):
+            return None
+        measure = self._layout.jit(partial(_measure_prediction, self._task), ins="bb", outs="r")
+        measured = []
+        for batch in self._source.test(self._batch_size):
+            prediction = self._task.predict(teach(teachers, batch["image"]))
+            self._teacher_predictions.append(prediction)
+            measured.append(measure(prediction, batch))
+        return metrics_lib.read(measured)
+
+    def measure(self, plan: PhasePlan, state: TrainState) -> dict[str, Any]:
+        """The task's test metrics of a phase's student; the same of the networks that are trained beside it, under
+        "networks" as LABEL/METRIC."""
+        row = self.measure_network(plan.network.model, state.student)
+        beside = {}
+        for label, network in plan.aux_networks(state).items():
+            metrics = self.measure_network(network.model, network.variables)
+            beside |= {f"{label}/{name}": value for name, value in metrics.items()}
+        return {**row, **({"networks": beside} if beside else {})}
 
     def measure_network(self, model: nn.Module, variables: Variables) -> dict[str, float]:
-        """loss, top1, top5 and agreement of one network."""
-        evaluate, so_far = self._programs.evaluate(model), self._programs.no_measures()
+        """The task's test metrics of one network."""
+        if model not in self._programs:
+            self._programs[model] = self._layout.jit(partial(self._measure, model), ins="sbb", outs="r")
+        measured = []
         for i, batch in enumerate(self._source.test(self._batch_size)):
-            logits = self._teacher_logits[i] if self._teacher_logits else None
-            so_far = evaluate(variables, logits, batch, so_far)
-        return metrics_lib.read(so_far)
+            prediction = self._teacher_predictions[i] if self._teacher_predictions else None
+            measured.append(self._programs[model](variables, prediction, batch))
+        return metrics_lib.read(measured)
+
+    def _measure(self, model: nn.Module, variables: Variables, prediction, batch):
+        gather, _ = self._layout.param_sharding or WHOLE
+        batch = normalized(batch, self._network)
+        return engine.eval_step(gather(variables), prediction, batch, model=model, task=self._task)
+
+
+def _measure_prediction(task: Task, prediction, batch) -> metrics_lib.Metrics:
+    values = task.test_metrics(prediction, None, batch)
+    return {name: metrics_lib.mean_of(value, batch["mask"]) for name, value in values.items()}

@@ -8,21 +8,23 @@ import numpy as np
 
 from kd_jax import config, models
 from kd_jax.distributed import processes
-from kd_jax.distributed.mesh import Layout
 from kd_jax.distributed.preemption import Interrupted
-from kd_jax.engine import metrics as metrics_lib
+from kd_jax.engine.loop import LoopState
 from kd_jax.engine.state import TrainState
-from kd_jax.plan.build import PhasePlan
+from kd_jax.methods.base import fold
+from kd_jax.plan import PhasePlan
 from kd_jax.storage import files
 from kd_jax.storage.checkpoints import Checkpoints, names
 from kd_jax.storage.progress import Progress, log_line
 from kd_jax.storage.workdir import Workdir
 from kd_jax.train import report
 from kd_jax.train.batches import Resident, Streamed
-from kd_jax.train.compiled import CompiledPhase, LoopState
+from kd_jax.train.compiled import CompiledPhase
 from kd_jax.train.evaluator import Evaluator
 from kd_jax.train.inputs import StepInputs, resolve_teachers
-from kd_jax.typing import AuxNetwork, InputError, Variables
+from kd_jax.train.rows import Rows, describe
+from kd_jax.train.teacher_check import check_teacher
+from kd_jax.typing import InputError, Variables
 
 
 class NonFiniteError(ArithmeticError):
@@ -42,22 +44,15 @@ class PhaseRun:
     """A phase of a run in its folder. `result` does all there is to do."""
 
     def __init__(
-        self,
-        recipe: config.Recipe,
-        job: PhasePlan,
-        home: Workdir,
-        layout: Layout,
-        source: Resident | Streamed,
-        log,
-        stop,
-    ):
+        self, recipe: config.Recipe, plan: PhasePlan, home: Workdir, source: Resident | Streamed, log, stop
+    ):  # fmt: skip
         """stop: asked after every step, with it, for the number of a signal that asks to stop, or None."""
-        self.recipe, self.job, self.layout, self.source, self.log, self.stop = recipe, job, layout, source, log, stop
-        self.name = job.phase.name
+        self.recipe, self.plan, self.source, self.log, self.stop = recipe, plan, source, log, stop
+        self.name, self.layout = plan.name, plan.layout
         self.folder = home.path / self.name
         kept = {"keep": recipe.checkpoint.keep, "best": recipe.checkpoint.best}
-        self.checkpoints = Checkpoints(self.folder, **kept, say=log_line, whole=layout.whole)
-        self.clock, self.warned, self.teacher, self.trained = Clock(), [], None, False
+        self.checkpoints = Checkpoints(self.folder, **kept, say=log_line, whole=self.layout.whole)
+        self.rows, self.clock, self.teacher, self.trained = Rows(plan, log), Clock(), None, False
         self.source_file = None  # of weights that were loaded, not trained
 
     def finished(self) -> dict | None:
@@ -77,156 +72,151 @@ class PhaseRun:
         """The phase's entry in summary.json; trains whatever is not trained yet."""
         outcome = self.finished()
         if outcome is None:
-            outcome = self._train() if self.job.weights is None else self._take_over()
+            outcome = self._train() if self.plan.weights is None else self._take_weights()
             self.trained = True
             files.write_json(self.folder / "DONE", outcome)
         self.checkpoints.close()
         return outcome
 
     def _begin(self) -> tuple[CompiledPhase, tuple[Variables | None, ...], Evaluator]:
-        """The programs, the teachers, and the teachers' own exam."""
-        programs = CompiledPhase(self.job, self.layout, skip=self.recipe.skip_nonfinite)
+        """The programs, the teachers, and the evaluator, which measures the teachers at once."""
+        compiled, plan = CompiledPhase(self.plan), self.plan
         teachers = self._load_teachers()
-        exam = Evaluator(programs, self.source, teachers)
-        if self.teacher and exam.teacher_top1 is not None:
-            self.teacher["top1"] = exam.teacher_top1
-            log_line(f"{self.name}: teacher {self.teacher['origin']}, top-1 {exam.teacher_top1:.2%}")
-            self._check_teacher(exam.teacher_top1)
-        return programs, teachers, exam
+        evaluator = Evaluator(self.layout, self.source, plan.network, plan.phase.batch_size, plan.task)
+        measured = evaluator.measure_teachers(compiled.teach, teachers)
+        if measured:
+            self.teacher[plan.task.headline] = measured[plan.task.headline]
+            log_line(f"{self.name}: teacher {self.teacher['origin']}, {describe(plan.task, measured)}")
+            if self.recipe.teacher_check:
+                check_teacher(plan, self.teacher["origin"], measured, self.source.sizes["test"])
+        return compiled, teachers, evaluator
 
-    def _take_over(self) -> dict:
+    def _take_weights(self) -> dict:
         """Weights from a file in place of training: measured and saved as if they were trained, at step 0."""
         began = time.monotonic()
-        programs, teachers, exam = self._begin()
-        carry = self._start(programs, teachers)
+        compiled, teachers, evaluator = self._begin()
+        loop = self._start(compiled, teachers)
         if self.checkpoints.steps():
             self.source_file = self.checkpoints.network(0)[1]["source"]
         else:
-            loaded = self.job.weights()
-            carry, self.source_file = self._given(carry, loaded.variables), loaded.source
+            loaded = self.plan.weights()
+            loop, self.source_file = self._with_network(loop, loaded.variables), loaded.source
         self.log.rewind(self.name, -1)
-        row = self._row("test", 0, exam.measure(carry.state))
-        self.log.add(row)
-        log_line(f"{self.name}: weights of {self.source_file['file']}, top-1 {row['top1']:.2%}")
+        measured = evaluator.measure(self.plan, loop.state)
+        self.rows.add_test(measured, 0)
+        log_line(f"{self.name}: weights of {self.source_file['file']}, {describe(self.plan.task, measured)}")
         self.clock.wall += time.monotonic() - began
         if not self.checkpoints.steps():
-            self._save(carry)
+            self._save(loop)
         self.checkpoints.wait()
-        return self._outcome(carry)
+        return self._outcome(loop)
 
     def _train(self) -> dict:
-        job, began = self.job, time.monotonic()
-        log_line(job.effective_batch(self.layout.count))
-        programs, teachers, exam = self._begin()
-        carry, key = self._start(programs, teachers), self.layout.put(jax.random.key(self.recipe.seed))
-        step, wall, mark = int(carry.state.step), self.clock.wall, None
+        plan, began = self.plan, time.monotonic()
+        log_line(f"{plan.name}: {plan.batch_line}")
+        compiled, teachers, evaluator = self._begin()
+        loop, key = self._start(compiled, teachers), self._key("train")
+        step, wall, mark = int(loop.state.step), self.clock.wall, None
         self.log.rewind(self.name, step)
         self.log.mirror(self.folder.parent / "tensorboard" if self.recipe.log.tensorboard else None, self.name, step)
-        progress = Progress(self.name, step, job.steps)
-        feed = StepInputs(programs, self.source, teachers)
-        while step < job.steps:
-            taught, batch = feed.train(step, carry.state)
-            if step < job.split.steps and step % job.distiller.search.every == 0:
-                carry = programs.search(carry, (taught, batch), feed.judge(step, carry.state), key)
-            carry = programs.train(carry, taught, batch, key)
+        progress = Progress(self.name, step, plan.steps)
+        inputs = StepInputs(plan, compiled.teach, self.source, teachers)
+        while step < plan.steps:
+            teacher_outputs, batch = inputs.train(step, loop.state)
+            if step < plan.split.steps and step % plan.distiller.search.every == 0:
+                loop = compiled.search(loop, (teacher_outputs, batch), inputs.outer(step, loop.state), key)
+            loop = compiled.train(loop, teacher_outputs, batch, key)
             step += 1
-            feed.ahead(step)  # before anything waits for the step that has just begun
-            if mark is None:  # the first step compiles: wait for it, then start to count
-                jax.block_until_ready(carry)
+            inputs.ahead(step)  # before anything waits for the step that has just begun
+            if mark is None:  # the first step loads programs: wait for it, then start to count
+                jax.block_until_ready(loop)
                 mark = (time.monotonic(), step)
             due, signal = self._due(step), self.stop(step)
             if not any(due) and signal is None:
                 continue
-            self._stop_if_ill(carry)
+            self._stop_if_not_finite(loop)
             self.clock.training += time.monotonic() - mark[0]
             self.clock.steps += step - mark[1]
             row, test, save = due
             if row:
-                self._log_row(carry, step, progress)
-                carry = carry._replace(metrics=programs.no_metrics())
+                self.rows.add_train(loop, step, progress)
+                loop = loop._replace(metrics=compiled.no_metrics())
             if test:
-                self._test_row(exam.measure(carry.state), step, progress)
+                self.rows.add_test(evaluator.measure(plan, loop.state), step, progress)
             if save or signal is not None:
                 self.clock.wall = wall + time.monotonic() - began
-                self._save(carry)
+                self._save(loop)
             if signal is not None:
                 self.checkpoints.wait()
-                raise Interrupted(signal, f"phase {self.name}, step {step} of {job.steps}")
+                raise Interrupted(signal, f"phase {self.name}, step {step} of {plan.steps}")
             mark = (time.monotonic(), step)
         progress.close()
         self.checkpoints.wait()
-        self._draw(programs, teachers, carry)
+        self._draw(compiled, teachers, loop)
         self.log.in_order([p.name for p in self.recipe.phases])
-        return self._outcome(carry)
+        return self._outcome(loop)
 
-    def _draw(self, programs: CompiledPhase, teachers: tuple[Variables | None, ...], carry: LoopState) -> None:
+    def _key(self, name: str) -> jax.Array:
+        """The run's key for one purpose."""
+        return self.layout.put(fold(jax.random.key(self.recipe.seed), name))
+
+    def _draw(self, compiled: CompiledPhase, teachers: tuple[Variables | None, ...], loop: LoopState) -> None:
         """maps.png: what the method sees where in the first test images, if it says."""
-        if self.job.distiller.visualizations:
-            batch = next(iter(self.source.test(self.job.phase.batch_size)))
-            now = resolve_teachers(teachers, carry.state)
-            taught = programs.teach(now, batch["image"]) if self.job.needs_teachers else ()
-            found, images = self.layout.whole((programs.visualizations(carry.state, taught, batch), batch["image"]))
+        if self.plan.distiller.visualizations:
+            batch = next(iter(self.source.test(self.plan.phase.batch_size)))
+            now = resolve_teachers(teachers, loop.state)
+            outputs = compiled.teach(now, batch["image"]) if self.plan.needs_teachers else ()
+            maps, images = self.layout.whole((compiled.visualizations(loop.state, outputs, batch), batch["image"]))
             if processes.is_main():
-                (self.folder / "maps.png").write_bytes(report.overlays(images, found))
+                (self.folder / "maps.png").write_bytes(report.overlays(images, maps))
 
     def _due(self, step: int) -> tuple[bool, bool, bool]:
         """Whether a training row, a test row and a save fall on this step; all do on the last."""
-        every = (self.recipe.log.every, self.job.eval_every, self.job.save_every)
-        return tuple(step == self.job.steps or step % n == 0 for n in every)
+        every = (self.recipe.log.every, self.plan.eval_every, self.plan.save_every)
+        return tuple(step == self.plan.steps or step % n == 0 for n in every)
 
     def _load_teachers(self) -> tuple[Variables | None, ...]:
         """The teachers' variables on the devices; notes where they came from."""
         loaded, digests = [], []
-        for teacher in self.job.teachers:
+        for teacher in self.plan.teachers:
             read = teacher.load() if teacher.load else None
             loaded.append(read and self.layout.put(read.variables, "s"))
             digests.append(read.digest if read else teacher.origin)
         if loaded:
-            self.teacher = {"origin": ",".join(self.job.phase.teacher), "digest": ",".join(digests), "top1": None}
+            headline = {self.plan.task.headline: None}
+            self.teacher = {"origin": ",".join(self.plan.phase.teacher), "digest": ",".join(digests), **headline}
         return tuple(loaded)
 
-    def _check_teacher(self, top1: float) -> None:
-        """Refuse a teacher that guesses: within three standard errors, or half a chance, of guessing."""
-        chance = 1 / self.job.network.num_classes
-        spread = chance * (1 - chance)
-        near = chance + max(3 * (spread / self.source.sizes["test"]) ** 0.5, spread / 2)
-        if self.recipe.teacher_check and top1 <= near:
-            raise InputError(
-                f"config.{self.name}.teacher: {self.teacher['origin']} has top-1 {top1:.2%} on the test set, "
-                f"near chance ({chance:.2%}): other weights, classes or normalisation? "
-                "--config.teacher_check=False insists"
-            )
-
-    def _start(self, programs: CompiledPhase, teachers: tuple[Variables | None, ...]) -> LoopState:
+    def _start(self, compiled: CompiledPhase, teachers: tuple[Variables | None, ...]) -> LoopState:
         """The newest good checkpoint, or the beginning."""
-        beside = programs.no_metrics(), programs.no_faults()
-        found = self.checkpoints.restore(self.layout.like(self.job.abstract), beside)
+        fresh = compiled.fresh()
+        found = self.checkpoints.restore(self.layout.like(self.plan.abstract), fresh)
         if found is None:
-            key = self.layout.put(jax.random.key(self.recipe.seed))
-            carry = LoopState(programs.init(key, teachers, self.job.given()), *beside)
-            return self._given(carry, self.job.start().variables) if self.job.start else carry
-        state, beside, meta = found
+            state = compiled.init(self._key("init"), teachers, self.plan.initial_vars())
+            loop = LoopState(state, *fresh)
+            return self._with_network(loop, self.plan.start().variables) if self.plan.start else loop
+        state, fresh, meta = found
         if meta["teacher"] != (self.teacher and self.teacher["digest"]):
-            origin = ", ".join(self.job.phase.teacher)
+            origin = ", ".join(self.plan.phase.teacher)
             raise InputError(f"{self.folder}: was trained with another teacher than {origin} now is; add --overwrite")
-        self.clock, self.warned = Clock(**meta["clock"]), meta["warned"]
-        log_line(f"{self.name}: resumed at step {meta['step']} of {self.job.steps}")
-        return LoopState(state, *beside)
+        self.clock, self.rows.warned = Clock(**meta["clock"]), meta["warned"]
+        log_line(f"{self.name}: resumed at step {meta['step']} of {self.plan.steps}")
+        return LoopState(state, *fresh)
 
-    def _given(self, carry: LoopState, network: Variables) -> LoopState:
-        """The carry with a network, or with the parts of it that there are."""
-        state = carry.state
-        network = self.layout.put(jax.tree.map(np.array, network), "s")  # a copy: the carry is donated
+    def _with_network(self, loop: LoopState, network: Variables) -> LoopState:
+        """The loop state with a network, or with the parts of it that there are."""
+        state = loop.state
+        network = self.layout.put(jax.tree.map(np.array, network), "s")  # a copy: the loop state is donated
         params = {**state.params, "student": {**state.params["student"], **network.params}}
         stats = {**state.stats, "student": {**state.stats["student"], **network.stats}}
         state = state._replace(params=params, stats=stats)
         if state.ema:
             average = jax.tree.map(np.array, self.layout.whole(state.student._asdict()))
             state = state._replace(ema=self.layout.put(average, "s"))
-        return carry._replace(state=state)
+        return loop._replace(state=state)
 
-    def _stop_if_ill(self, carry: LoopState) -> None:
-        health = jax.device_get(carry.health)
+    def _stop_if_not_finite(self, loop: LoopState) -> None:
+        health = jax.device_get(loop.health)
         if health.step < 0:
             return
         terms = ", ".join(name.removeprefix("terms/") for name, bad in health.terms.items() if bad) or "their sum"
@@ -238,87 +228,45 @@ class PhaseRun:
         skipped = f"; skipped {self.recipe.skip_nonfinite} before" if self.recipe.skip_nonfinite else ""
         raise NonFiniteError(f"phase {self.name}, {what}{skipped}; {kept}")
 
-    def _row(self, split: str, step: int, values: dict[str, float]) -> dict:
-        epoch = step / self.job.steps_per_epoch
-        return {"phase": self.name, "step": step, "epoch": epoch, "split": split, **values}
-
-    def _log_row(self, carry: LoopState, step: int, progress: Progress) -> None:
-        means = metrics_lib.read(carry.metrics)
-        groups = {
-            g: {k.removeprefix(g + "/"): v for k, v in means.items() if k.startswith(g + "/")}
-            for g in ("terms", "logs")
-        }
-        values = {"loss": means["loss"], "top1": means["top1"], "lr": float(self.job.schedule(np.int32(step - 1)))}
-        self.log.add(self._row("train", step, {**values, **groups}))
-        progress.advance(step, loss=values["loss"], top1=values["top1"])
-        for watch in self.job.distiller.monitors:
-            if watch.minimum is None:
-                continue
-            value = groups["logs"][watch.log]
-            if watch.log not in self.warned and not value >= watch.minimum:
-                self.warned.append(watch.log)
-                log_line(
-                    f"warning: {self.name}, step {step}: {watch.log} = {value:.3g} < {watch.minimum:g}: {watch.message}"
-                )
-
-    def _test_row(self, measured: dict[str, float], step: int, progress: Progress) -> None:
-        row = self._row("test", step, measured)
-        self.log.add(row)
-        progress.line(step, row["epoch"], self.job.steps / self.job.steps_per_epoch, row)
-
-    def _save(self, carry: LoopState) -> None:
-        params = self.layout.whole(carry.state.params)
+    def _save(self, loop: LoopState) -> None:
+        params = self.layout.whole(loop.state.params)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-            self._stop(f"step {int(carry.state.step)}: a parameter is not finite")
+            self._stop(f"step {int(loop.state.step)}: a parameter is not finite")
         meta = {
             "phase": self.name,
-            "network": self.job.network.describe(),
-            "networks": self._peers(carry.state),
+            "network": self.plan.network.describe(),
+            "networks": self._aux_networks(loop.state),
             "teacher": self.teacher and self.teacher["digest"],
             "clock": asdict(self.clock),
-            "warned": self.warned,
+            "warned": self.rows.warned,
             "source": self.source_file,
         }
         self.log.flush()
-        tested = self.log.of(self.name, "test")
-        score = tested[-1]["top1"] if tested and tested[-1]["step"] == int(carry.state.step) else None
-        self.checkpoints.save(carry.state, (carry.metrics, carry.health), meta, score)
+        score = self.rows.score(int(loop.state.step))
+        self.checkpoints.save(loop.state, (loop.metrics, loop.health), meta, score)
 
-    def _peers(self, state: TrainState) -> dict[str, dict]:
+    def _aux_networks(self, state: TrainState) -> dict[str, dict]:
         """Of the networks that are saved beside the student: what they are and where in the checkpoint."""
-        own = self.job.network
+        student = self.plan.network
         return {
-            label: {"network": own._replace(name=peer.name).describe(), **names(state, peer.variables)._asdict()}
-            for label, peer in self.job.peers(state).items()
+            label: {"network": student._replace(name=aux.name).describe(), **names(state, aux.variables)._asdict()}
+            for label, aux in self.plan.aux_networks(state).items()
         }
 
-    def _outcome(self, carry: LoopState) -> dict:
-        rows, clock, peers = self.log.of(self.name, "test"), self.clock, self.job.peers(carry.state)
+    def _outcome(self, loop: LoopState) -> dict:
+        clock, state = self.clock, loop.state
         seconds = clock.training / clock.steps if clock.steps else None
         return {
-            "model": self.job.phase.model,
-            "params": models.count_parameters(carry.state.params["student"]),
-            "method_params": models.count_parameters(carry.state.params["method"]),
-            "steps": self.job.steps,
-            "skipped_updates": int(carry.health.skipped),
-            "top1_last": rows[-1]["top1"],
-            "top1_best": max(row["top1"] for row in rows),
-            "top5_last": rows[-1]["top5"],
-            "agreement_last": rows[-1].get("agreement"),
-            "networks": {label: self._peer_outcome(label, peer, rows) for label, peer in peers.items()},
+            "model": self.plan.phase.model,
+            "params": models.count_parameters(state.params["student"]),
+            "method_params": models.count_parameters(state.params["method"]),
+            "steps": self.plan.steps,
+            "skipped_updates": int(loop.health.skipped),
+            **self.rows.results(),
+            "networks": self.rows.network_results(self.plan.aux_networks(state)),
             "teacher": self.teacher,
             "weights": self.source_file,
             "ms_per_step": seconds and seconds * 1000,
-            "images_per_second": seconds and self.job.phase.batch_size / seconds,
+            "images_per_second": seconds and self.plan.phase.batch_size / seconds,
             "wall_seconds": clock.wall,
-        }
-
-    def _peer_outcome(self, label: str, peer: AuxNetwork, rows: list[dict]) -> dict:
-        last, top1 = rows[-1]["networks"], f"{label}/top1"
-        return {
-            "model": peer.name,
-            "params": models.count_parameters(peer.variables.params),
-            "top1_last": last[top1],
-            "top1_best": max(row["networks"][top1] for row in rows),
-            "top5_last": last[f"{label}/top5"],
         }

@@ -15,6 +15,7 @@ from etils import epath
 from kd_jax import __version__, config
 from kd_jax.data import Dataset
 from kd_jax.storage import files
+from kd_jax.tasks import CLASSIFICATION, Task
 
 LEGEND = 9  # lines that a panel of curves.png names
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -53,10 +54,11 @@ def summarize(recipe: config.Recipe, phases: dict[str, dict], tree: dict) -> dic
     }
 
 
-def table(summary: dict) -> str:
-    """A Markdown table, one row a phase. Accuracies are of the last step."""
+def table(summary: dict, task: Task = CLASSIFICATION) -> str:
+    """A Markdown table, one row a phase. Results are of the last step."""
+    title, last, best = task.titles[task.headline], f"{task.headline}_last", f"{task.headline}_best"
     lines = [
-        "| phase | model | top-1 | best (chosen on test) | agreement with teacher | parameters | ms/step |",
+        f"| phase | model | {title} | best (chosen on test) | agreement with teacher | parameters | ms/step |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, row in summary["phases"].items():
@@ -66,23 +68,24 @@ def table(summary: dict) -> str:
         cells = (
             name,
             row["model"],
-            f"{row['top1_last']:.2%}",
-            f"{row['top1_best']:.2%}",
+            f"{row[last]:.2%}",
+            f"{row[best]:.2%}",
             agreement,
             f"{row['params']:,}{own}",
             speed,
         )
         lines.append(f"| {' | '.join(cells)} |")
         for label, peer in row["networks"].items():
-            shares = (f"{peer[key]:.2%}" for key in ("top1_last", "top1_best"))
+            shares = (f"{peer[key]:.2%}" for key in (last, best))
             lines.append(f"| {name}/{label} | {peer['model']} | {' | '.join(shares)} | - | {peer['params']:,} | - |")
     return "\n".join(lines)
 
 
-def reading(summary: dict, tests: int) -> str:
+def reading(summary: dict, tests: int, task: Task = CLASSIFICATION) -> str:
     """What the table shows and what it does not: differences of two students against the sampling
     error of the test set (two standard errors of a difference of independent proportions)."""
-    rows = {name: row["top1_last"] for name, row in summary["phases"].items() if row["teacher"]}
+    last = f"{task.headline}_last"
+    rows = {name: row[last] for name, row in summary["phases"].items() if row["teacher"]}
     lines = [f"One seed ({summary['seed']}), last step, {tests} test images: one image is {1 / tests:.2%}."]
     names = list(rows)
     for i, a in enumerate(names):
@@ -97,45 +100,49 @@ def reading(summary: dict, tests: int) -> str:
     return "\n".join(lines)
 
 
-def text(summary: dict, tests: int) -> str:
+def text(summary: dict, tests: int, task: Task = CLASSIFICATION) -> str:
     """The table and its reading, for a test set of that many examples."""
-    return f"{table(summary)}\n\n{reading(summary, tests)}"
+    return f"{table(summary, task)}\n\n{reading(summary, tests, task)}"
 
 
-def write(home: epath.Path, summary: dict, rows: list[dict], dataset: Dataset, watched: dict[str, str]) -> None:
-    """report.md and curves.png; watched: name or pattern of the logs that are drawn -> their unit."""
+def write(
+    home: epath.Path, summary: dict, rows: list[dict], dataset: Dataset, units: dict[str, str],
+    task: Task = CLASSIFICATION,
+) -> None:  # fmt: skip
+    """report.md and curves.png; units: name or pattern of the logs that are drawn -> their unit."""
     heading = f"# {summary['recipe']} on {dataset.origin}"
     device = f"{summary['device']['count']} x {summary['device']['kind']}"
     versions = ", ".join(f"{k} {v}" for k, v in summary["versions"].items())
     last = {row["phase"]: row["logs"] for row in rows if row["split"] == "train" and row["logs"]}
     logs = [f"- {phase}: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()) for phase, values in last.items()]
-    parts = [heading, text(summary, len(dataset.test)), "![curves](curves.png)"]
+    parts = [heading, text(summary, len(dataset.test), task), "![curves](curves.png)"]
     if logs:
         parts += ["## Diagnostics, last interval of training", "\n".join(logs)]
     code = summary["code"]
     code_version = f"{code['revision']}{' with changes' if code['modified'] else ''}" if code else "not under git"
     parts += [f"Device: {device}. Versions: {versions}. Code: {code_version}."]
     files.write_text(home / "report.md", "\n\n".join(parts) + "\n")
-    (home / "curves.png").write_bytes(curves(rows, watched))
+    (home / "curves.png").write_bytes(curves(rows, units, task))
 
 
-def curves(rows: list[dict], watched: dict[str, str]) -> bytes:
-    """A PNG of test accuracy, training loss and, for every unit of the watched logs, a panel of those."""
+def curves(rows: list[dict], units: dict[str, str], task: Task = CLASSIFICATION) -> bytes:
+    """A PNG of the task's headline on the test set, of the training loss and, for every unit of the monitored logs, of
+    those."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = _panels(rows, watched)
+    panels, title = _panels(rows, units), task.titles[task.headline]
     count = 2 + len(panels)
     figure = Figure(figsize=(5 * min(count, 3), 4 * -(-count // 3)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = [figure.add_subplot(-(-count // 3), min(count, 3), i + 1) for i in range(count)]
     for phase in dict.fromkeys(row["phase"] for row in rows):
-        for axis, split, key in ((axes[0], "test", "top1"), (axes[1], "train", "loss")):
+        for axis, split, key in ((axes[0], "test", task.headline), (axes[1], "train", "loss")):
             points = [(r["epoch"], r[key]) for r in rows if r["phase"] == phase and r["split"] == split]
             if points:  # a network that was loaded has no training rows
                 marker = "o" if len(points) < 40 else None
                 axis.plot(*zip(*points, strict=True), marker=marker, markersize=3, label=phase)
-    axes[0].set(xlabel="epoch", ylabel="top-1 on test", title="Accuracy")
+    axes[0].set(xlabel="epoch", ylabel=f"{title} on test", title="Test set")
     axes[1].set(xlabel="epoch", ylabel="loss (sum of weighted terms)", title="Training loss", yscale="log")
     for axis, (unit, lines) in zip(axes[2:], panels.items(), strict=True):
         for label, points in lines.items():
@@ -177,10 +184,10 @@ def _png(figure) -> bytes:
     return buffer.getvalue()
 
 
-def _panels(rows: list[dict], watched: dict[str, str]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+def _panels(rows: list[dict], units: dict[str, str]) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """unit -> label of a line -> its points."""
     panels = {}
-    for pattern, unit in watched.items():
+    for pattern, unit in units.items():
         for row in rows:
             logs = row["logs"] if row["split"] == "train" else {}
             for name in fnmatch.filter(logs, pattern):

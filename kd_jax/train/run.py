@@ -7,7 +7,7 @@ from kd_jax import config, data
 from kd_jax.distributed import preemption, processes
 from kd_jax.distributed.mesh import Layout
 from kd_jax.models import graft
-from kd_jax.plan.build import PhasePlan, plan
+from kd_jax.plan import PhasePlan, build
 from kd_jax.storage import files, metrics_log
 from kd_jax.storage.progress import log_line
 from kd_jax.storage.workdir import Workdir
@@ -18,13 +18,13 @@ from kd_jax.typing import InputError
 
 
 class Prepared(NamedTuple):
-    """A run before its first effect: everything built and checked."""
+    """A run before its first effect: everything is built, checked and traced."""
 
     recipe: config.Recipe
     home: Workdir
     layout: Layout
     dataset: data.Dataset
-    jobs: tuple[PhasePlan, ...]
+    plans: tuple[PhasePlan, ...]
 
     @property
     def heading(self) -> str:
@@ -43,13 +43,13 @@ class Prepared(NamedTuple):
 
 def load_data(recipe: config.Recipe) -> data.Dataset:
     """The recipe's data set: in memory, or in files that a stream reads."""
-    wanted = asdict(recipe.data)
-    del wanted["augment"], wanted["strong"], wanted["workers"]
-    return data.load(**{**wanted, "seed": recipe.data_seed})
+    keywords = asdict(recipe.data)
+    del keywords["augment"], keywords["strong"], keywords["workers"]
+    return data.load(**{**keywords, "seed": recipe.data_seed})
 
 
 def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
-    """Validate, load the data and build every phase; writes nothing. Arguments and errors as for `run`."""
+    """Validate, load the data and plan every phase; writes nothing. Arguments and errors as for `run`."""
     recipe = config.parse(tree)
     if recipe.log.tensorboard:
         metrics_log.tensorboard()  # missing: say so now
@@ -58,16 +58,14 @@ def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
     layout = Layout(recipe.parallel.mesh, recipe.parallel.scope)
     if recipe.data.stream:
         share_of(layout)
+    for phase in recipe.phases:
+        _refuse_headless(phase)
     dataset = load_data(recipe)
-    jobs = plan(recipe, dataset, home.path, layout.count)
-    for job in jobs:
-        _refuse_headless(job)
-    return Prepared(recipe, home, layout, dataset, jobs)
+    return Prepared(recipe, home, layout, dataset, build(recipe, dataset, home.path, layout))
 
 
-def _refuse_headless(job: PhasePlan) -> None:
+def _refuse_headless(phase: config.Phase) -> None:
     """A graft that nobody gives a classifier would train with one of zeros."""
-    phase = job.phase
     if graft.parse(phase.model) and not (phase.teacher or phase.weights or phase.init.student):
         raise InputError(f"config.{phase.name}.teacher: none, but {phase.model} takes its classifier from there")
 
@@ -89,43 +87,43 @@ def run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict:
       Interrupted: SIGTERM or SIGINT came; everything is saved.
       OSError: a file of the run could not be written; what was saved before is intact.
     """
-    made = prepare(tree, workdir, overwrite=overwrite)
-    with made.home.opened(overwrite=overwrite), preemption.stop_on_signal() as stop:
-        return _run(made, tree, stop)
+    prepared = prepare(tree, workdir, overwrite=overwrite)
+    with prepared.home.opened(overwrite=overwrite), preemption.stop_on_signal() as stop:
+        return _run(prepared, tree, stop)
 
 
-def _run(made: Prepared, tree: dict, stop) -> dict:
-    recipe, home, layout, dataset, jobs = made
-    log_line(made.heading)
-    for job in jobs:
-        _warn_of_milestones(job)
+def _run(prepared: Prepared, tree: dict, stop) -> dict:
+    recipe, home, layout, dataset, plans = prepared
+    log_line(prepared.heading)
+    for plan in plans:
+        _warn_of_milestones(plan)
     log = metrics_log.MetricsLog(home.path / "metrics.jsonl")
     source = batches_of(recipe, layout, dataset)
-    runs = [PhaseRun(recipe, job, home, layout, source, log, stop) for job in jobs]
-    phases = {}
-    for job, phase in zip(jobs, runs, strict=True):
+    runs = [PhaseRun(recipe, plan, home, source, log, stop) for plan in plans]
+    results = {}
+    for phase in runs:
         with source:  # which no longer computes ahead after the phase, however that ends
-            phases[job.phase.name] = phase.result()
-    written = home.path / "summary.json"
+            results[phase.name] = phase.result()
+    written, task = home.path / "summary.json", plans[0].task
     if any(phase.trained for phase in runs) or not written.exists():
-        summary = report.summarize(recipe, phases, tree)
-        watched = {watch.log: watch.unit for job in jobs for watch in job.distiller.monitors}
+        summary = report.summarize(recipe, results, tree)
+        units = {monitor.log: monitor.unit for plan in plans for monitor in plan.distiller.monitors}
 
         def write() -> None:
-            report.write(home.path, summary, log.rows, dataset, watched)
+            report.write(home.path, summary, log.rows, dataset, units, task)
             files.write_json(written, summary)  # last: where it stands, all is done
 
         processes.on_main(write)
     summary = files.read_json(written)
-    log_line("\n" + report.text(summary, len(dataset.test)))
+    log_line("\n" + report.text(summary, len(dataset.test), task))
     return summary
 
 
-def _warn_of_milestones(job: PhasePlan) -> None:
-    """A shortened run under the papers' schedule never lowers its rate: say so."""
-    phase = job.phase
+def _warn_of_milestones(plan: PhasePlan) -> None:
+    """Say that a shortened run under the papers' schedule never lowers its rate."""
+    phase = plan.phase
     late = (
-        job.weights is None
+        plan.weights is None
         and phase.schedule.name == "step"
         and phase.steps is None
         and phase.epochs <= min(phase.schedule.milestones, default=0)

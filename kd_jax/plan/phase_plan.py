@@ -1,0 +1,99 @@
+"""A phase, ready to run: what plan.build makes of every phase of a recipe."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import optax
+
+from kd_jax import config
+from kd_jax.data.resident import Split
+from kd_jax.distributed.mesh import Layout
+from kd_jax.engine.state import TrainState
+from kd_jax.interop.loaded import Loaded
+from kd_jax.models.network import Network
+from kd_jax.plan.teachers import Teacher
+from kd_jax.plan.trace import TracedSteps
+from kd_jax.tasks import Task
+from kd_jax.typing import AuxNetwork, Distiller, InitContext, Schedule, Variables, Vars, extra_views_of, reads_teachers
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """A phase, ready to run. Times are in steps.
+
+    split: what the search of a policy holds out, and for how long. abstract: the state as shapes. traced: its steps.
+    initial_vars: reads what the members start with. weights: reads the network that is loaded in place of training.
+    start: reads the network, or the part of it, that training starts from.
+    """
+
+    phase: config.Phase
+    task: Task
+    layout: Layout
+    network: Network
+    teachers: tuple[Teacher, ...]
+    distiller: Distiller
+    schedule: Schedule
+    tx: optax.GradientTransformation
+    context: InitContext
+    abstract: TrainState
+    traced: TracedSteps
+    steps: int
+    steps_per_epoch: int
+    eval_every: int
+    save_every: int
+    split: Split
+    initial_vars: Callable[[], dict[str, Vars]]
+    weights: Callable[[], Loaded] | None = None
+    start: Callable[[], Loaded] | None = None
+
+    @property
+    def name(self) -> str:
+        """The phase's name."""
+        return self.phase.name
+
+    @property
+    def needs_teachers(self) -> bool:
+        """Whether training reads the teachers' outputs."""
+        return reads_teachers(self.distiller.needs)
+
+    @property
+    def extra_views(self) -> tuple[str, ...]:
+        """The extra views of every batch that training reads."""
+        return extra_views_of(self.distiller.needs)
+
+    @property
+    def fixed_teachers(self) -> tuple[Teacher, ...]:
+        """The teachers that do not move: those that are evaluated, and with whom agreement is measured."""
+        return tuple(teacher for teacher in self.teachers if teacher.load)
+
+    @property
+    def batch_line(self) -> str:
+        """One line: what a batch is made of, and what sees less of it. The learning rate is per batch, however it is
+        cut."""
+        phase, devices = self.phase, self.layout.count
+        rows = phase.batch_size // devices // phase.accumulate
+        parts = [f"{devices} device{'s' * (devices > 1)}"]
+        parts += [f"{phase.accumulate} accumulated"] if phase.accumulate > 1 else []
+        note = ""
+        if phase.accumulate > 1 and self.abstract.stats["student"]:
+            note = "; BatchNorm sees one accumulated part at a time"
+        return f"batch {phase.batch_size} = {' x '.join([*parts, str(rows)])}{note}"
+
+    @property
+    def blank_vars(self) -> dict[str, Vars]:
+        """Zeros in place of what the members start with, where that is not trained yet."""
+        return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), dict(self.context.initial_vars))
+
+    def aux_networks(self, state: TrainState) -> dict[str, AuxNetwork]:
+        """The networks that are trained beside the student: the members' by label, the student's average as "ema"."""
+        networks = dict(self.distiller.networks(method_vars(state))) if self.distiller.networks else {}
+        if self.phase.ema is not None:
+            networks["ema"] = AuxNetwork(self.network.name, self.network.model, Variables(**state.ema))
+        return networks
+
+
+def method_vars(state: TrainState) -> Vars:
+    """The variables of the members, without their policy."""
+    return Vars(state.params["method"], state.stats["method"], {})
