@@ -39,7 +39,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 class Mean(NamedTuple):
-    """A mean kept as its two sums, so that means of means are exact. Both ()."""
+    """A mean as its two sums, both (), so that means of means are exact."""
 
     total: Array
     count: Array
@@ -76,8 +76,7 @@ class Variables(NamedTuple):
 
 class Match(NamedTuple):
     """The pair of logits (B, K) that logit criteria compare; raw until a refiner changes it.
-
-    temperature is None until a refiner sets it; then criteria use it unless told otherwise.
+    temperature: None until a refiner sets it; criteria without one of their own use it.
     """
 
     student: Array
@@ -182,8 +181,7 @@ class InitContext(NamedTuple):
 
 
 class Vars(NamedTuple):
-    """A distiller's own variables: params get the loss's gradient, stats get none, policy gets
-    the gradient of an outer objective."""
+    """A distiller's variables: params get the loss's gradient, stats none, policy that of an outer objective."""
 
     params: PyTree
     stats: PyTree
@@ -191,11 +189,9 @@ class Vars(NamedTuple):
 
 
 class RowUpdate(NamedTuple):
-    """In the statistics that `apply` returns: a table of which this batch writes some rows.
-
-    table: (N, ...) as it was. index: (B,) int32, which rows, each once. rows: (B, ...), their new content. The step
-    writes them, those of all devices; all else is averaged over the devices, integers are left.
-    """
+    """In the statistics that `apply` returns: a table (N, ...) of which this batch writes some rows. index: (B,) int32,
+    which, each once. rows: (B, ...), their new content. The step writes them, those of all devices; other statistics
+    are averaged over the devices, integers are left."""
 
     table: Array
     index: Array
@@ -203,7 +199,7 @@ class RowUpdate(NamedTuple):
 
 
 class AuxNetwork(NamedTuple):
-    """A network that a method trains beside the student. name: of the model."""
+    """A network beside the student. name: of the model."""
 
     name: str
     model: Any

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from flax import linen as nn
 from jax.tree_util import Partial
 
-from kd_jax.models.base import apply, mean_logits
+from kd_jax.losses.common import mean_logits
+from kd_jax.models.base import apply
 from kd_jax.typing import Array, Batch, Match, Outputs, PyTree, Variables, View, alone
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.typing import Array
+from kd_jax.typing import Array, Outputs
 
 TINY = 1e-12  # smallest norm that a vector is divided by, as PyTorch's normalize
 
@@ -116,3 +116,8 @@ def windows(have: int, want: int) -> np.ndarray:
     if want > have:
         return j == (2 * i + 1) * have // (2 * want)
     return (j >= i * have // want) & (j < -(-(i + 1) * have // want))
+
+
+def mean_logits(outputs: tuple[Outputs, ...]) -> Array:
+    """The averaged logits (B, K) of one network or several: what they say together."""
+    return sum(each.logits for each in outputs) / len(outputs)

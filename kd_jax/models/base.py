@@ -88,11 +88,6 @@ def _cast(tree: PyTree, dtype: str, of: str = "float32") -> PyTree:
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
-def mean_logits(outputs: tuple[Outputs, ...]) -> Array:
-    """The averaged logits (B, K) of one network or several: what they say together."""
-    return sum(each.logits for each in outputs) / len(outputs)
-
-
 def tail(model: nn.Module, variables: Variables, x: Array, i: int, train: bool = False) -> Array:
     """Logits (B, K) of the network continued after `stages[i]` = x; the last i is pool and head.
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax import losses
-from kd_jax.models.base import mean_logits
+from kd_jax.losses.common import mean_logits
 from kd_jax.tasks.base import Task
 from kd_jax.typing import Array, Batch
 

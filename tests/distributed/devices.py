@@ -15,7 +15,9 @@ import kd_jax
 from kd_jax import methods, models
 from kd_jax.distributed.mesh import Layout
 from kd_jax.engine.dot import dot, loss_dependencies
-from kd_jax.engine.step import inputs, objective, split_losses
+from kd_jax.engine.objective import objective, split_losses
+from kd_jax.plan.trace import step_inputs
+from kd_jax.tasks import CLASSIFICATION
 from kd_jax.typing import Distiller, Outputs, Vars
 
 BATCH, STEPS = 16, 10
@@ -43,7 +45,12 @@ def step_of(layout, tx):
         parts = {"student": STUDENT, "distiller": DISTILLER, "tx": tx, "axis_name": layout.axis_name}
         return kd_jax.train_step(state, taught, batch, key, **parts)
 
-    return layout.jit_step(step, ins="rbbr", outs="rr")
+    return compiled(layout, step)
+
+
+def compiled(layout, step):
+    places = {"ins": "rbbr", "outs": "rr"}
+    return layout.jit(layout.jit_step(step, **places), **places)
 
 
 def run(layout, tx, steps=STEPS):
@@ -112,19 +119,21 @@ def classics(layout, steps=3):
     """CRD, MLLD and DML on two views under DOT, with an average of the student."""
     crd = methods.crd(negatives=8, dim=4)
     distiller = methods.chain(ce=methods.ce(), crd=crd, mlld=methods.mlld(), dml=methods.dml(peer="resnet8"))
-    parts, task = {"student": STUDENT, "distiller": distiller}, frozenset({"ce"})
+    parts, task_terms = {"student": STUDENT, "distiller": distiller}, frozenset({"ce"})
     context, init = prepared(distiller, BATCH, optax.sgd(0.02), ema=True)
     shapes = jax.eval_shape(init, KEY)
 
     def apart(params, state, taught, batch, key):
         given = (params, state.policy, state, taught, batch, key)
-        return split_losses(partial(objective, **parts), *given, task=task, mask=jnp.ones(BATCH))[0]
+        return split_losses(partial(objective, **parts), *given, task_terms=task_terms, mask=jnp.ones(BATCH))[0]
 
-    reached = loss_dependencies(apart, shapes.params, shapes, *inputs(context.view_shapes, distiller.needs), KEY)
+    reached = loss_dependencies(
+        apart, shapes.params, shapes, *step_inputs(context, distiller.needs, CLASSIFICATION), KEY
+    )
     tx = dot(lambda step: 0.02, reached=reached, delta=0.05)
     state = layout.put(prepared(distiller, BATCH, tx, ema=True)[1](KEY))
-    step = partial(kd_jax.train_step, **parts, tx=tx, task=task, ema=0.5, axis_name=layout.axis_name)
-    step = layout.jit_step(step, ins="rbbr", outs="rr")
+    step = partial(kd_jax.train_step, **parts, tx=tx, task_terms=task_terms, ema=0.5, axis_name=layout.axis_name)
+    step = compiled(layout, step)
     history = [jax.tree.map(np.asarray, state)]
     for taught, batch in full_batches(BATCH, steps):
         state, _ = step(state, taught, batch, KEY)
@@ -162,10 +171,10 @@ def check_statistics(n):
     none = Vars({}, {"n": jnp.int32(0)}, {})
     count = Distiller(lambda *_: none, lambda vars, view, *_: (view, {}, {}, {"n": vars.stats["n"] + 1}))
     distiller = methods.chain(ft=methods.ft(), crd=crd, again=methods.paraphraser(batch_norm=True), count=count)
-    _, init = prepared(distiller, batch, tx, trains="method", known={"given": given})
+    _, init = prepared(distiller, batch, tx, trains="method", known={"initial_vars": given})
     state = layout.put(init(KEY))
     step = partial(kd_jax.train_step, student=STUDENT, distiller=distiller, tx=tx, trains="method")
-    step = layout.jit_step(partial(step, axis_name=layout.axis_name), ins="rbbr", outs="rr")
+    step = compiled(layout, partial(step, axis_name=layout.axis_name))
     for taught, seen in full_batches(batch, 2, views=False):
         before = jax.tree.map(np.asarray, state)
         state, _ = step(state, taught, seen, KEY)

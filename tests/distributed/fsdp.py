@@ -49,8 +49,9 @@ def trained(mesh, tx, distiller=DISTILLER, scope="global", **how):
     context = kd_jax.make_init_context(STUDENT, (STUDENT,), image_shape=(8, 8, 3), batch_size=16)
     state = jax.jit(lambda: kd_jax.init_state(KEY, context=context, **parts))()
     places, predicted = layout.split(state), prediction(state, layout.fsdp)
-    step = partial(kd_jax.train_step, **parts, **how, spread=layout.spread, axis_name=layout.axis_name)
-    step = layout.jit_step(step, ins=(places, "b", "b", "r"), outs=(places, "r"))
+    step = partial(kd_jax.train_step, **parts, **how, sharding=layout.param_sharding, axis_name=layout.axis_name)
+    where = {"ins": (places, "b", "b", "r"), "outs": (places, "r")}
+    step = layout.jit(layout.jit_step(step, **where), **where)
     state, compiled = layout.put(state, "s"), None
     for _, (batch, taught) in zip(range(STEPS), batches(), strict=False):
         given = layout.put((taught, batch), "b")

@@ -12,7 +12,8 @@ import kd_jax
 from kd_jax import methods, models
 from kd_jax.engine import optim
 from kd_jax.engine.dot import dot, loss_dependencies
-from kd_jax.engine.step import objective, total, trained
+from kd_jax.engine.objective import objective, total
+from kd_jax.engine.state import trained
 from tests.conftest import TINY
 
 REACHED = ({"both": True, "task": True, "other": False}, {"both": True, "task": False, "other": True})

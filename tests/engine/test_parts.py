@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 
 import kd_jax
 from kd_jax import InputError, config, data, methods, models, recipes
+from kd_jax.distributed.mesh import Layout
 from kd_jax.engine.metrics import read
-from kd_jax.engine.step import objective
+from kd_jax.engine.objective import objective
 from kd_jax.methods.base import fold
-from kd_jax.plan import build
+from kd_jax.plan import build, optimizers
 from tests.conftest import TINY, tree
 
 KEY = jax.random.key(0)
@@ -161,7 +163,7 @@ def test_a_graft_is_told_inside():
 def plan(devices=1, **changes):
     recipe = config.parse(tree(**changes))
     dataset = data.load(recipe.data.name, synthetic=recipe.data.synthetic)
-    return build.plan(recipe, dataset, kd_jax.storage.workdir.resolve_path("/nowhere"), devices)
+    return build(recipe, dataset, epath.Path("/nowhere"), Layout((devices,)))
 
 
 WHOLE = [
@@ -190,9 +192,9 @@ def test_what_may_be_cut_is_not_refused():
     per_class = recipes.member("skd", tokens="classes")
     for changes in ({"refine_order": ()}, {"refine__skd": per_class}, {"refine__skd__attention": False}):
         _, student = plan(devices=2, student__accumulate=2, **{f"student__{k}": v for k, v in changes.items()})
-    told = "student: batch 8 = 2 devices x 2 accumulated x 2; BatchNorm sees one accumulated part at a time"
-    assert student.effective_batch(2) == told
-    assert plan()[0].effective_batch(1) == "teacher: batch 8 = 1 device x 8"
+    told = "batch 8 = 2 devices x 2 accumulated x 2; BatchNorm sees one accumulated part at a time"
+    assert student.batch_line == told
+    assert plan()[0].batch_line == "batch 8 = 1 device x 8"
 
 
 def test_a_recipe_tells_every_network():
@@ -216,7 +218,7 @@ def test_a_clip_is_of_the_whole_gradient():
     phase = plan(student__optim__clip=0.5)[1].phase
     params = {"student": jnp.full(4, 2.0), "method": {"skd": jnp.full(12, 2.0)}}
     grads = jax.tree.map(jnp.ones_like, params)  # norm 4
-    tx = build.optimizers.plain(phase, lambda step: 1.0, {})
+    tx = optimizers.plain(phase, lambda step: 1.0, {})
     updates, _ = tx.update(grads, tx.init(params), params)
     close(updates, jax.tree.map(lambda p: -(0.125 + 5e-4 * p), params), rtol=1e-6)
     small = jax.tree.map(lambda g: 0.01 * g, grads)

@@ -10,10 +10,11 @@ import pytest
 
 import kd_jax
 from kd_jax import losses, methods
-from kd_jax.engine.step import gradients, mask_of, objective, sync_stats
+from kd_jax.engine.objective import gradients, mask_of, objective
+from kd_jax.engine.step import sync_stats
 from kd_jax.methods.base import NO_VARS, fold
 from kd_jax.methods.terms import criterion
-from kd_jax.typing import Distiller, RowUpdate, Vars
+from kd_jax.typing import Distiller, RowUpdate, Vars, extra_view
 
 KEY = jax.random.key(0)
 TX = optax.sgd(0.05, momentum=0.9)
@@ -117,7 +118,7 @@ def test_the_strong_view_has_its_own_pass_behind_the_first(nets):
     """Its logits come from its images, its BatchNorm moves what the first view's has moved; refiners reach it."""
     taught, image = outputs(nets), jnp.flip(nets["batch"]["image"], axis=0) * 0.5
     batch = {**nets["batch"], "views": {"strong": {"image": image, "teachers": (taught,)}}}
-    chain = methods.chain(lskd=methods.lskd(), strong=criterion(second, frozenset({"match", "strong"})))
+    chain = methods.chain(lskd=methods.lskd(), strong=criterion(second, frozenset({"match", extra_view("strong")})))
     history, metrics = steps(nets, chain, (taught,), count=1, batch=batch)
     net = history[0].student
     _, once = kd_jax.models.apply(nets["student"], net, nets["batch"]["image"], True)
@@ -135,7 +136,11 @@ def test_a_refiner_threads_its_statistics_through_the_views(nets):
 
     counting = methods.everywhere(Distiller(lambda k, f: NO_VARS, apply, frozenset({"match"})))
     context = kd_jax.make_init_context(
-        nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8, needs=frozenset({"strong"})
+        nets["student"],
+        (nets["teacher"],),
+        image_shape=(8, 8, 3),
+        batch_size=8,
+        needs=frozenset({extra_view("strong")}),
     )
     view = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), context.view_shapes)
     refined, _, logs, stats = counting.apply(NO_VARS._replace(stats={"n": jnp.zeros(())}), view, KEY, True)
@@ -150,8 +155,8 @@ def test_two_gradients_are_one_in_two_parts(nets):
     given = (state.params, state.policy, state, (outputs(nets),), nets["batch"], KEY)
     loss = partial(objective, student=nets["student"], distiller=chain)
     split = partial(gradients, loss, mask=mask_of(nets["batch"]))
-    value, _, whole = jax.jit(partial(split, task=None))(*given)
-    both, _, (task, other) = jax.jit(partial(split, task=frozenset({"ce"})))(*given)
+    value, _, whole = jax.jit(partial(split, task_terms=None))(*given)
+    both, _, (task, other) = jax.jit(partial(split, task_terms=frozenset({"ce"})))(*given)
     np.testing.assert_allclose(value, both, rtol=1e-6)
     jax.tree.map(lambda w, a, b: np.testing.assert_allclose(w, a + b, rtol=1e-4, atol=1e-6), whole, task, other)
     assert not np.any(task["method"]["fit"]["regressor"]["conv0"]["kernel"])

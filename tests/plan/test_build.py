@@ -5,9 +5,11 @@ import pytest
 from etils import epath
 
 from kd_jax import InputError, config, data, methods, recipes
+from kd_jax.distributed.mesh import Layout
 from kd_jax.methods.base import identity
 from kd_jax.models import base
-from kd_jax.plan import build, teachers
+from kd_jax.models.network import network_of
+from kd_jax.plan import build
 from tests.conftest import tree
 
 
@@ -16,7 +18,7 @@ def plan(devices=1, synthetic=None, **changes):
     made["data"]["synthetic"] |= synthetic or {}
     recipe = config.parse(made)
     dataset = data.load(recipe.data.name, synthetic=recipe.data.synthetic)
-    return build.plan(recipe, dataset, epath.Path("/nowhere"), devices)
+    return build(recipe, dataset, epath.Path("/nowhere"), Layout((devices,)))
 
 
 def test_a_plan():
@@ -44,7 +46,7 @@ def test_terms_of_weight_zero_are_gone():
 
 def test_a_network_describes_itself():
     network = plan()[0].network
-    assert teachers.network_of(network.describe()) == network
+    assert network_of(network.describe()) == network
 
 
 WRONG = [

@@ -9,6 +9,7 @@ from etils import epath
 
 from configs import compose, dkd, ema_teacher, kd, sftn, sftn_vs_kd, skd, sokd_fitnet
 from kd_jax import InputError, config, models, recipes
+from kd_jax.distributed.mesh import Layout
 from kd_jax.models.vit import VisionTransformer
 from kd_jax.plan import build
 from kd_jax.tools.combinations import refusal
@@ -153,8 +154,8 @@ def builds(method, pair):
     made = smoke(method, pair)
     assert (made.data.name, made.data.stream, made.student.steps, made.student.batch_size) == ("synthetic", False, 2, 8)
     recipe = config.parse(made.to_dict())
-    jobs = build.plan(recipe, run.load_data(recipe), epath.Path("never-written"))
-    assert [job.steps for job in jobs] == [2, 2]
+    plans = build(recipe, run.load_data(recipe), epath.Path("never-written"), Layout((1,)))
+    assert [plan.steps for plan in plans] == [2, 2]
 
 
 @pytest.mark.parametrize("pair", PAIRS)

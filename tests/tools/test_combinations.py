@@ -16,7 +16,7 @@ from kd_jax.plan.distiller import members_of
 from kd_jax.plan.networks import by_label
 from kd_jax.tools.combinations import FRONT, combinations, table
 from kd_jax.train import run
-from kd_jax.typing import Vars
+from kd_jax.typing import Vars, extra_view
 from tests.conftest import ROOT, shrunk
 
 METHODS = [name for name in compose.PARTS if name not in FRONT]
@@ -52,7 +52,7 @@ def phases_of(name, front, nets):
             continue
         distiller = methods.chain(**members_of(phase, 2))
         seat = "teacher" if phase.trains == "method" else "graft" if phase.model.startswith("graft:") else "student"
-        needs = distiller.needs & {"strong"}
+        needs = distiller.needs & {extra_view("strong")}
         context = facts_of(nets[seat], (teacher,) if phase.teacher else (), needs)._replace(initial_vars=given)
         yield distiller, context, phase
         given = by_label(jax.eval_shape(partial(distiller.init, context=context), jax.random.key(0)))

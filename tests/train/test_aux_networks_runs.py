@@ -102,7 +102,7 @@ def test_an_average_with_decay_0_is_the_student_and_teaches_what_it_says(tmp_pat
 
     def remember(self, step, state):
         taught, batch = train(self, step, state)
-        network = self._programs.job.network
+        network = self._plan.network
         image = normalize(batch["image"], network.mean, network.std)
         ours = jax.jit(models.apply, static_argnums=0)(network.model, state.student, image)[0].logits
         seen.append((step, np.asarray(taught[0].logits), np.asarray(ours), len(taught)))

@@ -165,12 +165,12 @@ def test_batches_stay_as_they_were_when_readers_move_on():
     """Images large enough for shared memory, looked at only when their stream is closed."""
     resident, split = streamed(kind=Resident), Split(6, 10, 2)
     with streamed(workers=1) as source:
-        found = [source.train(step, 8, split, False, True) for step in range(7)]
+        found = [source.train(step, 8, split, False, ("strong",)) for step in range(7)]
         judged = [source.train(step, 8, split, True) for step in (0, 2, 4)]
         tested = [[*source.test(4)], [next(source.test(4))], [*source.test(4)]]
         assert readers()
     assert not readers()
-    same(found, [resident.train(step, 8, split, False, True) for step in range(7)])
+    same(found, [resident.train(step, 8, split, False, ("strong",)) for step in range(7)])
     same(judged, [resident.train(step, 8, split, True) for step in (0, 2, 4)])
     expected = [*resident.test(4)]
     same(tested, [expected, expected[:1], expected])
@@ -231,7 +231,7 @@ def test_labels_are_read_where_something_needs_them(photos, tmp_path, monkeypatc
     run.prepare(tree(**told), str(tmp_path))
     assert read == []
     made = run.prepare(shrunk(crd.get_config("resnet8,resnet8,smoke"), **told), str(tmp_path))
-    assert read and set(read) == {40} and made.jobs[-1].context.labels.tolist() == [i % 5 for i in range(40)]
+    assert read and set(read) == {40} and made.plans[-1].context.labels.tolist() == [i % 5 for i in range(40)]
     made = run.prepare(tree(**told, data__subset=0.5), str(tmp_path))
     assert len(made.dataset.train) == 20 and sorted(made.dataset.train.labels) == sorted([*range(5)] * 4)
     assert "20 of the 40 of TFDS's tiny" in made.heading
