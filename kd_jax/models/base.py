@@ -112,11 +112,16 @@ def trace(model: nn.Module, image_shape: tuple[int, ...], batch: int = 1) -> tup
     return variables, seen[0], jaxpr
 
 
-@lru_cache(maxsize=256)
 def shapes(model: nn.Module, image_shape: tuple[int, ...], batch: int = 1) -> tuple[Variables, Outputs]:
     """Shapes of the variables and of Outputs for images (H, W, C), without computing anything or asking for a device.
-    Not to be changed in place: the next call for the same network returns the same."""
-    image = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
+    The variables are not to be changed in place: the next call for the same network returns the same."""
+    variables, outputs = _shapes_of_one(model, tuple(image_shape))
+    return variables, jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), outputs)
+
+
+@lru_cache(maxsize=256)
+def _shapes_of_one(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[Variables, Outputs]:
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     outputs, variables = jax.eval_shape(model.init_with_output, jax.eval_shape(jax.random.key, 0), image)
     return Variables(variables.get("params", {}), variables.get("batch_stats", {})), outputs
 
