@@ -138,7 +138,7 @@ def test_losses_on_stages_read_tokens_as_maps(views, method):
 def test_dafa_refines_the_patches_and_leaves_the_class_token(views):
     view, _ = views("cnn", "vit")
     start = policy.init(jax.random.key(0), estimator="relaxed")
-    dafa = methods.dafa(stages="1")
+    dafa = methods.dafa(stages=(1,))
     apply = jax.jit(lambda own, key: dafa.apply(NO_VARS._replace(policy=own), view, key, True)[0].teachers)
     off = {**start, "probability": jnp.zeros_like(start["probability"])}
     jax.tree.map(np.testing.assert_array_equal, apply(off, jax.random.key(5)), view.teachers)
@@ -167,7 +167,7 @@ def test_sokd_in_front_of_fitnet_searches(views):
     """One step of everything, DAFA's tokens read by DAM and FitNet."""
     view, context = views("vit", "vit")
     chain = methods.chain(
-        dam=methods.dam(areas=2, channels=4, stage=1), dafa=methods.dafa(stages="1"), fit=methods.fitnet(stage=1)
+        dam=methods.dam(areas=2, channels=4, stage=1), dafa=methods.dafa(stages=(1,)), fit=methods.fitnet(stage=1)
     )
     vars = jax.jit(lambda: chain.init(jax.random.key(0), context))()
 
