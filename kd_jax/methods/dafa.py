@@ -87,11 +87,8 @@ def dafa(
     """
     _check(stages, search_epochs, every, holdout, estimator, temperature, outer, hypergradient, rate, start)
 
-    def refined(maps: tuple[Array, ...]) -> tuple[int, ...]:
-        return stages or tuple(range(1, len(maps)))
-
     def init(key: Array, context: InitContext) -> Vars:
-        for i in refined(context.view_shapes.teachers[0].stages):
+        for i in stages:
             require_stages("dafa", context, i, seats=("teacher",))
         return NO_VARS._replace(policy=policy.init(key, estimator=estimator, start=start))
 
@@ -99,19 +96,11 @@ def dafa(
         if not vars.policy or not train:  # the plain outer loss gives no policy
             return view, {}, {}, {}
         drawn = policy.draw(vars.policy, fold(key, "draw"), estimator=estimator, temperature=temperature)
-        teacher = view.teachers[0]
-        changed = {
-            name: augmented(
-                maps,
-                drawn,
-                fold(key, "operations"),
-                view.image.shape[1:],
-                stages=refined(maps),
-                published=published,
-            )
-            for name, maps in (("stages", teacher.stages), ("preacts", teacher.preacts))
-            if maps is not None
-        }
+        teacher, image, changed = view.teachers[0], view.image.shape[1:], {}
+        for name in ("stages", "preacts"):
+            if (maps := getattr(teacher, name)) is not None:
+                options = {"stages": stages or range(1, len(maps)), "published": published}
+                changed[name] = augmented(maps, drawn, fold(key, "operations"), image, **options)
         teachers = (teacher._replace(**changed), *view.teachers[1:])
         return view._replace(teachers=teachers), {}, usage(vars.policy), {}
 

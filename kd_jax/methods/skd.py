@@ -109,10 +109,7 @@ def skd(
         refined = refine(view, u + delta if residual else delta)
         targets = refine(view, u).match.teacher, refined.match.teacher, view.match.student
         logs = _diagnose(*(jax.nn.log_softmax(z / (temperature if rescale else 1.0)) for z in targets))
-        if residual:
-            logs["correction"] = reach * jnp.mean(jnp.abs(delta), axis=-1)
-        if bound is not None:
-            logs["at_bound"] = jnp.mean(reach * jnp.abs(delta) > 0.9 * bound, axis=-1)
+        logs |= _sizes(delta, residual, bound, reach)
         terms = {"anchor": anchor * temperature**2 * logs["kl_ut"]} if anchor else {}
         return refined, terms, logs, {}
 
@@ -126,11 +123,8 @@ def skd(
     if not attention:
         return everywhere(Distiller(no_vars, without_attention, NEEDS, refines=NEEDS))
     whole_batch = {"": "attends over the whole batch"} if tokens == "batch" else {}
-    return everywhere(
-        Distiller(
-            init, apply, NEEDS, lr_multipliers={"": rate}, monitors=MONITORS, refines=NEEDS, whole_batch=whole_batch
-        )
-    )
+    fields = {"lr_multipliers": {"": rate}, "monitors": MONITORS, "refines": NEEDS, "whole_batch": whole_batch}
+    return everywhere(Distiller(init, apply, NEEDS, **fields))
 
 
 MONITORS = (
@@ -165,6 +159,16 @@ def _diagnose(u: Array, v: Array, s: Array) -> Logs:
         "kept": (jnp.argmax(v, axis=-1) == jnp.argmax(u, axis=-1)).astype(jnp.float32),
         "spread": kl(v, centre),
     }
+
+
+def _sizes(delta: Array, residual: bool, bound: float | None, reach: float) -> Logs:
+    """How large corrections (B, K) are; each log (B,)."""
+    logs = {}
+    if residual:
+        logs["correction"] = reach * jnp.mean(jnp.abs(delta), axis=-1)
+    if bound is not None:
+        logs["at_bound"] = jnp.mean(reach * jnp.abs(delta) > 0.9 * bound, axis=-1)
+    return logs
 
 
 def _check(temperature, tokens, width, residual, bound, rate, anchor) -> None:
