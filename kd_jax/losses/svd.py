@@ -42,9 +42,9 @@ def kdsvd(*, students: Sequence[Array], teachers: Sequence[Array], k: int = 1) -
       arXiv 1807.06819.
     Differs: the matrix is that of mdistiller; the paper and RepDistiller have a row for every place and a column for
       every channel. A decomposition leaves the sign of a vector open, and the value depends on it. Here the entries of
-      the teacher's vectors sum to at least 0. Behind a ReLU all entries of the first vector have one sign, so that any
-      decomposition with a fixed rule for signs gives the same value. Of maps that differ in size, the larger is
-      average-pooled before; that code cannot compare them. Values that are not finite are not replaced by 0. The
+      the teacher's vectors sum to at least 0. Behind a ReLU all entries of the first vector have one sign; so any
+      decomposition that gives these vectors the same sign gives the same value. Of maps that differ in size, the larger
+      is average-pooled before; that code cannot compare them. Values that are not finite are not replaced by 0. The
       gradient is that of the singular vectors, but finite where singular values are equal, or 0.
     """
     check_same_length("kdsvd", students, teachers, least=2, wanted="two or more maps, as many of one as of the other")

@@ -42,8 +42,6 @@ def simkd(*, weight: float | Schedule = 1.0) -> Distiller:
     """
 
     def init(key: Array, context: InitContext) -> Vars:
-        if not isinstance(context.student, Graft | None):
-            raise InputError(f"simkd: the network in training is a {type(context.student).__name__}; {ADVICE}")
         require_maps("simkd", context)
         view = context.view_shapes
         ours, teacher = view.student.stages[-1], view.teachers[0]
@@ -55,6 +53,8 @@ def simkd(*, weight: float | Schedule = 1.0) -> Distiller:
                 f"simkd: the student is no graft on this teacher: its last stage is {_size(ours)}, the teacher's "
                 f"{_size(theirs)}; {ADVICE}"
             )
+        if not isinstance(context.student, Graft | None):
+            raise InputError(f"simkd: the network in training is a {type(context.student).__name__}; {ADVICE}")
         return no_vars(key, context)
 
     def terms(view: View) -> Terms:

@@ -214,7 +214,7 @@ def checked(made, folder, told):
     ("fsp", {"pretrain__model": "resnet8x4"},
      "config.pretrain.terms.fsp: fsp: stages of equal widths wanted, the student has 32"),
     ("simkd", {"student__model": "resnet8"},
-     r"config.student.terms.simkd: simkd: the network in training is a ResNet; .* graft:STUDENT\+TEACHER"),
+     r"config.student.terms.simkd: simkd: the student is no graft on this teacher: .*graft:STUDENT\+TEACHER"),
     ("simkd", {"student__teacher": "", "student__terms": {"ce": {"weight": 1.0}}},
      "config.student.teacher: none, but graft:resnet8.resnet8x4 takes its classifier from there"),
     ("simkd", {"student__model": "graft:resnet8+resnet8"},
