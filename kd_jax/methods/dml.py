@@ -1,6 +1,8 @@
 """DML, deep mutual learning: two networks train side by side, and each learns from the other's predictions.
 
-CE(peer, labels) + weight T^2 ( KL(peer || student) + KL(student || peer) )
+    CE(peer, labels) + weight T^2 ( KL(peer || student) + KL(student || peer) )
+
+The terms stand beside the student's task loss. Each divergence moves one of the two networks.
 """
 
 import jax

@@ -1,6 +1,8 @@
-"""FSP, flow of the solution procedure: how a stage's channels relate to the next stage's is to be the teacher's.
+"""FSP, flow of the solution procedure: the relation of neighbouring stages is to be the teacher's.
 
-sum_i mean( (G_i(f_S) - G_i(f_T))^2 ),   G_i = mean over H and W of f_i f_(i+1)^T
+    sum_i mean( (G_i(f_S) - G_i(f_T))^2 ),   G_i = mean over H and W of f_i f_(i+1)^T
+
+FSP trains in a phase of its own, before the student's.
 """
 
 from kd_jax import losses

@@ -1,6 +1,8 @@
 """MLLD, multi-level logit distillation: instances, classes and the batch, on a usual and a strongly augmented view.
 
-mlld(match, match of the strong view)  +  CE(student on the strong view, labels)
+    mlld(match, match of the strong view)  +  CE(student on the strong view, labels)
+
+The first part is kd_jax.losses.multi_level.
 """
 
 from kd_jax import losses

@@ -1,6 +1,8 @@
 """SimKD: a student with its teacher's classifier learns the map that this classifier reads.
 
-mean((M f_S - M f_T)^2)
+    mean((M f_S - M f_T)^2)
+
+f_S is the student's last stage, f_T the map that the teacher's classifier reads, M the view's spatial mask.
 """
 
 import jax

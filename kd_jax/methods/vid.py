@@ -1,6 +1,8 @@
 """VID, variational information distillation: the student's maps are to predict the teacher's maps well.
 
-sum over stages of mean( (r(f_S) - f_T)^2 / (2 s) + log(s) / 2 ),   s = softplus(log_scale) + eps
+    sum over stages of mean( (r(f_S) - f_T)^2 / (2 s) + log(s) / 2 ),   s = softplus(log_scale) + eps
+
+The Gaussian's mean r(f_S) and its variance s are trained together with the student.
 """
 
 import math
