@@ -1,20 +1,22 @@
 """Augmentation of feature maps: SoKD's nine operations, and pairs of them that are drawn inside a compiled step.
 
 An operation is (x, magnitude, key, *, published) -> x': maps (B, H, W, C) of any height and width, one random draw for
-the whole batch, magnitude () in [0, 1] from "x, bit for bit" to the largest change. By what magnitude's gradient is:
-  exact: shears, translations and rotation (bilinear: smooth but for kinks where a position meets a cell's centre, where
-    it is one-sided), the cutout (its edges share cells), the noise;
-  that of the mean over the draw, straight through: ChannelDrop;
-  none (0): ChannelShuffle.
+the whole batch, magnitude () in [0, 1]. Magnitude 0 gives x, bit for bit; 1 gives the largest change. The gradient by
+the magnitude is
+  exact for shears, translations and rotation (bilinear interpolation, which is smooth except where a position meets a
+    cell's centre; the derivative is one-sided there), for the cutout (its edges cover parts of cells), for the noise;
+  that of the mean over the draw, straight through, for ChannelDrop;
+  0 for ChannelShuffle.
 
 Reference: Shen, Huang, Zhu, Fan, Zhang, "Student-Oriented Teacher Knowledge Refinement for Knowledge Distillation",
   2024, arXiv 2409.18785 (DAFA); ranges as in public code of that name (dfkd in a fork of mdistiller).
-Differs: that code maps the magnitude linearly onto -max..max for the first five operations, hence 0.5 changes nothing
-  and 0 the most; ours onto 0..max, with a sign that is drawn for the batch. Its ChannelShuffle ignores the magnitude.
-  `published=True` restores both. It gives no operation a true gradient in the magnitude (it sets d x' / d magnitude
-  to 1). It shears and rotates in units of half the map, which on maps that are not square is another shear and no
-  rotation; ours in cells. Its translation takes cells for half maps and leaves the picture for nearly any magnitude;
-  ours is a share of the map. Its cutout rounds the box down to an even number of whole cells: none on 8 x 8 maps.
+Differs: for the first five operations that code maps the magnitude linearly onto -max..max, hence 0.5 changes nothing
+  and 0 the most; ours maps it onto 0..max, with a sign that is drawn for the batch. Its ChannelShuffle ignores the
+  magnitude. `published=True` restores both. That code gives no operation a true gradient by the magnitude (it sets
+  d x' / d magnitude to 1). It shears and rotates in units of half the map, which on maps that are not square is another
+  shear and no rotation; ours works in cells. Its translation takes cells for half maps, so that nearly any magnitude
+  moves the whole map out; ours is a share of the map. Its cutout rounds the box down to an even number of whole
+  cells: none on 8 x 8 maps.
 """
 
 from functools import partial
@@ -40,7 +42,7 @@ def _straight_through_jvp(primals, tangents):
 
 
 def _affine(name: str, x: Array, magnitude: Array, key: Array, published: bool) -> Array:
-    """(2, 3): a cell reads where the matrix takes (row, column, 1), in cells from the middle of the map."""
+    """(2, 3): takes (row, column, 1) of a cell to the position that it reads, both in cells from the middle."""
     one, zero = jnp.ones((), x.dtype), jnp.zeros((), x.dtype)
     amount = _signed(LIMITS[name], x, magnitude, key, published)
     rows = {
@@ -54,7 +56,7 @@ def _affine(name: str, x: Array, magnitude: Array, key: Array, published: bool) 
 
 
 def _moved(x: Array, matrix: Array) -> Array:
-    """The map read where a matrix says."""
+    """The map, read at the positions that a matrix gives."""
     row, col = _centred(x)
     return _bilinear(x, *(m[0] * row + m[1] * col + m[2] for m in matrix))
 
@@ -80,7 +82,8 @@ rotate = _affine_operation("Rotate", "Turn about the middle of the map by up to 
 def cutout(x: Array, magnitude: Array, key: Array, *, published: bool = False) -> Array:
     """Zero one box of up to 0.2 H x 0.2 W for all examples and channels, its centre anywhere on the map.
 
-    A cell loses the share of it that the box covers. The part of a box beyond the map is lost, as in published code.
+    A cell loses the share of it that the box covers. The part of a box beyond the map has no effect, as in published
+    code.
     """
     del published
 
@@ -104,10 +107,10 @@ def channel_shuffle(x: Array, magnitude: Array, key: Array, *, published: bool =
     """Permute round(magnitude C) channels among themselves: which ones, and how, uniformly at random."""
     width = x.shape[-1]
     count = width if published else jnp.round(magnitude * width)
-    which, how = jax.random.split(key)
-    order = jax.random.permutation(which, width)  # the first `count` of it are permuted
+    choice_key, order_key = jax.random.split(key)
+    order = jax.random.permutation(choice_key, width)  # the first `count` of it are permuted
     chosen = jnp.arange(width) < count
-    ranks = jnp.where(jnp.zeros(width, bool).at[order].set(chosen), jax.random.uniform(how, (width,)), jnp.inf)
+    ranks = jnp.where(jnp.zeros(width, bool).at[order].set(chosen), jax.random.uniform(order_key, (width,)), jnp.inf)
     source = jnp.arange(width).at[order].set(jnp.where(chosen, jnp.argsort(ranks), order))
     return jnp.take(x, source, axis=-1, mode="clip")
 
@@ -116,8 +119,8 @@ def channel_drop(x: Array, magnitude: Array, key: Array, *, published: bool = Fa
     """Zero each channel with probability 0.5 magnitude, the same ones for all examples; the rest is not rescaled."""
     del published
     share = jnp.broadcast_to(1 - 0.5 * jnp.asarray(magnitude, x.dtype), x.shape[-1:])
-    kept = jax.random.uniform(key, share.shape, x.dtype) < share
-    return x * straight_through(kept.astype(x.dtype), share)
+    stays = jax.random.uniform(key, share.shape, x.dtype) < share
+    return x * straight_through(stays.astype(x.dtype), share)
 
 
 FUNCTIONS = {
@@ -136,7 +139,7 @@ PAIRS = np.array(tuple(combinations(range(len(OPERATIONS)), 2)), np.int32)  # (3
 
 
 def apply_pair(x: Array, pair: Array, on: Array, magnitudes: Array, key: Array, *, published: bool = False) -> Array:
-    """Run the two operations of a sub-policy, one after the other, each where its `on` says so.
+    """Run the two operations of a sub-policy one after the other, each only if its `on` is 1.
 
         x  <-  on_i op_i(x) + (1 - on_i) x            i = 0, 1
 
@@ -148,7 +151,7 @@ def apply_pair(x: Array, pair: Array, on: Array, magnitudes: Array, key: Array, 
       on: (2,) of 0 or 1; d x' / d on_i = op_i(x) - x, so that a straight-through `on` passes gradient. 0 and 0 is x.
       magnitudes: (2,) in [0, 1].
       key: PRNG key.
-      published: read the magnitudes as the published code does; see above.
+      published: read the magnitudes as the published code does; see the module's docstring.
 
     Returns:
       (B, H, W, C). Nothing is detached: x, on and magnitudes have their gradients.
@@ -187,15 +190,15 @@ def _centred(x: Array) -> tuple[Array, Array]:
 
 
 def _bilinear(x: Array, row: Array, col: Array) -> Array:
-    """x read at positions (H, W), in cells from its middle; zeros around it. Whole positions read cells as they are."""
+    """x read at positions (H, W), in cells from its middle; zeros around it. Whole positions read cells exactly."""
     b, h, w, c = x.shape
     cells = x.reshape(b, h * w, c)
-    row, col = (jnp.broadcast_to(at + (size - 1) / 2, (h, w)) for at, size in ((row, h), (col, w)))
+    row, col = (jnp.broadcast_to(place + (size - 1) / 2, (h, w)) for place, size in ((row, h), (col, w)))
     top, left = jnp.floor(row), jnp.floor(col)
     total = 0
     for i, high in ((top, 1 - (row - top)), (top + 1, row - top)):
         for j, wide in ((left, 1 - (col - left)), (left + 1, col - left)):
             inside = (i >= 0) & (i < h) & (j >= 0) & (j < w)
-            at = jnp.where(inside, i * w + j, 0).astype(jnp.int32)
-            total += jnp.take(cells, at, axis=1, mode="clip") * jnp.where(inside, high * wide, 0)[..., None]
+            cell = jnp.where(inside, i * w + j, 0).astype(jnp.int32)
+            total += jnp.take(cells, cell, axis=1, mode="clip") * jnp.where(inside, high * wide, 0)[..., None]
     return total

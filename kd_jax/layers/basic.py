@@ -10,15 +10,15 @@ from kd_jax.typing import Array
 
 kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(-1, 1) / sqrt(fan_in)
-# PyTorch's of a transposed convolution, whose weight has the output's channels where others have the input's; one of
-# stride 1 is a convolution with its kernel the other way round
+# PyTorch's for a transposed convolution, whose weight has the output's channels where others have the input's. With
+# stride 1 it is a convolution with the reversed kernel
 transposed_default = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 # use_fast_variance=False: E[x^2] - E[x]^2 cancels in float32; PyTorch does not use it either
 BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
 
 
 def torch_bias(fan_in: int):
-    """PyTorch's default for a bias: U(-1, 1) / sqrt(fan_in)."""
+    """PyTorch's default initialiser for a bias: U(-1, 1) / sqrt(fan_in)."""
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -1, 1) / fan_in**0.5
@@ -42,7 +42,7 @@ def conv(width: int, size: int, stride: int = 1, **kwargs) -> nn.Conv:
 
 
 def depthwise(width: int, stride: int = 1, **kwargs) -> nn.Conv:
-    """3x3 convolution of each channel by itself."""
+    """3x3 convolution of each channel alone."""
     return conv(width, 3, stride, feature_group_count=width, **kwargs)
 
 
@@ -52,7 +52,7 @@ def linear(width: int, fan_in: int, *, name: str, bias_init=None) -> nn.Dense:
 
 
 def small_linear(num_classes: int, *, name: str) -> nn.Dense:
-    """A classifier that starts near zero: N(0, 0.01), as VGG's and MobileNetV2's."""
+    """A classifier that starts near zero: N(0, 0.01), as in VGG and MobileNetV2."""
     return nn.Dense(num_classes, kernel_init=nn.initializers.normal(0.01), name=name)
 
 
@@ -62,8 +62,7 @@ def pool(x: Array) -> Array:
 
 
 def head(x: Array, classifier: nn.Dense) -> tuple[Array, Array, Array]:
-    """What a network ends with: the last map (B, H, W, C) pooled to (B, C), logits (B, K), and class activation
-    maps (B, H, W, K), the same classifier at every place. Who does not read the maps does not pay for them: a
-    compiler drops what nothing depends on."""
+    """The end of a network: the last map (B, H, W, C) pooled to (B, C), logits (B, K), and class activation maps
+    (B, H, W, K), the same classifier at every place. Where nothing reads the maps, the compiler drops them."""
     pooled = pool(x)
     return pooled, classifier(pooled), classifier(x)

@@ -13,7 +13,7 @@ class Stack(nn.Module):
     """(B, H, W, *) to (B, H, W, widths[-1]) by 3x3 convolutions with bias, a leaky ReLU of slope 0.1 behind each.
 
     widths: of the convolutions in order. batch_norm: whether BatchNorm stands before every activation.
-    transposed: start as PyTorch's transposed convolutions do; the arithmetic is the same.
+    transposed: kernels start as those of PyTorch's transposed convolutions; the arithmetic is the same.
     """
 
     widths: tuple[int, ...]
@@ -55,7 +55,7 @@ class Paraphraser(nn.Module):
 
 
 class LinearRegressor(Regressor):
-    """A Regressor of depth 1 without its ReLU: what gives a student's map before the ReLU the teacher's shape."""
+    """A Regressor of depth 1 without its ReLU: gives a student's map before the ReLU the teacher's shape."""
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

@@ -1,4 +1,4 @@
-"""ReviewKD's attention-based fusion: a stage of the student, joined with what the deeper stages have made."""
+"""ReviewKD's attention-based fusion: joins a stage of the student with the result of the deeper stages."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -12,12 +12,12 @@ _kaiming_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")  #
 class Fusion(nn.Module):
     """(B, h, w, c) and the deeper result (B, *, *, mid) to (B, *shape) and this stage's result (B, H, W, mid).
 
-    A 1x1 convolution to the width `mid` and BatchNorm; then, where there is a deeper result, that result in the
-    same size, and of both a sum whose two weights at every position come from both, by a 1x1 convolution with
-    bias and a sigmoid. The sum in the wanted size is this stage's result, and a 3x3 convolution and BatchNorm
-    make the first output of it. All resizing takes the nearest cell.
+    A 1x1 convolution to the width `mid` and BatchNorm come first. A deeper result is resized to the same size and
+    added; a 1x1 convolution with bias and a sigmoid make the two weights of this sum at every position from both
+    summands. The sum, resized to (H, W), is this stage's result. A 3x3 convolution and BatchNorm make the first output
+    from it. All resizing takes the nearest cell.
 
-    shape: (H, W, C) wanted. mid: width of results.
+    shape: (H, W, C) of the first output. mid: width of results.
 
     Reference: Chen, Liu, Zhao, Jia, "Distilling Knowledge via Knowledge Review", 2021, arXiv 2104.09044.
     """
@@ -32,8 +32,8 @@ class Fusion(nn.Module):
             deeper = nearest(deeper, x.shape[1:3])
             start = {"kernel_init": torch_default, "bias_init": torch_bias(2 * self.mid)}
             gates = conv(2, 1, use_bias=True, **start, name="attention")(jnp.concatenate([x, deeper], axis=-1))
-            own, others = jnp.split(nn.sigmoid(gates), 2, axis=-1)
-            x = x * own + deeper * others
+            x_weight, deeper_weight = jnp.split(nn.sigmoid(gates), 2, axis=-1)
+            x = x * x_weight + deeper * deeper_weight
         x = nearest(x, self.shape[:2])
         y = conv(self.shape[-1], 3, kernel_init=_kaiming_uniform, name="conv2")(x)
         return norm("bn2", train)(y), x

@@ -1,4 +1,4 @@
-"""Examples of other classes, drawn on the device: without repeats, without sorting, in any number."""
+"""Draws examples of other classes on the device: without repeats, without sorting, in any number."""
 
 from typing import NamedTuple
 
@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.typing import Array
+from kd_jax.typing import Array, InputError
 
-SMALL = 1000  # examples; below, halves are so small that the network mixes slowly
-ROUNDS = {True: 24, False: 8}  # whether small; 8 leave pairs of 5 others uneven by 6 percent, of 40 by less than 0.5
+SMALL = 1000  # examples; the Feistel network mixes slowly where its halves are smaller
+ROUNDS = {True: 24, False: 8}  # by whether small; with 8, pairs of 5 others are uneven by 6 percent, of 40 by under 0.5
 
 
 class Table(NamedTuple):
     """What `draw` reads; all int32.
 
-    order: (N,) positions in the training set, class by class. start, count: (K,) where a class stands in it, and how
-    often it occurs. side: (K,) about the square root of how many other examples there are.
+    order: (N,) positions in the training set, sorted by class. start, count: (K,) the first position of a class in
+    `order` and its number of examples. side: (K,) about the square root of the number of examples of other classes.
     """
 
     order: Array
@@ -33,29 +33,29 @@ def table(labels, num_classes: int) -> Table:
       num_classes: K.
 
     Raises:
-      ValueError: labels out of range, or all of one class.
+      InputError: labels out of range, or all of one class.
     """
     labels = np.asarray(labels)
     if labels.ndim != 1 or not labels.size or labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"negatives: labels (N,) from 0 to {num_classes - 1} wanted, got {_told(labels)}")
+        raise InputError(f"negatives: labels (N,) from 0 to {num_classes - 1} wanted, got {_range(labels)}")
     count = np.bincount(labels, minlength=num_classes)
     if count.max() == labels.size:
-        raise ValueError(f"negatives: all {labels.size} examples are of class {labels[0]}; two classes at least wanted")
+        raise InputError(f"negatives: all {labels.size} examples are of class {labels[0]}; two classes at least wanted")
     order, start = np.argsort(labels, kind="stable"), np.cumsum(count) - count
     side = np.ceil(np.sqrt(labels.size - count))
     return Table(*(jnp.asarray(x, jnp.int32) for x in (order, start, count, side)))
 
 
 def draw(table: Table, key: Array, *, labels: Array, index: Array, count: int) -> Array:
-    """For every example so many examples of other classes, all different while there are enough of these.
+    """Draws `count` examples of other classes for every example, all different while there are enough of them.
 
-    The n others of an example are numbered, and the numbers 0 to count - 1, modulo n, go through a bijection of
-    [0, n) that its key chooses. So no example comes twice, each is as likely as any other, and where count > n each
-    comes floor(count / n) or ceil(count / n) times. The bijection: a Feistel network on pairs (x, y), x < a, y < b,
-    where a is the square root of n and b = n / a, both rounded up; what comes out at n or above, less than one number
-    in b, goes in again. B count elementwise operations in a loop of a few turns; nothing is sorted.
+    Let an example have n others. They are numbered, and the numbers 0 to count - 1, modulo n, go through a bijection of
+    [0, n) that the example's key chooses. So no example comes twice, each is as likely as any other, and where
+    count > n each comes floor(count / n) or ceil(count / n) times. The bijection is a Feistel network on pairs (x, y),
+    x < a, y < b, where a is the square root of n and b = n / a, both rounded up. Results of n or above, fewer than one
+    in b, go through it again. The cost is B count elementwise operations in a loop of a few turns; nothing is sorted.
 
-    An example's draw is a function of the key and its index, wherever it stands in the batch and on whatever device.
+    An example's draw is a function of the key and its index. Its place in the batch and the device do not matter.
 
     Args:
       table: of the training set.
@@ -69,25 +69,25 @@ def draw(table: Table, key: Array, *, labels: Array, index: Array, count: int) -
     """
     rounds = ROUNDS[len(table.order) < SMALL]
     keys = jax.vmap(lambda i: jax.random.bits(jax.random.fold_in(key, i), (rounds,), jnp.uint32))(index)
-    own, start, a = (x[labels][:, None] for x in (table.count, table.start, table.side))
-    n, a = (jnp.uint32(x) for x in (len(table.order) - own, a))
+    same, start, a = (x[labels][:, None] for x in (table.count, table.start, table.side))
+    n, a = (jnp.uint32(x) for x in (len(table.order) - same, a))
     b = (n + a - 1) // a
     number = jnp.arange(count, dtype=jnp.uint32) % n
 
-    def turn(now: tuple[Array, ...]) -> tuple[Array, ...]:
-        x, y, outside = now
-        moved = _feistel((x, y), (a, b), keys)
-        x, y = (jnp.where(outside, new, old) for new, old in zip(moved, (x, y), strict=True))
+    def turn(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        x, y, outside = state
+        permuted = _feistel((x, y), (a, b), keys)
+        x, y = (jnp.where(outside, new, old) for new, old in zip(permuted, (x, y), strict=True))
         return x, y, x * b + y >= n
 
     first = (number // b, number % b, jnp.ones(number.shape, bool))
-    x, y, _ = jax.lax.while_loop(lambda now: jnp.any(now[2]), turn, first)
+    x, y, _ = jax.lax.while_loop(lambda state: jnp.any(state[2]), turn, first)
     rank = jnp.int32(x * b + y)
-    return table.order[jnp.where(rank < start, rank, rank + own)]
+    return table.order[jnp.where(rank < start, rank, rank + same)]
 
 
 def _feistel(pair: tuple[Array, Array], sizes: tuple[Array, Array], keys: Array) -> tuple[Array, Array]:
-    """A bijection of pairs (x, y) with x < sizes[0], y < sizes[1]: in turn, one is shifted by a hash of the other."""
+    """A bijection of pairs (x, y), x < sizes[0], y < sizes[1]: in turns, a hash of one number shifts the other."""
     pair = list(pair)
     for k in range(keys.shape[1]):
         i = k % 2
@@ -97,7 +97,7 @@ def _feistel(pair: tuple[Array, Array], sizes: tuple[Array, Array], keys: Array)
 
 
 def _hash(x: Array) -> Array:
-    """uint32 to uint32, every bit of the result depends on every bit: xor-shifts and two odd factors."""
+    """uint32 to uint32 by xor-shifts and two odd factors: every bit of the result depends on every bit of x."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)
@@ -108,7 +108,7 @@ def _below(x: Array, size: Array) -> Array:
     return ((x >> 16) * size + ((x & 0xFFFF) * size >> 16)) >> 16
 
 
-def _told(labels: np.ndarray) -> str:
+def _range(labels: np.ndarray) -> str:
     if labels.ndim != 1 or not labels.size:
         return f"shape {labels.shape}"
     return f"{labels.min()} to {labels.max()}"

@@ -1,8 +1,8 @@
-"""An augmentation policy over S sub-policies of two operations: one is drawn for a batch, and learned from the outcome.
+"""An augmentation policy over S sub-policies of two operations: a batch draws one, and the outcome trains the policy.
 
 A policy is {"probability": (S, 2) of each operation, "weight": (S,) logits of the sub-policies, "magnitude": (S, 2)},
-and with the RELAX estimator {"control": ...}, the control variate. Probabilities and magnitudes count as clipped to
-[0, 1]; the clip passes their gradient, so that no bound holds what once came to it.
+and with the RELAX estimator {"control": ...}, the control variate. Probabilities and magnitudes are clipped to [0, 1]
+before use; the clip passes their gradient, so that a value can leave a bound again.
 
 Reference: Shen et al., "Student-Oriented Teacher Knowledge Refinement", 2024, arXiv 2409.18785; the estimators are of
   Li, Hu, Wang, Hospedales, Robertson, Yang, "DADA", ECCV 2020, arXiv 2003.03780; Grathwohl, Choi, Wu, Roeder, Duvenaud,
@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.layers.augment import PAIRS, straight_through
-from kd_jax.typing import Array, PyTree
+from kd_jax.layers.keys import fold
+from kd_jax.typing import Array, InputError, PyTree
 
 ESTIMATORS = ("relaxed", "relax")
 STARTS = ("published", "random")
@@ -30,7 +31,7 @@ class Draw(NamedTuple):
     """What one batch is augmented with.
 
     index: () int, the sub-policy. on: (2,) of 0 and 1, whether each operation is applied. magnitudes: (2,) in [0, 1].
-    weight: (), 1; with the "relaxed" estimator its gradient is the sub-policy's.
+    weight: (), 1; with the "relaxed" estimator its gradient is that of the sub-policy's weight.
     """
 
     index: Array
@@ -55,17 +56,17 @@ def init(key: Array, *, estimator: str, start: str = "published", size: int = le
       key: PRNG key.
       estimator: "relaxed" or "relax"; only the latter has "control".
       start: "published": probabilities 0.5, weights 0.001, magnitudes 0.5. "random": probabilities and magnitudes
-        uniform on [0, 1], weights standard normal: a policy to compare a learned one with.
+        uniform on [0, 1], weights standard normal: a baseline for a learned policy.
       size: S.
 
     Raises:
-      ValueError: an unknown estimator or start.
+      InputError: an unknown estimator or start.
 
     Differs: the control variate starts with LeCun's normal kernels and no bias; published code has PyTorch's default.
     """
-    for name, value, known in (("estimator", estimator, ESTIMATORS), ("start", start, STARTS)):
-        if value not in known:
-            raise ValueError(f"policy: {name} must be {' or '.join(known)}, got {value!r}")
+    for name, value, accepted in (("estimator", estimator, ESTIMATORS), ("start", start, STARTS)):
+        if value not in accepted:
+            raise InputError(f"policy: {name} must be {' or '.join(accepted)}, got {value!r}")
     probability, weight, magnitude, hidden, output = jax.random.split(key, 5)
     if start == "random":
         policy = {"probability": jax.random.uniform(probability, (size, 2))}
@@ -83,25 +84,26 @@ def init(key: Array, *, estimator: str, start: str = "published", size: int = le
 
 
 def draw(policy: PyTree, key: Array, *, estimator: str, temperature: float = TEMPERATURE) -> Draw:
-    """A sub-policy k with probability softmax(weight)_k, and of its two operations each with its probability.
+    """Draws a sub-policy k with probability softmax(weight)_k, and applies each of its operations with its probability.
 
     With l = log p - log(1 - p) and logistic and Gumbel noise,
 
         z_p = l + logistic,   on = 1[z_p > 0];      z_w = log softmax(weight) + gumbel,   k = argmax z_w
 
-    The values do not depend on the estimator or the temperature; a probability of exactly 0 or 1 never fails. Of the
-    gradients magnitude's passes its clip, and probability's and weight's are:
+    The values do not depend on the estimator or the temperature; a probability of exactly 0 or 1 is exact. The gradient
+    by magnitude passes its clip. The gradients by probability and weight depend on the estimator:
 
     estimator "relaxed": straight through, d on = d sigmoid(z_p / temperature)_k and d weight = d softmax(z_w /
-      temperature)_k. For the latter, use `x + weight (x' - x)` in the place of x': the weights of all sub-policies sum
-      to 1, hence x takes no part in the whole gradient, and the part that is left out is smaller.
-      It is biased, in three ways. (1) The soft values are not the hard ones: an objective that is linear in `on` gets
-      its gradient in p times d E sigmoid(z_p / temperature) / dp, which at temperature 0.5 is 0.86 for p = 0.5, 1.12
-      for p = 0.1 or 0.9 and 1.45 for p = 0.01 or 0.99. (2) Any other objective is taken for its tangent at the drawn
-      values. (3) Only the drawn sub-policy's operations run, so only its entry of the soft weights has a gradient.
-      Let V_k be what sub-policy k adds to the objective, linearly. With equal weights the mean is still in proportion
-      to the truth (0.35 of it for 36 sub-policies at temperature 0.5); with others it is not: then even equal V have a
-      gradient, whose descent moves weight away from where it is if V > 0, and to there if V < 0.
+      temperature)_k. For the latter, use `x + weight (x' - x)` in place of x': the weights of all sub-policies sum
+      to 1, hence x has no effect on the whole gradient, and the part that is left out is smaller.
+      It is biased, in three ways. (1) The soft values differ from the hard ones: for an objective that is linear in
+      `on`, the gradient by p is the true one times d E sigmoid(z_p / temperature) / dp, which at temperature 0.5 is
+      0.86 for p = 0.5, 1.12 for p = 0.1 or 0.9 and 1.45 for p = 0.01 or 0.99. (2) Any other objective is replaced by
+      its tangent at the drawn values. (3) Only the drawn sub-policy's operations run, so only its entry of the soft
+      weights has a gradient. Let sub-policy k add V_k to the objective, linearly. With equal weights the mean gradient
+      is proportional to the true one (0.35 of it for 36 sub-policies at temperature 0.5). With unequal weights it is
+      not: even equal V have a gradient then; its descent moves weight away from large weights if V > 0, and to
+      them if V < 0.
     estimator "relax": none; `score` gives them.
 
     Args:
@@ -135,16 +137,17 @@ def score(policy: PyTree, key: Array, value: Array, *, temperature: float = TEMP
 
     Args:
       policy: with "control".
-      key: that of `draw`, whose sample it was.
+      key: that of `draw`, which drew the sample.
       value: (), the objective at that sample; no gradient is taken of it.
       temperature: > 0.
 
     Returns:
-      Like policy. magnitude's part is 0: differentiate the objective. control's is the gradient of the mean of g^2
-      over its 3 S entries: to descend it is to lower the variance. Near its bounds a probability p has rare parts as
-      large as 1 / p and 1 / (1 - p): take an optimiser that such parts do not throw.
+      Like policy. magnitude's part is 0: differentiate the objective for it. control's part is the gradient of the mean
+      of g^2 over its 3 S entries: descending it lowers the variance. Near its bounds a probability p has rare
+      gradients as large as 1 / p and 1 / (1 - p): take an optimiser that is robust to them.
 
-    Differs: published code adds log P(k) to each of the 2 S entries of log P(on), its gradient is 2 S times too large.
+    Differs: published code adds log P(k) to each of the 2 S entries of log P(on), so that its gradient is 2 S times
+      too large.
     """
     main = {name: policy[name] for name in ("probability", "weight")}
 
@@ -152,7 +155,7 @@ def score(policy: PyTree, key: Array, value: Array, *, temperature: float = TEMP
         def parts(main: PyTree) -> tuple[Array, Array, Array]:
             s = _sample(main, key)
             free = _control(control, _soften(s.z_on, s.z_index, temperature))
-            tied = _control(control, _soften(*_redraw(s, jax.random.fold_in(key, 1)), temperature))
+            tied = _control(control, _soften(*_redraw(s, fold(key, "redraw")), temperature))
             log_on = -jax.nn.softplus(jnp.where(s.on > 0, -s.logit, s.logit))
             return free, tied, jnp.sum(log_on) + s.log_share[s.index]
 

@@ -1,4 +1,4 @@
-"""A student's map in the width of the teacher's, at every position by itself: VID's regressor, OFD's connector."""
+"""Layers that give a student's map the teacher's width, each position alone: VID's regressor, OFD's connector."""
 
 from flax import linen as nn
 
@@ -7,7 +7,7 @@ from kd_jax.typing import Array
 
 
 class Projector(nn.Module):
-    """(B, H, W, *) to (B, H, W, width) by three 1x1 convolutions without bias, ReLU between them: VID's.
+    """VID's: (B, H, W, *) to (B, H, W, width) by three 1x1 convolutions without bias, ReLU between them.
 
     width: of all three.
     """
@@ -23,7 +23,7 @@ class Projector(nn.Module):
 
 
 class Connector(nn.Module):
-    """(B, H, W, *) to (B, H, W, width) by a 1x1 convolution and BatchNorm, without activation: OFD's."""
+    """OFD's: (B, H, W, *) to (B, H, W, width) by a 1x1 convolution and BatchNorm, without activation."""
 
     width: int
 

@@ -1,24 +1,24 @@
-"""The regressor of FitNet: a student's map in the shape of the teacher's, by one convolution."""
+"""The regressor of FitNet: one convolution gives a student's map the teacher's shape."""
 
 from flax import linen as nn
 
 from kd_jax.layers.basic import conv, norm, torch_default, transposed_default
 from kd_jax.layers.transform import doubling
-from kd_jax.typing import Array
+from kd_jax.typing import Array, InputError
 
 
 class Regressor(nn.Module):
-    """(B, h, w, c) to (B, *shape), learned, not negative unless told: convolution with bias, BatchNorm, ReLU.
+    """(B, h, w, c) to (B, *shape), learned: convolution with bias, BatchNorm, ReLU.
 
-    The convolution is 3x3 with stride 2 where the map is exactly twice as high as wanted, a transposed 4x4 with
-    stride 2 where it is half as high, and else, where the map is not smaller, of size 1 + h - H by 1 + w - W
-    without padding (1x1 at equal sizes).
+    The convolution depends on the sizes. Where h = 2 H it is 3x3 with stride 2. Where 2 h = H it is a transposed 4x4
+    with stride 2. Otherwise, where the map is not smaller, it has the size 1 + h - H by 1 + w - W and no padding (1x1
+    at equal sizes).
 
-    shape: (H, W, C) wanted. depth: how many convolutions, each with BatchNorm and ReLU, those behind the first
-    3x3 with stride 1; SoKD has 3. relu: whether the last ReLU is there.
+    shape: (H, W, C) of the result. depth: number of convolutions, each with BatchNorm and ReLU; those behind the first
+    are 3x3 with stride 1; SoKD has 3. relu: whether the last ReLU is there; without it results have either sign.
 
     Raises:
-      ValueError: no rule takes one size to the other.
+      InputError: no rule takes one size to the other.
     """
 
     shape: tuple[int, int, int]
@@ -33,9 +33,9 @@ class Regressor(nn.Module):
             x = norm(f"bn{i}", train)(layer(nn.relu(x)))
         return nn.relu(x) if self.relu else x
 
-    def _first(self, given: tuple[int, ...]) -> nn.Module:
-        """The convolution that matches the shapes. Biases start at 0: BatchNorm takes them out again."""
-        (h, w, _), (height, width, channels) = given, self.shape
+    def _first(self, size: tuple[int, ...]) -> nn.Module:
+        """The convolution that matches the shapes. Biases start at 0: BatchNorm removes them."""
+        (h, w, _), (height, width, channels) = size, self.shape
         plain = {"use_bias": True, "kernel_init": torch_default, "name": "conv0"}
         if h == 2 * height and (w + 1) // 2 == width:
             return conv(channels, 3, 2, **plain)
@@ -43,11 +43,11 @@ class Regressor(nn.Module):
             return doubling(channels, **plain | {"kernel_init": transposed_default})
         if h >= height and w >= width:
             return nn.Conv(channels, (1 + h - height, 1 + w - width), padding="VALID", **plain)
-        raise ValueError(
-            f"regressor: no convolution takes a map of {_spelled(given)} to {_spelled(self.shape)}: "
+        raise InputError(
+            f"regressor: no convolution takes a map of {_size(size)} to {_size(self.shape)}: "
             "it must be half as high and wide, or not smaller"
         )
 
 
-def _spelled(shape: tuple[int, ...]) -> str:
+def _size(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))

@@ -1,9 +1,9 @@
 """SKD's learning simplifier: one attention block over teacher logits, as a pure init / apply pair.
 
-Two readings of "attention over logits". The paper's abstract settles neither:
+"Attention over logits" can be read in two ways. The paper's abstract does not decide:
 - tokens="batch": the B examples of the batch are the tokens, rows of C logits their features;
-- tokens="classes": each example by itself, its C classes are the tokens, each a learned
-  direction scaled by the class's logit plus a learned embedding of the class.
+- tokens="classes": each example alone, its C classes are the tokens; a token is a learned direction, scaled by
+  the class's logit, plus a learned embedding of the class.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""A map of one network in the shape that a part of another expects: a map, or tokens."""
+"""A layer that gives a map of one network the shape that a part of another network expects: a map, or tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,15 @@ FORMS = ("conv3x3", "conv1x1")
 class Transform(nn.Module):
     """(B, h, w, c) to (B, H, W, C), learned, not negative; or to tokens (B, 1 + H W, C), of either sign.
 
-    form "conv3x3": 3x3 convolution, BatchNorm, ReLU, then 1x1 convolution to the wanted width, BatchNorm, ReLU.
-    The 3x3 keeps the width c. It has stride 2 where the map is at least twice as high as wanted (and stands once
-    more where it still is), and is a transposed 4x4 with stride 2 where the map is at most half as high.
-    form "conv1x1": the second part alone, behind an average or a repetition to the wanted size.
-    What sizes that are not powers of two apart leave over is bridged by bilinear interpolation.
+    form "conv3x3": 3x3 convolution, BatchNorm, ReLU, then 1x1 convolution to the width C, BatchNorm, ReLU.
+    The 3x3 keeps the width c. Where h >= 2 H it has stride 2, and it is repeated as long as that holds. Where 2 h <= H
+    it is a transposed 4x4 with stride 2, repeated likewise.
+    form "conv1x1": the second part alone, behind an average or a repetition to the size (H, W).
+    Where the sizes are not a power of two apart, bilinear interpolation does the rest.
 
-    shape: (H, W, C) wanted. tokens: the last ReLU is left out, since a transformer's stages are of either sign; cells
-    become tokens row by row, a class token of zeros comes in front, and to all are added learned positions, which at
-    the class token are the class token itself. They start as a transformer's own.
+    shape: (H, W, C) of the result. tokens: the last ReLU is left out, since a transformer's stages have either sign.
+    Cells become tokens row by row, behind a class token of zeros. Learned positions are added to all; at the class
+    token they are the class token. They start as a transformer's positions do.
     """
 
     shape: tuple[int, int, int]
@@ -42,17 +42,17 @@ class Transform(nn.Module):
 
     def _tokens(self, x: Array) -> Array:
         x = jnp.pad(x.reshape(x.shape[0], -1, x.shape[-1]), ((0, 0), (1, 0), (0, 0)))
-        # not smaller: a LayerNorm divides by the deviation of what stands in front
+        # not smaller: a LayerNorm divides by the deviation of the class token
         return x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
 
 
 def doubling(width: int, **kwargs) -> nn.ConvTranspose:
-    """Transposed 4x4 convolution with stride 2: a map twice as high and wide."""
+    """Transposed 4x4 convolution with stride 2: makes a map twice as high and wide."""
     return nn.ConvTranspose(width, (4, 4), (2, 2), **kwargs)
 
 
 def _strides(have: int, want: int) -> list[float]:
-    """Of the convolutions that take a map from one height to (nearly) another; 0.5 doubles it."""
+    """The strides of the convolutions that take a map from one height to (nearly) another; 0.5 doubles it."""
     strides = []
     while have != want and (have + 1) // 2 >= want:
         strides.append(2)
@@ -64,7 +64,7 @@ def _strides(have: int, want: int) -> list[float]:
 
 
 def _resized(x: Array, size: tuple[int, int]) -> Array:
-    """In another height and width: averaged or repeated where one divides the other, else bilinear."""
+    """The map in another height and width: averaged or repeated where one divides the other, else bilinear."""
     h, w = x.shape[1:3]
     if h % size[0] == 0 and w % size[1] == 0:
         window = (h // size[0], w // size[1])

@@ -1,4 +1,8 @@
-"""Losses: arrays in, (B,) or () out, keyword-only, unweighted as the published code has them."""
+"""Losses: arrays in, (B,) or () out, keyword-only, unweighted as the published code has them.
+
+An argument that a user can set wrong (a temperature, a power, too few classes or examples) raises InputError. Arrays
+whose shapes do not fit together raise ValueError: there the code that calls the loss is wrong.
+"""
 
 from kd_jax.losses.contrastive import crd, crd_scales
 from kd_jax.losses.features import areas, at, cat_kd, fitnet, nst

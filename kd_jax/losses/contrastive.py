@@ -1,4 +1,4 @@
-"""CRD's loss and the constants it is given. Arrays in, one value an example out; always called by keyword.
+"""CRD's loss and the constants that it divides by. Arrays in, one value an example out; always called by keyword.
 
 Computed in float32 (or wider), in the logarithms of the scores, so that no temperature overflows. Nothing is detached.
 """
@@ -10,7 +10,7 @@ from kd_jax.losses.common import gram, upcast
 from kd_jax.typing import Array
 
 EPS = 1e-7  # of the published code
-LARGEST = 80.0  # of the logarithm of a constant: float32 holds its exp, and the inverse of that
+LARGEST = 80.0  # bound of the logarithm of a constant: float32 can represent its exp, and the inverse of that
 
 
 def crd(
@@ -25,8 +25,8 @@ def crd(
     teacher_scale: Array,
     temperature: float = 0.07,
 ) -> Array:
-    """Contrastive representation distillation: an example's embedding in one network is to be told by its own row of
-    the other network's bank, among the rows of M negatives. Both networks are the anchor in turn:
+    """Contrastive representation distillation: an example's embedding in one network is to recognise the example's row
+    of the other network's bank among the rows of M negatives. Each network is the anchor once:
 
         a(student, teacher_bank, student_scale) + a(teacher, student_bank, teacher_scale)
         a(v, bank, Z)_b = -log(P_b0 / (P_b0 + c + e)) - sum_{m = 1..M} log(c / (P_bm + c + e))
@@ -34,16 +34,16 @@ def crd(
 
     The mean over the batch is the published loss. Nothing is detached.
 
-    All N scores of an anchor are computed, as one matrix product (B, N), and M + 1 of them taken; the vectors
-    (B, M + 1, D) are never gathered. On a CPU, at D = 128 and N = 3 M, that takes a seventh of the time and of the
-    memory; from about N = 20 M on the gather would be faster.
+    All N scores of an anchor are computed as one matrix product (B, N), and M + 1 of them are taken. The vectors
+    (B, M + 1, D) are not gathered. On a CPU, at D = 128 and N = 3 M, this takes a seventh of the time and of the
+    memory of a gather; from about N = 20 M on a gather would be faster.
 
     Args:
       student, teacher: (B, D) embeddings, of length 1.
-      student_bank, teacher_bank: (N, D), what the networks' embeddings were.
+      student_bank, teacher_bank: (N, D), earlier embeddings of the networks.
       index: (B,) int32, the examples' rows in the banks.
       negatives: (B, M) int32, M >= 1, rows of other examples.
-      student_scale, teacher_scale: () above 0, Z of each anchor; or 0, then what `crd_scales` says of this batch.
+      student_scale, teacher_scale: () above 0, Z of each anchor; 0 takes the value of `crd_scales` for this batch.
       temperature: T > 0.
 
     Returns:
@@ -62,7 +62,7 @@ def crd(
         scores = _scores(anchor, bank, index, negatives, temperature)
         unset = scale == 0
         log_scale = jnp.where(unset, _log_scale(scores, len(bank)), jnp.log(jnp.where(unset, 1.0, scale)))
-        odds = scores - log_scale - jnp.log(c + EPS)  # log(P / (c + e)); of its softplus are both logarithms made
+        odds = scores - log_scale - jnp.log(c + EPS)  # log(P / (c + e)); both logarithms are softplus of it
         total += jax.nn.softplus(-odds[:, 0]) + jnp.sum(jax.nn.softplus(odds[:, 1:]), axis=1)
     return total + 2 * count * jnp.log1p(EPS / c)
 
@@ -97,11 +97,11 @@ def crd_scales(
 
 
 def _pairs(student, teacher, student_bank, teacher_bank, index, negatives) -> list[tuple[Array, Array]]:
-    """Each anchor and the other network's bank, widened, after the checks."""
+    """Each anchor and the other network's bank, as at least float32, after the checks."""
     shapes = [x.shape for x in (student, teacher, student_bank, teacher_bank, index, negatives)]
-    one, _, bank, _, rows, others = shapes
-    same = shapes[:4] == [one, one, bank, bank] and rows == one[:1] == others[:1] and one[1:] == bank[1:]
-    if not same or len(one) != 2 or len(others) != 2 or not others[1]:
+    batch, _, bank, _, rows, others = shapes
+    fit = shapes[:4] == [batch, batch, bank, bank] and rows == batch[:1] == others[:1] and batch[1:] == bank[1:]
+    if not fit or len(batch) != 2 or len(others) != 2 or not others[1]:
         raise ValueError(
             "crd: embeddings (B, D) twice, banks (N, D) twice, index (B,) and negatives (B, M), M >= 1, wanted, "
             f"got {', '.join(map(str, shapes))}"
@@ -110,7 +110,7 @@ def _pairs(student, teacher, student_bank, teacher_bank, index, negatives) -> li
 
 
 def _scores(anchor: Array, bank: Array, index: Array, negatives: Array, temperature: float) -> Array:
-    """(B, M + 1): the anchors' products with their own row of the bank and with their negatives', by T."""
+    """(B, M + 1): the anchors' products with their row of the bank and with their negatives' rows, divided by T."""
     rows = jnp.concatenate([index[:, None], negatives], axis=1)
     return jnp.take_along_axis(gram(anchor, bank), rows, axis=1) / temperature
 

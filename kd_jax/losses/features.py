@@ -1,7 +1,7 @@
 """Losses on feature maps (B, H, W, C). Arrays in, one value an example out; always called by keyword.
 
-All are computed in float32 (or wider), and none detaches an argument. Maps are compared as they come: a layer
-that learns to give a student's map the teacher's shape belongs to the method.
+All are computed in float32 (or wider), and none detaches an argument. A layer that learns to give a student's map the
+teacher's shape belongs to the method.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from kd_jax.losses.common import (
     to_common_size,
     upcast,
 )
-from kd_jax.typing import Array
+from kd_jax.typing import Array, InputError
 
 
 def fitnet(*, student: Array, teacher: Array, mask: Array | None = None) -> Array:
@@ -40,8 +40,8 @@ def fitnet(*, student: Array, teacher: Array, mask: Array | None = None) -> Arra
 
     Reference: Romero, Ballas, Kahou, Chassang, Gatta, Bengio, "FitNets: Hints for Thin Deep Nets", 2015,
       arXiv 1412.6550.
-    Differs: the paper has half the squared norm, summed over the map; this is the published re-implementations'
-      mean. The mask is SoKD's.
+    Differs: the paper has half the squared norm, summed over the map; the published re-implementations have the mean,
+      as here. The mask is SoKD's.
     """
     check_same_shape("fitnet", student, teacher)
     if mask is not None and mask.shape != (*student.shape[:-1], 1):
@@ -67,12 +67,13 @@ def at(*, students: Sequence[Array], teachers: Sequence[Array], p: int = 2) -> A
       (B,): of every stage the mean over the H W positions, then the sum over stages.
 
     Raises:
-      ValueError: no stages, or not as many of one as of the other; p out of range.
+      ValueError: no stages, or not as many of one as of the other.
+      InputError: p out of range.
 
     Reference: Zagoruyko, Komodakis, "Paying More Attention to Attention: Improving the Performance of
       Convolutional Neural Networks via Attention Transfer", 2017, arXiv 1612.03928.
     Differs: as in the published code, the mean over positions where the paper has a norm, and no absolute value
-      before an odd power. Maps that are not square, which that code pools to a square, are pooled by axis.
+      before an odd power. That code pools maps that are not square to a square; here each axis is pooled alone.
     """
     check_same_length("at", students, teachers)
     check_integer("at", p=p)
@@ -103,7 +104,7 @@ def nst(*, students: Sequence[Array], teachers: Sequence[Array]) -> Array:
 
     Reference: Huang, Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017,
       arXiv 1707.01219.
-    Differs: maps that are not square, which the published code pools to a square, are pooled by axis.
+    Differs: the published code pools maps that are not square to a square; here each axis is pooled alone.
     """
     check_same_length("nst", students, teachers)
     return sum(_discrepancy(*to_common_size(*pair)) for pair in zip(students, teachers, strict=True))
@@ -119,25 +120,26 @@ def cat_kd(*, student: Array, teacher: Array, resolution: int = 2, normalize: bo
     Args:
       student: (B, H, W, K), `Outputs.cam`.
       teacher: (B, H, W, K); its height and width may be others.
-      resolution: >= 1, height and width that both are pooled to. A map that is smaller must divide it, and is
-        repeated.
+      resolution: >= 1, the height and width that both are pooled to. A map that is smaller is repeated; its size must
+        divide the resolution.
       normalize: whether every pooled map of a class is divided by its L2 norm, as the published code's default is.
 
     Returns:
       (B,): the mean over places and classes.
 
     Raises:
-      ValueError: maps of different numbers of classes; a resolution below 1, or one that a map cannot be taken to.
+      ValueError: maps of different numbers of classes.
+      InputError: a resolution below 1, or one that a map cannot be pooled or repeated to.
 
     Reference: Guo, Yan, Li, Lin, "Class Attention Transfer Based Knowledge Distillation", 2023, arXiv 2304.12777.
     """
     if student.shape[-1] != teacher.shape[-1]:
         raise ValueError(f"cat_kd: maps of as many classes wanted, got {student.shape[-1]} and {teacher.shape[-1]}")
     if resolution < 1:
-        raise ValueError(f"cat_kd: resolution must be at least 1, got {resolution}")
+        raise InputError(f"cat_kd: resolution must be at least 1, got {resolution}")
     for size in {*student.shape[1:3], *teacher.shape[1:3]}:
         if size < resolution and resolution % size:
-            raise ValueError(f"cat_kd: resolution {resolution}: a map {size} high or upcast is smaller, but no divisor")
+            raise InputError(f"cat_kd: resolution {resolution}: a map {size} high or wide is smaller, but no divisor")
     student, teacher = (pool_to(x, (resolution, resolution)) for x in upcast(student, teacher))
     if normalize:
         student, teacher = (l2_normalize(x, axis=(1, 2)) for x in (student, teacher))
@@ -145,14 +147,14 @@ def cat_kd(*, student: Array, teacher: Array, resolution: int = 2, normalize: bo
 
 
 def areas(*, student: Sequence[Array], teacher: Sequence[Array]) -> Array:
-    """Mean squared difference of what the heads of kd_jax.layers.areas say: SoKD's L_DAM. Nothing is detached.
+    """Mean squared difference of the outputs of the heads of kd_jax.layers.areas: SoKD's L_DAM. Nothing is detached.
 
     Args:
       student: heat, size and offset (or any maps of one size), each (B, H, W, *).
       teacher: the same of the teacher.
 
     Returns:
-      (B,): the mean over all elements of all maps together, so that the heat's many channels weigh most.
+      (B,): the mean over all elements of all maps together, so that the heat's many channels have the most weight.
 
     Raises:
       ValueError: maps of different shapes.
@@ -167,15 +169,15 @@ def areas(*, student: Sequence[Array], teacher: Sequence[Array]) -> Array:
 
 
 def _discrepancy(student: Array, teacher: Array) -> Array:
-    """(B,): of the channels of two maps of one size.
+    """The squared maximum mean discrepancy (B,) of the channels of two maps of one size.
 
-    The sum of (a . b)^2 over pairs of channels is the inner product of the two sums of a a^T. So either Gram matrix
-    does, of channels or of places; the smaller is taken.
+    The sum of (a . b)^2 over pairs of channels is the inner product of the two sums of a a^T. So the Gram matrix of
+    channels and that of places give the same value; the smaller one is computed.
     """
     student, teacher = (l2_normalize(x.reshape(len(x), -1, x.shape[-1]), axis=1) for x in (student, teacher))
     if student.shape[1] <= max(student.shape[2], teacher.shape[2]):
         student, teacher = (gram(x) / x.shape[2] for x in (student, teacher))
         return jnp.sum((student - teacher) ** 2, axis=(1, 2))
     s, t = student.swapaxes(1, 2), teacher.swapaxes(1, 2)
-    own, cross = (jnp.mean(gram(x) ** 2, axis=(1, 2)) for x in (s, t)), jnp.mean(gram(s, t) ** 2, axis=(1, 2))
-    return sum(own) - 2 * cross
+    within, cross = (jnp.mean(gram(x) ** 2, axis=(1, 2)) for x in (s, t)), jnp.mean(gram(s, t) ** 2, axis=(1, 2))
+    return sum(within) - 2 * cross

@@ -1,4 +1,4 @@
-"""Losses on maps that a learned layer has made comparable: VID, OFD and ReviewKD's context loss.
+"""Losses on maps to which a learned layer has given one shape: VID, OFD and ReviewKD's context loss.
 
 Arrays in, one value an example out; always called by keyword. All are computed in float32 (or wider), and none
 detaches an argument. The layers belong to the methods.
@@ -34,7 +34,7 @@ def vid(*, student: Array, teacher: Array, variance: Array) -> Array:
 
     Reference: Ahn, Hu, Damianou, Lawrence, Dai, "Variational Information Distillation for Knowledge Transfer",
       2019, arXiv 1904.05835.
-    Differs: the paper sums over the map, with the deviation's logarithm; this is the published code's mean.
+    Differs: the paper sums over the map, with the deviation's logarithm; the published code takes the mean, as here.
     """
     check_same_shape("vid", student, teacher)
     if variance.shape != student.shape[-1:]:
@@ -44,13 +44,13 @@ def vid(*, student: Array, teacher: Array, variance: Array) -> Array:
 
 
 def ofd(*, students: Sequence[Array], teachers: Sequence[Array], margins: Sequence[Array]) -> Array:
-    """Partial L2 of maps before their ReLU, summed over the map; half as much for every stage further from the last.
+    """Partial L2 of maps before their ReLU, summed over the map; every stage counts half as much as the next one.
 
         sum_i 2^-(L - i) sum over H, W and C of d(s, t, m)^2,   i = 1 .. L
         d = s - t where t > 0, else max(s - max(t, m), 0)
 
-    so that where the teacher is not positive, the student need only be as low as it, or as the margin. The
-    teacher's maps are average-pooled to the student's size. Nothing is detached.
+    Where the teacher is not positive, the loss is 0 as soon as the student is as low as the teacher or as the margin.
+    The teacher's maps are average-pooled to the student's size. Nothing is detached.
 
     Args:
       students: L maps (B, H, W, C).
@@ -65,8 +65,8 @@ def ofd(*, students: Sequence[Array], teachers: Sequence[Array], margins: Sequen
 
     Reference: Heo, Kim, Yun, Park, Kwak, Choi, "A Comprehensive Overhaul of Feature Distillation", 2019,
       arXiv 1904.01866.
-    Differs: a student's map that is larger than the teacher's takes its nearest cell, where the published code
-      averages the cells around it if the sizes do not divide.
+    Differs: where a student's map is larger than the teacher's, each cell is compared with the teacher's nearest cell;
+      the published code averages the cells around it if the sizes do not divide.
     """
     check_same_length("ofd", students, teachers, margins, wanted="as many of one as of the other")
     total = 0.0
@@ -81,15 +81,15 @@ def ofd(*, students: Sequence[Array], teachers: Sequence[Array], margins: Sequen
 
 
 def hcl(*, students: Sequence[Array], teachers: Sequence[Array]) -> Array:
-    """Hierarchical context loss: mean squared differences of maps and of their averages over ever larger areas.
+    """Hierarchical context loss: mean squared differences of maps and of their averages over larger and larger areas.
 
         sum over maps of (MSE + 1/2 MSE_4 + 1/4 MSE_2 + 1/8 MSE_1) / (1 + 1/2 + 1/4 + 1/8)
 
-    MSE_n is of the maps average-pooled to n x n. A level that a map is not higher than is left out of both sums,
-    and the next takes its weight. Nothing is detached.
+    MSE_n is that of the maps average-pooled to n x n. A level n is left out of both sums where the map is not higher
+    than n; the next level then takes its weight. Nothing is detached.
 
     Args:
-      students: L maps (B, H, W, C), or vectors (B, D), which are maps of one cell.
+      students: L maps (B, H, W, C), or vectors (B, D), which count as maps of one cell.
       teachers: L of the same shapes.
 
     Returns:

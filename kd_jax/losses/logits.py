@@ -1,21 +1,20 @@
-"""Losses on logits, and LSKD's standardisation of them. Arrays in; out of a loss one value an example, of DIST one a
-batch, of `standardize` logits. Losses are always called by keyword.
+"""Losses on logits, and LSKD's standardisation of logits. Losses are always called by keyword.
 
-All are computed in float32 (or wider) from log-softmax, and none detaches an argument:
-whether a teacher receives gradient is decided where its outputs are made.
+A loss returns one value for each example; DIST returns one value for the batch. All are computed in float32 (or wider)
+from log-softmax, and none detaches an argument: the code that computes the teacher's outputs detaches them.
 """
 
 import jax
 import jax.numpy as jnp
 
 from kd_jax.losses.common import l2_norm, upcast
-from kd_jax.typing import Array
+from kd_jax.typing import Array, InputError
 
 _HUGE = 1e30  # stands for infinity, so that 0 * log 0 and its gradient are 0 without a mask
 
 
-def _wide(*logits: Array) -> list[Array]:
-    """At least float32 (half precision loses the tails distillation is about), and finite."""
+def _finite(*logits: Array) -> list[Array]:
+    """Logits as at least float32 (half precision loses the tails that distillation is about), and finite."""
     return [jnp.clip(z, -_HUGE, _HUGE) for z in upcast(*logits)]
 
 
@@ -26,7 +25,7 @@ def _kl(log_p: Array, log_q: Array) -> Array:
 
 def _positive(name: str, temperature) -> None:
     if isinstance(temperature, (int, float)) and not 0 < temperature < float("inf"):
-        raise ValueError(f"{name}: temperature must be a finite number above 0, got {temperature}")
+        raise InputError(f"{name}: temperature must be a finite number above 0, got {temperature}")
 
 
 def cross_entropy(*, student: Array, labels: Array) -> Array:
@@ -41,7 +40,7 @@ def cross_entropy(*, student: Array, labels: Array) -> Array:
     Returns:
       (B,)
     """
-    (student,) = _wide(student)
+    (student,) = _finite(student)
     log_p = jax.nn.log_softmax(student)
     return -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
 
@@ -62,25 +61,25 @@ def kd(*, student: Array, teacher: Array, temperature: Array | float = 4.0) -> A
       (B,), at least 0 up to rounding.
 
     Raises:
-      ValueError: a temperature that is not above 0.
+      InputError: a temperature that is not above 0.
 
     Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015,
       arXiv 1503.02531.
     """
     _positive("kd", temperature)
-    student, teacher = _wide(student, teacher)
+    student, teacher = _finite(student, teacher)
     log_p = jax.nn.log_softmax(teacher / temperature)
     log_q = jax.nn.log_softmax(student / temperature)
     return temperature**2 * _kl(log_p, log_q)
 
 
 def _others(logits: Array, target: Array) -> Array:
-    """log-softmax over the classes other than the target; the target's own p is 0. (B, K)."""
+    """log-softmax over the classes other than the target, (B, K); the probability of the target is 0."""
     return jax.nn.log_softmax(jnp.where(target, -2 * _HUGE, logits))
 
 
 def _binary(logits: Array, target: Array) -> Array:
-    """log-probabilities of the two events: target, any other. (B, 2)."""
+    """log-probabilities (B, 2) of two events: the target class, any other class."""
     log_p = jax.nn.log_softmax(logits)
     hit = jnp.sum(jnp.where(target, log_p, 0), axis=-1)
     rest = jax.nn.logsumexp(jnp.where(target, -2 * _HUGE, log_p), axis=-1)
@@ -96,7 +95,7 @@ def dkd(
     beta: float = 8.0,
     temperature: Array | float = 4.0,
 ) -> Array:
-    """Decoupled distillation: the target class apart from how the others share what is left.
+    """Decoupled distillation: the target class and the distribution over the other classes as separate parts.
 
         T^2 (alpha TCKD + beta NCKD)
 
@@ -115,7 +114,7 @@ def dkd(
       (B,), at least 0 up to rounding for non-negative weights.
 
     Raises:
-      ValueError: fewer than three classes (there is no distribution over "the others"), or a
+      InputError: fewer than three classes (there is no distribution over "the others"), or a
         temperature that is not above 0.
 
     Reference: Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022,
@@ -125,11 +124,11 @@ def dkd(
     """
     _positive("dkd", temperature)
     if student.shape[-1] < 3:
-        raise ValueError(
+        raise InputError(
             f"dkd: needs at least 3 classes, got {student.shape[-1]}: "
             "with two there is no distribution over the classes beside the target"
         )
-    student, teacher = _wide(student, teacher)
+    student, teacher = _finite(student, teacher)
     student, teacher = student / temperature, teacher / temperature
     target = jax.nn.one_hot(labels, student.shape[-1], dtype=bool)
     tckd = _kl(_binary(teacher, target), _binary(student, target))
@@ -138,7 +137,7 @@ def dkd(
 
 
 def _pearson(x: Array, y: Array, axis: int) -> Array:
-    """Pearson correlation along an axis, which is gone; 0 where one of the two is constant."""
+    """Pearson correlation along an axis, which the result does not have; 0 where one of the two is constant."""
     x, y = (v - jnp.mean(v, axis=axis, keepdims=True) for v in (x, y))
     lengths = l2_norm(x, axis) * l2_norm(y, axis)
     return jnp.sum(x * y, axis=axis) / (jnp.squeeze(lengths, axis) + 1e-8)
@@ -156,9 +155,9 @@ def dist(
 
         T^2 (beta (1 - mean_b r(p_b, q_b)) + gamma (1 - mean_k r(p^k, q^k)))
 
-    with p = softmax(student / T) and q of the teacher, r Pearson's correlation: of an example over its classes
+    with p = softmax(student / T), q = softmax(teacher / T) and Pearson's correlation r: of an example over its classes
     (inter-class), and of a class over the examples of the batch (intra-class). Nothing is detached.
-    Under parallel.scope="device" the batch is what one device sees, in scope "global" the whole one.
+    Under parallel.scope="device" each device compares only its own examples, in scope "global" the whole batch.
 
     Args:
       student: (B, K) logits; with B = 1 or K = 1 a correlation is 0 by definition.
@@ -171,7 +170,7 @@ def dist(
       (), in [0, 2 T^2 (beta + gamma)] up to rounding, for weights that are not negative.
 
     Raises:
-      ValueError: a temperature that is not above 0.
+      InputError: a temperature that is not above 0.
 
     Reference: Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", 2022,
       arXiv 2205.10536.
@@ -179,7 +178,7 @@ def dist(
       parts; its code for segmentation has no temperature.
     """
     _positive("dist", temperature)
-    p, q = (jax.nn.softmax(z / temperature) for z in _wide(student, teacher))
+    p, q = (jax.nn.softmax(z / temperature) for z in _finite(student, teacher))
     inter, intra = (1 - jnp.mean(_pearson(p, q, axis)) for axis in (1, 0))
     return temperature**2 * (beta * inter + gamma * intra)
 
@@ -187,8 +186,8 @@ def dist(
 def standardize(logits: Array) -> Array:
     """Logits with mean 0 and deviation 1 over the classes: (z - mean(z)) / (std(z) + 1e-7), std unbiased.
 
-    Not a loss, but what LSKD gives to one: both sides of the pair are standardised before. The result does not
-    depend on shift or (positive) scale of z. Nothing is detached.
+    This is no loss: LSKD standardises both sides of the pair before a loss reads them. The result does not depend on
+    shift or (positive) scale of z. Nothing is detached.
 
     Args:
       logits: (B, K), K >= 2; infinite ones are read as 1e15.
@@ -197,15 +196,15 @@ def standardize(logits: Array) -> Array:
       (B, K), at least float32; a row of equal logits becomes 0, up to rounding.
 
     Raises:
-      ValueError: fewer than two classes.
+      InputError: fewer than two classes.
 
     Reference: Sun, Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", 2024,
       arXiv 2403.01427.
-    Differs: as in the published code, the deviation is the unbiased one, over K - 1. The gradient at a row of equal
-      logits, NaN there, is finite here.
+    Differs: as in the published code, the deviation is the unbiased one, over K - 1. At a row of equal logits the
+      gradient is finite here and NaN there.
     """
     if logits.shape[-1] < 2:
-        raise ValueError(f"standardize: needs at least 2 classes, got {logits.shape[-1]}")
+        raise InputError(f"standardize: needs at least 2 classes, got {logits.shape[-1]}")
     (z,) = upcast(logits)
     z = jnp.clip(z, -1e15, 1e15)  # so that squares are finite in float32
     z = z - jnp.mean(z, axis=-1, keepdims=True)

@@ -1,8 +1,7 @@
-"""MLLD: logits compared at several temperatures and on three levels: examples, classes, the batch. Its loss is about
-the batch: (). It is called by keyword and detaches nothing.
+"""MLLD: compares logits at several temperatures and on three levels: examples, classes, the batch.
 
-Examples mix in it: under parallel.scope="device" every device compares its own, in scope "global" the whole batch is
-compared.
+Its loss is about the batch: (). It is called by keyword and detaches nothing. It compares examples with each other:
+under parallel.scope="device" each device compares only its own examples, in scope "global" the whole batch.
 """
 
 from collections.abc import Sequence
@@ -36,32 +35,33 @@ def mlld(
         CLASS_T = sum |q^t q - p^t p|^2 / K              (K, K): which classes go together
         BATCH_T = sum |q q^t - p p^t|^2 / B              (B, B): which examples go together
 
-    with p = softmax(plain_student / T) and q = softmax(plain_teacher / T), (B, K); in KD_T of the pair instead.
-    m is the share of examples whose confidence, max softmax(plain_teacher), is at most the batch's median: 1/2 in a
-    batch of even size without ties. c is the share of classes whose summed softmax(plain_teacher) is at most the
-    median over the classes.
+    with p = softmax(plain_student / T) and q = softmax(plain_teacher / T), (B, K). In KD_T, p and q are those of the
+    view's pair, student and teacher, instead. m is the share of examples whose confidence, max softmax(plain_teacher),
+    is at most the batch's median: 1/2 in a batch of even size without ties. c is the share of classes whose summed
+    softmax(plain_teacher) is at most the median over the classes.
 
     Args:
-      student, teacher: (B, K) logits of the weak view, standardised or otherwise refined or not.
-      student_strong, teacher_strong: (B, K), likewise of the strong view, the same examples.
-      plain_student, plain_teacher: (B, K) logits of the weak view as the networks give them; None: student, teacher.
-      temperature: T > 0, the one that recipes set; in every part.
-      temperatures: each T > 0, others for every part.
-      weak_temperatures: each T > 0, those at which the strong view is not compared and the weak one's KD counts 1 + m.
+      student, teacher: (B, K) logits of the weak view, refined (standardised, for example) or not.
+      student_strong, teacher_strong: (B, K), the same for the strong view of the same examples.
+      plain_student, plain_teacher: (B, K) raw logits of the weak view; None: student, teacher.
+      temperature: T > 0, the one that recipes set; for every part.
+      temperatures: each T > 0, more temperatures for every part.
+      weak_temperatures: each T > 0; at these the strong view is not compared, and the weak view's KD counts 1 + m.
 
     Returns:
       (), at least 0 up to rounding.
 
     Raises:
-      ValueError: a temperature that is not above 0; views of different shapes.
+      InputError: a temperature that is not above 0.
+      ValueError: views of different shapes.
 
     Reference: Jin, Wang, Lin, "Multi-Level Logit Distillation", 2023 (CVPR).
-    Differs: as coded, where the published code is not what it seems to mean. The mask of the less confident examples
-      and that of the rarer classes multiply what is averaged already, so that only their means, m and c, count. The
-      strong view is compared at 4, 3 and 5; at 2 and 6 the weak view is compared again in its place
-      (`temperatures=(2, 3, 5, 6), weak_temperatures=()` mends it). The strong view's CLASS and BATCH are computed and
-      dropped; here they are not computed. With LSKD the published code standardises the logits of KD alone: hence
-      plain_student and plain_teacher.
+    Differs: this loss does what the published code does, also where that code seems to intend something else. The masks
+      of the less confident examples and of the rarer classes multiply values that are averaged already, so that only
+      the means of the masks, m and c, have an effect. The strong view is compared at 4, 3 and 5; at 2 and 6 the weak
+      view is compared again in its place (`temperatures=(2, 3, 5, 6), weak_temperatures=()` corrects that). The
+      published code computes the strong view's CLASS and BATCH and drops them; here they are not computed. With LSKD
+      it standardises only the logits of KD: hence plain_student and plain_teacher.
     """
     if student.shape != student_strong.shape or teacher.shape != teacher_strong.shape:
         shapes = ", ".join(str(z.shape) for z in (student, student_strong, teacher, teacher_strong))

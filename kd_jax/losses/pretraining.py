@@ -1,4 +1,4 @@
-"""Losses of methods that train parts of a student, or helpers of it, in a phase of their own: AB, FSP and FT.
+"""Losses of methods that train a part of the student, or a helper network, in a separate phase: AB, FSP and FT.
 
 Arrays in, one value an example out; always called by keyword. All are computed in float32 (or wider), and none
 detaches an argument. The layers belong to the methods.
@@ -18,7 +18,7 @@ from kd_jax.losses.common import (
     to_common_size,
     upcast,
 )
-from kd_jax.typing import Array
+from kd_jax.typing import Array, InputError
 
 
 def ab(
@@ -33,28 +33,29 @@ def ab(
         3/1000 sum_i 2^-(L - i) sum over H, W and C of d(s, t)^2,   i = 1 .. L
         d = max(m - s, 0) where t > 0, else max(s + m, 0)
 
-    How active the teacher is does not count, only whether it is. Nothing is detached; the teacher's gradient is 0.
+    Only the sign of the teacher's activation matters, not its size. Nothing is detached; the teacher's gradient is 0.
 
     Args:
       students: L maps (B, H, W, C) before their ReLU, exactly the stages compared.
       teachers: L maps of the same shapes, before their ReLU.
       margin: m, >= 0.
-      masks: L of (B, H, W, 1), which multiply d, or None where a map is taken whole; None takes all whole.
+      masks: L of (B, H, W, 1), which multiply d, or None for a map without mask; None for no masks at all.
 
     Returns:
       (B,)
 
     Raises:
-      ValueError: no maps, not as many of one as of another, different shapes, a margin below 0.
+      ValueError: no maps, not as many of one as of another, different shapes.
+      InputError: a margin below 0.
 
     Reference: Heo, Lee, Yun, Choi, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden
       Neurons", 2018, arXiv 1811.03233.
-    Differs: the factor 3/1000 is the published code's, as is the halving of every stage further from the last.
+    Differs: the factor 3/1000 is the published code's; so is that every stage counts half as much as the next one.
     """
     masks = [None] * len(students) if masks is None else masks
     check_same_length("ab", students, teachers, masks)
     if not margin >= 0:
-        raise ValueError(f"ab: margin must be at least 0, got {margin}")
+        raise InputError(f"ab: margin must be at least 0, got {margin}")
     total = 0.0
     for s, t, mask in zip(students, teachers, masks, strict=True):
         check_same_shape("ab", s, t)
@@ -85,8 +86,8 @@ def fsp(*, students: Sequence[Array], teachers: Sequence[Array]) -> Array:
 
     Reference: Yim, Joo, Bae, Kim, "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and
       Transfer Learning", 2017.
-    Differs: the paper sums the squares over the matrix; this is the published re-implementation, which takes their
-      mean. Stages that are not square, which that code pools to a square, are pooled by axis.
+    Differs: the paper sums the squares over the matrix; the published re-implementation takes their mean, as here. That
+      code pools stages that are not square to a square; here each axis is pooled alone.
     """
     check_same_length("fsp", students, teachers, least=2, wanted="two maps or more, as many of one as of the other")
     widths = [[f.shape[-1] for f in maps] for maps in (students, teachers)]
@@ -96,7 +97,7 @@ def fsp(*, students: Sequence[Array], teachers: Sequence[Array]) -> Array:
 
 
 def ft(*, student: Array, teacher: Array, p1: int = 2, p2: int = 1) -> Array:
-    """Factor transfer: where the student's factors are active is to be where the teacher's are.
+    """Factor transfer: the student's factors are to be active where the teacher's factors are.
 
         mean over H and W of |a(f_S) - a(f_T)|^p2,   a(f) = flat(mean_c f^p1) / its L2 norm
 
@@ -112,14 +113,13 @@ def ft(*, student: Array, teacher: Array, p1: int = 2, p2: int = 1) -> Array:
       (B,)
 
     Raises:
-      ValueError: p1 or p2 out of range.
+      InputError: p1 or p2 out of range.
 
     Reference: Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", 2018,
       arXiv 1802.04977.
-    Differs: the paper compares the factors themselves, divided by their norm; this is the published
-      re-implementation, which first takes the mean of their p1-th power over channels. An odd p2 above 1 takes
-      absolute values, which that code leaves out. Maps that are not square, which it pools to a square, are pooled
-      by axis.
+    Differs: the paper compares the factors themselves, divided by their norm; the published re-implementation first
+      takes the mean of their p1-th power over channels, as here. For an odd p2 above 1 absolute values are taken here;
+      that code leaves them out. It pools maps that are not square to a square; here each axis is pooled alone.
     """
     check_integer("ft", p1=p1, p2=p2)
     s, t = (attention(f, p1) for f in to_common_size(student, teacher))
@@ -127,7 +127,7 @@ def ft(*, student: Array, teacher: Array, p1: int = 2, p2: int = 1) -> Array:
 
 
 def _flows(maps: Sequence[Array]) -> list[Array]:
-    """Of every stage and the next: (B, C of the next, C)."""
+    """The flow from every stage to the next: (B, C of the next, C)."""
     flows = []
     for pair in zip(maps[:-1], maps[1:], strict=True):
         bottom, top = (f.reshape(len(f), -1, f.shape[-1]).swapaxes(1, 2) for f in to_common_size(*pair))

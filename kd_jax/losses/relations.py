@@ -7,11 +7,11 @@ that the two networks' features may have different widths, except in `cc`.
 import jax.numpy as jnp
 
 from kd_jax.losses.common import distances, gram, l2_norm, l2_normalize, upcast
-from kd_jax.typing import Array
+from kd_jax.typing import Array, InputError
 
 
 def sp(*, student: Array, teacher: Array) -> Array:
-    """Similarity-preserving: the squared difference of row-normalised Gram matrices, by their size.
+    """Similarity-preserving: the squared difference of row-normalised Gram matrices, divided by their size.
 
         sum((g(student) - g(teacher))^2) / B^2,   g(f) = rows of f f^T, each divided by its L2 norm
 
@@ -63,11 +63,12 @@ def rkd(
       (), at least 0 for weights that are not negative.
 
     Raises:
-      ValueError: fewer than two examples, different numbers of them.
+      InputError: fewer than two examples.
+      ValueError: different numbers of examples.
 
     Reference: Park, Kim, Lu, Cho, "Relational Knowledge Distillation", 2019, arXiv 1904.05068.
-    Differs: as in the published code, a distance is at least 1e-6 (squared 1e-12) before the mean. Of two examples that
-      are equal the angles have gradient 0 here, 1e12 there.
+    Differs: as in the published code, a distance is at least 1e-6 (squared 1e-12) before the mean. Where two examples
+      are equal, the angles have gradient 0 here and 1e12 there.
     """
     pair = _rows("rkd", student, teacher, least=2)
     total = 0.0
@@ -95,7 +96,8 @@ def cc(*, student: Array, teacher: Array) -> Array:
       (), at least 0.
 
     Raises:
-      ValueError: fewer than two examples, embeddings of different shapes.
+      InputError: fewer than two examples.
+      ValueError: embeddings of different shapes.
 
     Reference: Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang, "Correlation Congruence for Knowledge Distillation", 2019,
       arXiv 1904.01802.
@@ -110,11 +112,11 @@ def cc(*, student: Array, teacher: Array) -> Array:
 
 
 def pkt(*, student: Array, teacher: Array) -> Array:
-    """Probabilistic knowledge transfer: KL(teacher || student) of who resembles whom in the batch.
+    """Probabilistic knowledge transfer: KL(teacher || student) of the examples' similarities in the batch.
 
         mean_ij q_ij log((q_ij + e) / (p_ij + e)),   p_ij = k_ij / sum_j k_ij,   k = (1 + cosine) / 2,   e = 1e-7
 
-    p of the student, q of the teacher. The mean is over all B^2 pairs: the KL of a row divided by B, averaged.
+    p is the student's, q the teacher's. The mean is over all B^2 pairs: the KL of a row divided by B, averaged.
     Nothing is detached.
 
     Args:
@@ -130,7 +132,7 @@ def pkt(*, student: Array, teacher: Array) -> Array:
     Reference: Passalis, Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", 2018,
       arXiv 1803.10837.
     Differs: as in the published code, vectors are divided by their length plus e, and the pair of an example with
-      itself counts. A vector of zeros has gradient 0 here and NaN there; a NaN in the features stays one.
+      itself counts. A vector of zeros has gradient 0 here and NaN there; a NaN in the features gives NaN.
     """
     p, q = (_resemblance(f) for f in _rows("pkt", student, teacher))
     return jnp.mean(q * jnp.log((q + 1e-7) / (p + 1e-7)))
@@ -141,7 +143,7 @@ def _rows(name: str, student: Array, teacher: Array, least: int = 1) -> list[Arr
     if len(student) != len(teacher):
         raise ValueError(f"{name}: as many examples of one as of the other wanted, got {len(student)}, {len(teacher)}")
     if len(student) < least:
-        raise ValueError(f"{name}: needs at least {least} examples in a batch, got {len(student)}")
+        raise InputError(f"{name}: needs at least {least} examples in a batch, got {len(student)}")
     return [f.reshape(len(f), -1) for f in upcast(student, teacher)]
 
 

@@ -9,22 +9,22 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses.common import check_same_length, gram, l2_normalize, to_common_size
-from kd_jax.typing import Array
+from kd_jax.typing import Array, InputError
 
-CANDIDATES = 3  # how many vectors more of the student than of the teacher are looked at
+CANDIDATES = 3  # so many more vectors are compared of the student than of the teacher
 NOISE = 8  # times the machine epsilon: eigenvalues that differ by less, of a matrix of trace 1, are equal
 
 
 def kdsvd(*, students: Sequence[Array], teachers: Sequence[Array], k: int = 1) -> Array:
-    """Distillation by singular vectors: how those of one stage relate to those of the stage before.
+    """Distillation by singular vectors: the relation of one stage's vectors to those of the stage before.
 
         sum over i > 1 of || r(v^S_i, v^S_{i-1}) - r(v^T_i, v^T_{i-1}) ||^2,   r(a, b) = exp(-(a_x - b_y)^2 / 8)
 
     for every pair of entries x, y and each of k vectors. A map is read as a matrix with a column for every x of its
     width and a row for every channel and y. v^T are its first k right singular vectors, each times its singular
-    value divided by the L2 norm of the k values. v^S are, of the student's first k + 3, those whose cosine with the
-    teacher's is largest in size, one for each, with the sign of that cosine, and times the teacher's same factor.
-    Nothing is detached.
+    value divided by the L2 norm of the k values. For each of them, v^S is that of the student's first k + 3 vectors
+    whose cosine with it has the largest size, with the sign of that cosine, times the teacher's factor. Nothing is
+    detached.
 
     Args:
       students: L >= 2 maps (B, H, W, C), exactly the stages compared, in order.
@@ -35,22 +35,23 @@ def kdsvd(*, students: Sequence[Array], teachers: Sequence[Array], k: int = 1) -
       (B,)
 
     Raises:
-      ValueError: fewer than two stages, or not as many of one as of the other; k out of range.
+      ValueError: fewer than two stages, or not as many of one as of the other.
+      InputError: k out of range.
 
     Reference: Lee, Kim, Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", 2018,
       arXiv 1807.06819.
-    Differs: as in mdistiller, where the paper, and RepDistiller, have a row for every place and a column for every
-      channel. The sign of the teacher's vectors, on which the value depends and which a decomposition leaves open, is
-      such that their entries sum to at least 0; behind a ReLU the first vector has one sign throughout, so that any
-      decomposition that signs these alike gives the same value. Of maps that differ in size, the larger is
-      average-pooled before; that code cannot compare them. What is not finite is not replaced by 0. The gradient is
-      that of the singular vectors, but finite where singular values are equal, or 0.
+    Differs: the matrix is that of mdistiller; the paper and RepDistiller have a row for every place and a column for
+      every channel. A decomposition leaves the sign of a vector open, and the value depends on it. Here the entries of
+      the teacher's vectors sum to at least 0. Behind a ReLU all entries of the first vector have one sign; so any
+      decomposition that gives these vectors the same sign gives the same value. Of maps that differ in size, the larger
+      is average-pooled before; that code cannot compare them. Values that are not finite are not replaced by 0. The
+      gradient is that of the singular vectors, but finite where singular values are equal, or 0.
     """
     check_same_length("kdsvd", students, teachers, least=2, wanted="two or more maps, as many of one as of the other")
     pairs = [to_common_size(*pair) for pair in zip(students, teachers, strict=True)]
-    most = min(min(x.shape[2], x.shape[1] * x.shape[3]) for pair in pairs for x in pair)
-    if k != int(k) or not 1 <= k <= most:
-        raise ValueError(f"kdsvd: k must be a whole number from 1 to {most}, what the smallest map has, got {k}")
+    largest = min(min(x.shape[2], x.shape[1] * x.shape[3]) for pair in pairs for x in pair)
+    if k != int(k) or not 1 <= k <= largest:
+        raise InputError(f"kdsvd: k must be a whole number from 1 to {largest}, what the smallest map has, got {k}")
     total, before = 0.0, None
     spectra = iter(_right_singular([x for pair in pairs for x in pair]))
     for spectrum in zip(spectra, spectra, strict=True):
@@ -75,18 +76,18 @@ def _vectors(student: tuple[Array, Array], teacher: tuple[Array, Array], k: int)
 
 
 def _right_singular(maps: list[Array]) -> list[tuple[Array, Array]]:
-    """Of every map (B, H, W, C): its N = min(W, H C) squared singular values (B, N), the largest first, relative to the
-    sum of all, and its right singular vectors (B, W, N).
+    """Decomposes maps (B, H, W, C). Each gives N = min(W, H C) squared singular values (B, N), the largest first,
+    relative to the sum of all, and N right singular vectors (B, W, N).
 
-    One decomposition for all: XLA's CPU runtime can hang where two of them run at once on few cores (jaxlib 0.10).
+    One decomposition serves all maps: XLA's CPU runtime can hang where two run at once on few cores (jaxlib 0.10).
     """
     widest = max(x.shape[2] for x in maps)
     grams = []
     for x in maps:
         b, _, w, _ = x.shape
-        own = gram(l2_normalize(x.swapaxes(1, 2).reshape(b, w, -1), axis=(1, 2)))
-        last = jnp.diag(-(jnp.arange(widest) >= w).astype(own.dtype))  # eigenvalues of the padding: behind all others
-        grams.append(last + jnp.pad(own, ((0, 0), (0, widest - w), (0, widest - w))))
+        columns = gram(l2_normalize(x.swapaxes(1, 2).reshape(b, w, -1), axis=(1, 2)))
+        padding = jnp.diag(-(jnp.arange(widest) >= w).astype(columns.dtype))  # its eigenvalues come last
+        grams.append(padding + jnp.pad(columns, ((0, 0), (0, widest - w), (0, widest - w))))
     values, vectors = _spectrum(jnp.stack(grams))
     counts = [min(x.shape[2], x.shape[1] * x.shape[3]) for x in maps]
     return [(values[i, :, :n], vectors[i, :, : maps[i].shape[2], :n]) for i, n in enumerate(counts)]
@@ -101,7 +102,7 @@ def _spectrum(matrix: Array) -> tuple[Array, Array]:
 
 @_spectrum.defjvp
 def _spectrum_jvp(primals, tangents):
-    """Vectors of equal eigenvalues, between which no direction is distinguished, are not turned into each other."""
+    """The derivative does not turn vectors of equal eigenvalues into each other: their directions are arbitrary."""
     values, vectors = _spectrum(*primals)
     turned = jnp.einsum("...ji,...jk,...kl->...il", vectors, tangents[0], vectors, precision="highest")
     gaps = values[..., None, :] - values[..., :, None]

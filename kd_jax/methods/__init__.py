@@ -1,20 +1,24 @@
 """Distillation methods as values, and the combinators that put them together."""
 
+from kd_jax.methods.ab import ab
 from kd_jax.methods.base import chain, everywhere, identity, look_again, ramp, taught_by, weigh
 from kd_jax.methods.cat_kd import cat_kd
 from kd_jax.methods.crd import crd
+from kd_jax.methods.dafa import dafa
+from kd_jax.methods.dam import dam
 from kd_jax.methods.dml import dml
-from kd_jax.methods.features import at, fitnet, kdsvd, nst
+from kd_jax.methods.features import at, kdsvd, nst
+from kd_jax.methods.fitnet import fitnet
+from kd_jax.methods.fsp import fsp
+from kd_jax.methods.ft import ft, paraphraser
 from kd_jax.methods.match import ctkd, lskd
 from kd_jax.methods.mlld import mlld
 from kd_jax.methods.ofd import ofd
-from kd_jax.methods.pretraining import ab, fsp, ft, paraphraser
 from kd_jax.methods.relations import cc, pkt, rkd, sp
 from kd_jax.methods.reviewkd import reviewkd
 from kd_jax.methods.sftn import sftn_branches
 from kd_jax.methods.simkd import simkd
 from kd_jax.methods.skd import skd
-from kd_jax.methods.sokd import dafa, dam
 from kd_jax.methods.terms import ce, dist, dkd, kd
 from kd_jax.methods.vid import vid
 

@@ -1,16 +1,17 @@
 """The combinators: identity, chain, weigh. A distiller is a value, like an optax transformation."""
 
 from collections.abc import Callable
-from zlib import crc32
 
 import jax
 from flax import linen as nn
 
+from kd_jax.layers.keys import fold
 from kd_jax.typing import (
     Array,
     AuxNetwork,
     Distiller,
     InitContext,
+    InputError,
     Outputs,
     PyTree,
     Schedule,
@@ -22,11 +23,6 @@ from kd_jax.typing import (
 )  # fmt: skip
 
 NO_VARS = Vars({}, {}, {})
-
-
-def fold(key: Array, name: str) -> Array:
-    """A key of its own for `name`, whatever else is asked for beside it."""
-    return jax.random.fold_in(key, crc32(name.encode()))
 
 
 def join(label: str, name: str) -> str:
@@ -41,9 +37,9 @@ def no_vars(key: Array, context: InitContext) -> Vars:
 
 
 def run(layer: nn.Module, params: PyTree, stats: PyTree, *args, train: bool) -> tuple[PyTree, PyTree]:
-    """What a flax layer returns, and its BatchNorm statistics if it has any: moved in training, else kept."""
-    output, moved = layer.apply({"params": params, "batch_stats": stats}, *args, train=train, mutable=["batch_stats"])
-    return output, moved.get("batch_stats", {})
+    """Apply a flax layer. Returns its output and its BatchNorm statistics ({} if none), which training updates."""
+    output, updated = layer.apply({"params": params, "batch_stats": stats}, *args, train=train, mutable=["batch_stats"])
+    return output, updated.get("batch_stats", {})
 
 
 def identity() -> Distiller:
@@ -54,10 +50,9 @@ def identity() -> Distiller:
 def chain(**members: Distiller) -> Distiller:
     """Run distillers one after the other; each sees the view that those before it refined.
 
-    Refiners therefore stand before the criteria that shall see their work. Terms, logs and
-    variables are kept under the member's label; a label inside a nested chain becomes a path
-    "outer/inner". A member's randomness depends on its path alone, so adding or moving another
-    member never changes it.
+    Refiners therefore stand before the criteria that read what they change. Terms, logs and variables stand under
+    the member's label; a label inside a nested chain becomes a path "outer/inner". A member's randomness depends on
+    its path alone: it stays the same when another member is added or moved.
 
     Args:
       **members: label -> Distiller, in order.
@@ -66,27 +61,25 @@ def chain(**members: Distiller) -> Distiller:
       A Distiller.
 
     Raises:
-      ValueError: a member that is not a Distiller, a label with a "/" in it, or two members that
-        search a policy.
+      InputError: a member that is not a Distiller, a label with a "/" in it, or two members that search a policy.
     """
     for label, member in members.items():
         if not isinstance(member, Distiller):
-            raise ValueError(f"chain: {label} is a {type(member).__name__}, not a Distiller; call its factory")
+            raise InputError(f"chain: {label} is a {type(member).__name__}, not a Distiller; call its factory")
         if not label or "/" in label:
-            raise ValueError(f'chain: label {label!r} must be non-empty and without "/"')
+            raise InputError(f'chain: label {label!r} must be non-empty and without "/"')
 
     def init(key: Array, context: InitContext) -> Vars:
-        made = {label: member.init(fold(key, label), context) for label, member in members.items()}
-        return Vars(*({k: v[i] for k, v in made.items() if v[i]} for i in range(len(NO_VARS))))
+        each = {label: member.init(fold(key, label), context) for label, member in members.items()}
+        return Vars(*({label: v[i] for label, v in each.items() if v[i]} for i in range(len(NO_VARS))))
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
         terms, logs, stats = {}, {}, {}
         for label, member in members.items():
-            own = Vars(*(part.get(label, {}) for part in vars))
-            view, t, g, s = member.apply(own, view, fold(key, label), train)
-            terms |= {join(label, name): value for name, value in t.items()}
-            logs |= {join(label, name): value for name, value in g.items()}
-            stats |= {label: s} if s else {}
+            view, new_terms, new_logs, new_stats = member.apply(_of(label, vars), view, fold(key, label), train)
+            terms |= {join(label, name): value for name, value in new_terms.items()}
+            logs |= {join(label, name): value for name, value in new_logs.items()}
+            stats |= {label: new_stats} if new_stats else {}
         return view, terms, logs, stats
 
     each = members.items()
@@ -94,52 +87,55 @@ def chain(**members: Distiller) -> Distiller:
         init,
         apply,
         needs=frozenset().union(*(member.needs for member in members.values())),
-        lr_multipliers={join(a, n): rate for a, member in each for n, rate in member.lr_multipliers.items()},
-        monitors=tuple(w._replace(log=join(a, w.log)) for a, member in each for w in member.monitors),
+        lr_multipliers={join(a, n): factor for a, member in each for n, factor in member.lr_multipliers.items()},
+        monitors=tuple(m._replace(log=join(a, m.log)) for a, member in each for m in member.monitors),
         search=_search(members),
-        visualizations=_maps(members),
+        visualizations=_visualizations(members),
         refines=frozenset().union(*(member.refines for member in members.values())),
         networks=_networks(members, "networks"),
-        whole_batch={join(a, n): what for a, member in each for n, what in member.whole_batch.items()},
+        whole_batch={join(a, n): reason for a, member in each for n, reason in member.whole_batch.items()},
         task_terms=frozenset(join(a, n) for a, member in each for n in member.task_terms),
         starts=_networks(members, "starts"),
     )
 
 
-def _maps(members: dict[str, Distiller]) -> Callable | None:
-    """Every member's maps under its label; each sees the view as it was before any member."""
-    drawn = {label: member.visualizations for label, member in members.items() if member.visualizations}
-    if not drawn:
+def _of(label: str, vars: Vars) -> Vars:
+    """The variables of one member."""
+    return Vars(*(part.get(label, {}) for part in vars))
+
+
+def _visualizations(members: dict[str, Distiller]) -> Callable | None:
+    """Every member's visualizations under its label; each sees the view as it was before any member."""
+    functions = {label: member.visualizations for label, member in members.items() if member.visualizations}
+    if not functions:
         return None
 
-    def maps(vars: Vars, view: View) -> dict[str, Array]:
-        own = {label: Vars(*(part.get(label, {}) for part in vars)) for label in drawn}
-        return {join(a, n): x for a, draw in drawn.items() for n, x in draw(own[a], view).items()}
+    def visualizations(vars: Vars, view: View) -> dict[str, Array]:
+        return {join(a, n): x for a, draw in functions.items() for n, x in draw(_of(a, vars), view).items()}
 
-    return maps
+    return visualizations
 
 
 def _networks(members: dict[str, Distiller], field: str) -> Callable | None:
     """Every member's networks under its label. field: "networks" or "starts"."""
-    owners = {label: getattr(member, field) for label, member in members.items() if getattr(member, field)}
-    if not owners:
+    functions = {label: getattr(member, field) for label, member in members.items() if getattr(member, field)}
+    if not functions:
         return None
 
     def networks(vars: Vars) -> dict[str, AuxNetwork]:
-        own = {label: Vars(*(part.get(label, {}) for part in vars)) for label in owners}
-        return {join(a, n): peer for a, owned in owners.items() for n, peer in owned(own[a]).items()}
+        return {join(a, n): network for a, of in functions.items() for n, network in of(_of(a, vars)).items()}
 
     return networks
 
 
 def _search(members: dict[str, Distiller]) -> Search | None:
     """The search of the one member that has one, its score under the member's label."""
-    found = {label: member.search for label, member in members.items() if member.search}
-    if len(found) > 1:
-        raise ValueError(f"chain: {' and '.join(found)} both search a policy; one can")
-    if not found:
+    searches = {label: member.search for label, member in members.items() if member.search}
+    if len(searches) > 1:
+        raise InputError(f"chain: {' and '.join(searches)} both search a policy; one can")
+    if not searches:
         return None
-    ((label, search),) = found.items()
+    ((label, search),) = searches.items()
     if search.score is None:
         return search
 
@@ -152,15 +148,15 @@ def _search(members: dict[str, Distiller]) -> Search | None:
 def weigh(distiller: Distiller, weight: float | Schedule) -> Distiller:
     """Scale the terms of a distiller, by a number or by a schedule of `view.step`.
 
-    A weight of exactly 0 is the identity: the member costs nothing and owns nothing. A weight
-    of 1 is the distiller itself.
+    A weight of exactly 0 gives `identity()`: the member costs nothing and has no variables. A weight of 1 gives the
+    distiller itself.
 
     Raises:
-      ValueError: a weight that is not finite.
+      InputError: a weight that is not finite.
     """
     if not callable(weight):
         if not abs(weight) < float("inf"):
-            raise ValueError(f"weight must be a finite number or a schedule, got {weight}")
+            raise InputError(f"weight must be a finite number or a schedule, got {weight}")
         if weight == 0:
             return identity()
         if weight == 1:
@@ -246,11 +242,11 @@ def ramp(weight: float, *, epochs: int, steps_per_epoch: int) -> Schedule:
 
 
 def require(method: str, **arguments: tuple) -> None:
-    """Refuse what is out of range. arguments: name -> (value, whether it is accepted, what is, in words).
+    """Refuse arguments that are out of range. arguments: name -> (value, whether it is accepted, the range in words).
 
     Raises:
-      ValueError: naming the first argument that is not accepted.
+      InputError: naming the first argument that is not accepted.
     """
-    for name, (value, good, accepted) in arguments.items():
-        if not good:
-            raise ValueError(f"{method}: {name} must be {accepted}, got {value!r}")
+    for name, (value, accepted, accepted_range) in arguments.items():
+        if not accepted:
+            raise InputError(f"{method}: {name} must be {accepted_range}, got {value!r}")

@@ -9,6 +9,7 @@ from kd_jax.methods.base import everywhere, no_vars, require
 from kd_jax.typing import Array, Distiller, InitContext, Monitor, Need, Vars, View
 
 NEEDS = frozenset({Need.MATCH})
+MONITORS = (Monitor("temperature", unit="temperature"),)  # of ctkd
 
 
 def lskd(*, temperature: float = 2.0) -> Distiller:
@@ -16,16 +17,16 @@ def lskd(*, temperature: float = 2.0) -> Distiller:
 
         match = standardize(match.student), standardize(match.teacher), temperature
 
-    It stands before any criterion on logits, and behind a refiner of the target (skd), whose shift and scale it
-    takes out and whose temperature it replaces. `ctkd` stands behind it, since the later temperature counts. The
-    task loss is unchanged. Nothing is detached here. Published weights on CIFAR-100: 0.1 of `ce` and 9 of `kd`, and
+    It stands before any criterion on logits, and behind a refiner of the target (skd): it removes that target's shift
+    and scale and replaces its temperature. `ctkd` stands behind it, since the later temperature counts. The task loss
+    does not change. Nothing is detached here. Published weights on CIFAR-100: 0.1 of `ce` and 9 of `kd`, and
     DKD's alpha and beta times 9 to 18.
 
     Args:
-      temperature: > 0, the base temperature, handed on in `match`; 3 and 4 for some of the published pairs.
+      temperature: > 0, the base temperature, set in `match`; 3 and 4 for some of the published pairs.
 
     Raises:
-      ValueError: a temperature that is not above 0.
+      InputError: a temperature that is not above 0.
 
     Reference: Sun, Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", 2024,
       arXiv 2403.01427.
@@ -47,35 +48,35 @@ def ctkd(
     rate: float = 1.0,
     epochs: int = 10,
 ) -> Distiller:
-    """Curriculum temperature: one learned temperature that makes the student's task harder over the first epochs.
+    """Curriculum temperature: one learned temperature, which makes the student's task harder over the first epochs.
 
         match.temperature = T = start + scale sigmoid(t)
 
-    t is the method's only parameter. The gradient of whatever criteria make of T reaches t times
+    t is the method's only parameter. The criteria that read T give t a gradient. It is multiplied by
 
         lambda = (cos(pi min(epoch / epochs, 1)) - 1) / 2,   from 0 to -1, constant within an epoch
 
-    (epochs counted from 1), hence t climbs the loss that the student descends. Only t's gradient is turned round.
-    Criteria with a temperature of their own do not see T. The logits stay as they are, and a temperature that a
-    refiner before has set (skd, lskd) is replaced; one behind would replace this. Log: temperature.
+    (epochs counted from 1): the student descends the loss, t ascends it. Only t's gradient is reversed. Criteria with a
+    temperature of their own do not read T. The logits do not change. T replaces the temperature of a refiner that
+    stands before (skd, lskd); a refiner behind would replace T. Log: temperature.
 
-    How many steps make an epoch is a statistic of the method, a () float32 that never changes: a checkpoint holds it.
+    The number of steps in an epoch is a statistic of the method, a () float32 that never changes: a checkpoint has it.
 
     Args:
-      start: > 0, below any temperature.
+      start: > 0, the lower bound of T.
       scale: >= 0, width of the range of temperatures; 0 holds T at `start`.
       init: t at the start; 1 makes T = 15.6.
       rate: learning rate of t as a multiple of the student's, > 0.
       epochs: >= 1, after how many lambda is -1.
 
     Raises:
-      ValueError: an argument outside its range.
+      InputError: an argument outside its range.
 
     Reference: Li, Li, Yang, Zhao, Song, Luo, Li, Yang, "Curriculum Temperature for Knowledge Distillation", 2023,
       arXiv 2211.16231; the reversal: Ganin, Lempitsky, "Unsupervised Domain Adaptation by Backpropagation", 2015.
-    Differs: this is its global temperature, one for all examples; the one of each example, from a small network, is
-      not here. As published t goes through the student's optimiser: the same rate, momentum and weight decay, which
-      draws t to 0, T to start + scale / 2.
+    Differs: this is the paper's global temperature, one for all examples; its temperature of each example, from a small
+      network, is not here. As published the student's optimiser updates t, with the same rate, momentum and weight
+      decay; the decay draws t to 0, hence T to start + scale / 2.
     """
     finite = float("inf")
     require(
@@ -87,11 +88,6 @@ def ctkd(
         epochs=(epochs, epochs >= 1, "at least 1"),
     )
 
-    def make(key: Array, context: InitContext) -> Vars:
-        # float32, since statistics are averaged over devices
-        steps = jnp.float32(context.steps_per_epoch)
-        return Vars({"t": jnp.float32(init)}, {"steps_per_epoch": steps}, {})
-
     def apply(vars: Vars, view: View, key: Array, train: bool):
         t, steps = vars.params["t"], jnp.rint(vars.stats["steps_per_epoch"]).astype(jnp.int32)
         epoch = view.step // steps + 1
@@ -100,8 +96,10 @@ def ctkd(
         match = view.match._replace(temperature=temperature)
         return view._replace(match=match), {}, {"temperature": temperature}, vars.stats
 
-    watch = (Monitor("temperature", unit="temperature"),)
-    made = Distiller(
-        make, apply, NEEDS, lr_multipliers={"": rate}, monitors=watch, refines=frozenset({Need.MATCH_TEMPERATURE})
-    )
-    return everywhere(made)
+    def init_vars(key: Array, context: InitContext) -> Vars:
+        # float32, since statistics are averaged over devices
+        steps = jnp.float32(context.steps_per_epoch)
+        return Vars({"t": jnp.float32(init)}, {"steps_per_epoch": steps}, {})
+
+    refines = frozenset({Need.MATCH_TEMPERATURE})
+    return everywhere(Distiller(init_vars, apply, NEEDS, lr_multipliers={"": rate}, monitors=MONITORS, refines=refines))

@@ -1,4 +1,9 @@
-"""MLLD as a criterion: it reads two views of the batch."""
+"""MLLD, multi-level logit distillation: instances, classes and the batch, on a usual and a strongly augmented view.
+
+    mlld(match, match of the strong view)  +  CE(student on the strong view, labels)
+
+The first part is kd_jax.losses.multi_level.
+"""
 
 from kd_jax import losses
 from kd_jax.methods.base import identity, require, weigh
@@ -11,49 +16,50 @@ def mlld(
     weight: float | Schedule = 0.9,
     ce_weight: float = 0.1,
     temperature: float | None = None,
-    temperatures: str = "3,5",
-    weak_temperatures: str = "2,6",
+    temperatures: tuple[float, ...] = (3.0, 5.0),
+    weak_temperatures: tuple[float, ...] = (2.0, 6.0),
 ) -> Distiller:
     """Multi-level logit distillation: instances, classes and the batch compared at five temperatures, on two views.
 
         weight mlld(match, match of the strong view)  +  ce_weight CE(student on the strong view, labels)
 
-    The loss is that of kd_jax.losses.multi_level. KD compares the pairs in `match`, as refiners left them; the masks,
-    the class and the batch level read the networks' own logits of the weak view (of several teachers the average),
-    which is what the published code does with LSKD. Those parts do use the temperature that a refiner sets: behind
+    The loss is that of kd_jax.losses.multi_level. KD compares the pairs in `match` as refiners have changed them. The
+    masks, the class level and the batch level read the networks' raw logits of the weak view (of several teachers the
+    average), as the published code does with LSKD. But they use the temperature that a refiner sets: behind
     lskd(temperature=2) the temperatures are 2, 3, 5, 2 and 6 everywhere.
 
-    The recipe's own `ce` is the task loss on the weak view; the one on the strong view is this method's, the term
-    "ce" beside the term "", and `weight` does not scale it. The published total is hence ce(weight=0.1) and mlld();
-    with LSKD ce(weight=0.1), lskd(temperature=2) and mlld(weight=9), for some pairs mlld(weight=6).
+    The recipe's `ce` is the task loss on the weak view. The task loss on the strong view belongs to this method: it is
+    the term "ce" beside the term "", and `weight` does not scale it. The published total is hence ce(weight=0.1) and
+    mlld(); with LSKD ce(weight=0.1), lskd(temperature=2) and mlld(weight=9), for some pairs mlld(weight=6).
 
-    The networks' outputs for the strong view are `view.extra_views["strong"]`. Under parallel.scope="device" every
-    device compares its own examples only, in scope "global" the whole batch.
+    The networks' outputs for the strong view are `view.extra_views["strong"]`. Under parallel.scope="device" each
+    device compares only its own examples, in scope "global" the whole batch.
 
     Args:
       weight: a number, or a schedule of the step; 0 turns the whole member off.
       ce_weight: >= 0, of the task loss on the strong view.
-      temperature: T > 0; None takes the one a refiner set, else 4.
-      temperatures: "T,...", others at which all is compared.
-      weak_temperatures: "T,...", those at which the strong view is not compared (see the loss); "" for none.
+      temperature: T > 0; None takes the one that a refiner has set, or else 4.
+      temperatures: each > 0; more temperatures at which both views are compared.
+      weak_temperatures: each > 0; temperatures at which the strong view is not compared (see the loss).
 
     Returns:
       A Distiller with the terms "", about the batch: (), and "ce", (B,).
 
     Raises:
-      ValueError: an argument outside its range.
+      InputError: an argument outside its range.
 
     Reference: Jin, Wang, Lin, "Multi-Level Logit Distillation", 2023 (CVPR).
-    Differs: the defaults are the published code's, slips included: see kd_jax.losses.multi_level.
+    Differs: the defaults are the published code's, its slips included: see kd_jax.losses.multi_level.
     """
     finite = float("inf")
     require(
         "mlld",
         ce_weight=(ce_weight, 0 <= ce_weight < finite, "a finite number, at least 0"),
         temperature=(temperature, temperature is None or 0 < temperature < finite, "a finite number above 0, or None"),
+        temperatures=(temperatures, all(map(_above_0, temperatures)), "finite numbers above 0"),
+        weak_temperatures=(weak_temperatures, all(map(_above_0, weak_temperatures)), "finite numbers above 0"),
     )
     more = {"temperatures": temperatures, "weak_temperatures": weak_temperatures}
-    more = {name: _parsed(name, text) for name, text in more.items()}
     if weight == 0:
         return identity()
 
@@ -78,12 +84,5 @@ def mlld(
     return parts[0]._replace(apply=apply)
 
 
-def _parsed(name: str, text: str) -> tuple[float, ...]:
-    """The numbers in "2,3.5"."""
-    try:
-        numbers = tuple(map(float, text.split(","))) if text.strip() else ()
-        if not all(0 < t < float("inf") for t in numbers):
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"mlld: {name} must be finite numbers above 0 with commas between, got {text!r}") from None
-    return numbers
+def _above_0(temperature: float) -> bool:
+    return isinstance(temperature, int | float) and 0 < temperature < float("inf")

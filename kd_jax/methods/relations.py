@@ -1,7 +1,7 @@
 """Criteria on relations between the examples of a batch: SP, RKD, PKT, CC. Their terms are about the batch: ().
 
-Examples mix in them: under parallel.scope="device" every device compares its own examples only, in scope "global"
-the whole batch is compared. SP and PKT fall about as 1/B with the number B of examples compared, so that their
+Every example is compared with the others: under parallel.scope="device" each device compares only its own examples, in
+scope "global" the whole batch is compared. SP and PKT fall about as 1/B with the number B of examples compared; their
 published weights are for batches of 64. Of several teachers the first is read.
 """
 
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from kd_jax import losses
 from kd_jax.layers.basic import linear
-from kd_jax.methods.base import require, weigh
-from kd_jax.methods.stages import NEEDS, focused, pooled
+from kd_jax.methods.base import no_vars, require, weigh
+from kd_jax.methods.stages import NEEDS, masked, pooled, require_maps
 from kd_jax.methods.terms import criterion
 from kd_jax.typing import Array, Distiller, InitContext, Need, Schedule, Terms, Vars, View
 
@@ -21,24 +21,31 @@ POOLED = frozenset({Need.TEACHER_POOLED})
 
 
 def sp(*, weight: float | Schedule = 3000.0) -> Distiller:
-    """Similarity-preserving distillation: which examples resemble which in the last stage is to be as for the teacher.
+    """Similarity-preserving distillation: the examples' similarities in the last stage are to be the teacher's.
 
     Nothing is detached here. Where a refiner has set `view.spatial_mask`, both maps are multiplied by it before.
 
-    Under parallel.scope="device" every device compares its own examples only, in scope "global" the whole batch. The
+    Under parallel.scope="device" each device compares only its own examples, in scope "global" the whole batch. The
     term falls about as 1/B with the number of examples compared: the published weight is for batches of 64.
 
     Args:
       weight: a number, or a schedule of the step.
 
+    Raises:
+      InputError: a network with tokens, when variables are made.
+
     Reference: Tung, Mori, "Similarity-Preserving Knowledge Distillation", 2019, arXiv 1907.09682.
     """
 
     def terms(view: View) -> Terms:
-        student, teacher = (focused(view, outputs.stages[-1]) for outputs in (view.student, view.teachers[0]))
+        student, teacher = (masked(view, outputs.stages[-1]) for outputs in (view.student, view.teachers[0]))
         return {"": losses.sp(student=student, teacher=teacher)}
 
-    return weigh(criterion(terms, NEEDS), weight)
+    def init(key: Array, context: InitContext) -> Vars:
+        require_maps("sp", context)
+        return no_vars(key, context)
+
+    return weigh(criterion(terms, NEEDS, init), weight)
 
 
 def rkd(
@@ -50,7 +57,7 @@ def rkd(
     """Relational knowledge distillation of the pooled features: distances of pairs, angles of triplets.
 
     Nothing is detached here. The angles take memory for B^3 numbers: see kd_jax.losses.relations. Under
-    parallel.scope="device" every device compares its own examples only, in scope "global" the whole batch.
+    parallel.scope="device" each device compares only its own examples, in scope "global" the whole batch.
 
     Args:
       weight: a number, or a schedule of the step.
@@ -58,7 +65,7 @@ def rkd(
       angle_weight: >= 0, of the angles; 0 leaves them out.
 
     Raises:
-      ValueError: an argument outside its range; a batch of one example, when variables are made.
+      InputError: an argument outside its range; a batch of one example, when variables are made.
 
     Reference: Park, Kim, Lu, Cho, "Relational Knowledge Distillation", 2019, arXiv 1904.05068.
     """
@@ -68,9 +75,9 @@ def rkd(
 
 
 def pkt(*, weight: float | Schedule = 30000.0) -> Distiller:
-    """Probabilistic knowledge transfer of the pooled features: who resembles whom in the batch, as a distribution.
+    """Probabilistic knowledge transfer of the pooled features: the similarities in the batch, as a distribution.
 
-    Nothing is detached here. Under parallel.scope="device" every device compares its own examples only, in scope
+    Nothing is detached here. Under parallel.scope="device" each device compares only its own examples, in scope
     "global" the whole batch. The term falls about as 1/B with the number of examples compared: the published weight is
     for batches of 64.
 
@@ -84,10 +91,10 @@ def pkt(*, weight: float | Schedule = 30000.0) -> Distiller:
 
 
 def cc(*, weight: float | Schedule = 0.02, dim: int = 128) -> Distiller:
-    """Correlation congruence of the pooled features, each network's behind a linear layer of its own.
+    """Correlation congruence of the pooled features; each network has a linear layer, which embeds its features.
 
-    Both layers are the method's, with PyTorch's default initialisation, and are trained along with the student.
-    Nothing is detached here. Under parallel.scope="device" every device compares its own examples only, in scope
+    Both layers are the method's. They have PyTorch's default initialisation and are trained together with the student.
+    Nothing is detached here. Under parallel.scope="device" each device compares only its own examples, in scope
     "global" the whole batch.
 
     Args:
@@ -95,7 +102,7 @@ def cc(*, weight: float | Schedule = 0.02, dim: int = 128) -> Distiller:
       dim: >= 1, width of the embeddings.
 
     Raises:
-      ValueError: an argument outside its range; a batch of one example, when variables are made.
+      InputError: an argument outside its range; a batch of one example, when variables are made.
 
     Reference: Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang, "Correlation Congruence for Knowledge Distillation", 2019,
       arXiv 1904.01802.
@@ -106,11 +113,11 @@ def cc(*, weight: float | Schedule = 0.02, dim: int = 128) -> Distiller:
 
     def init(key: Array, context: InitContext) -> Vars:
         widths = {seat: f.shape[-1] for seat, f in pooled(context.view_shapes).items()}
-        made = {
+        params = {
             seat: linear(dim, width, name="embedding").init(k, jnp.zeros((1, width)))["params"]
             for (seat, width), k in zip(widths.items(), jax.random.split(key), strict=True)
         }
-        vars = Vars(made, {}, {})
+        vars = Vars(params, {}, {})
         jax.eval_shape(partial(apply, train=True), vars, context.view_shapes, key)  # a batch of one is refused now
         return vars
 

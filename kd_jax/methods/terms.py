@@ -6,21 +6,21 @@ import jax
 
 from kd_jax import losses
 from kd_jax.methods.base import no_vars, require, weigh
-from kd_jax.typing import Array, Distiller, InitContext, Need, Schedule, Terms, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, Schedule, Terms, Vars, View
 
-KD_TEMPERATURE = 4.0  # the classic papers' on CIFAR-100, where neither criterion nor refiner sets one
+KD_TEMPERATURE = 4.0  # where neither criterion nor refiner sets one: the classic papers' on CIFAR-100
 
 
 def criterion(terms: Callable[[View], Terms], needs: frozenset = frozenset(), init=no_vars) -> Distiller:
     """A distiller without statistics that leaves the view alone and yields `terms(view)`.
 
-    What the terms refuse (a batch of one, maps that do not fit) they refuse when variables are made.
+    It calls `terms` on shapes when variables are made, so that errors (a batch of one, maps that do not fit) come then.
     """
 
     def checked(key: Array, context: InitContext) -> Vars:
-        made = init(key, context)
+        vars = init(key, context)
         jax.eval_shape(terms, context.view_shapes)
-        return made
+        return vars
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
         return view, terms(view), {}, vars.stats
@@ -29,16 +29,16 @@ def criterion(terms: Callable[[View], Terms], needs: frozenset = frozenset(), in
 
 
 def temperature_of(view: View, temperature: float | None) -> Array | float:
-    """The criterion's own temperature, else the one a refiner left in `match`, else 4."""
+    """The criterion's own temperature, or else the one that a refiner has set in `match`, or else 4."""
     if temperature is not None:
         return temperature
     return KD_TEMPERATURE if view.match.temperature is None else view.match.temperature
 
 
 def _reads(name: str, temperature: float | None) -> frozenset:
-    """What a criterion on logits needs: the pair and, unless it has its own, the temperature that refiners set."""
-    fine = temperature is None or 0 < temperature < float("inf")
-    require(name, temperature=(temperature, fine, "a finite number above 0, or None"))
+    """The needs of a criterion on logits: the pair, and the refiners' temperature unless the criterion has its own."""
+    accepted = temperature is None or 0 < temperature < float("inf")
+    require(name, temperature=(temperature, accepted, "a finite number above 0, or None"))
     return frozenset({Need.MATCH} if temperature is not None else {Need.MATCH, Need.MATCH_TEMPERATURE})
 
 
@@ -60,10 +60,10 @@ def kd(*, weight: float | Schedule = 1.0, temperature: float | None = None) -> D
 
     Args:
       weight: a number, or a schedule of the step; 0.9 beside 0.1 of `ce` in the CIFAR-100 recipe.
-      temperature: T > 0; None takes the one a refiner set, else 4.
+      temperature: T > 0; None takes the one that a refiner has set, or else 4.
 
     Raises:
-      ValueError: a temperature that is not above 0.
+      InputError: a temperature that is not above 0.
 
     Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015,
       arXiv 1503.02531.
@@ -93,10 +93,10 @@ def dkd(
       weight: a number, or a schedule of the step.
       alpha: weight of the target-class part.
       beta: weight of the other classes' part.
-      temperature: T > 0; None takes the one a refiner set, else 4.
+      temperature: T > 0; None takes the one that a refiner has set, or else 4.
 
     Raises:
-      ValueError: a temperature that is not above 0; fewer than three classes.
+      InputError: a temperature that is not above 0; fewer than three classes.
 
     Reference: Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022,
       arXiv 2203.08679.
@@ -105,7 +105,7 @@ def dkd(
 
     def init(key: Array, context: InitContext) -> Vars:
         if context.num_classes < 3:
-            raise ValueError(f"dkd: needs at least 3 classes, the data has {context.num_classes}; use kd")
+            raise InputError(f"dkd: needs at least 3 classes, the data has {context.num_classes}; use kd")
         return no_vars(key, context)
 
     def terms(view: View) -> Terms:
@@ -125,17 +125,17 @@ def dist(
 ) -> Distiller:
     """DIST: the probabilities of the pair in `match` are to correlate, over classes and over the batch.
 
-    Its term is about the batch: (). The defaults are the authors' for CIFAR-100, beside 1.0 of `ce`; theirs for
-    ImageNet differ in T = 1.
+    Its term is about the batch: (). The defaults are the authors' for CIFAR-100, beside 1.0 of `ce`; for ImageNet they
+    have T = 1.
 
     Args:
       weight: a number, or a schedule of the step.
       beta: weight of the correlation over an example's classes.
       gamma: weight of the correlation over a class's examples.
-      temperature: T > 0; None takes the one a refiner set, else 4.
+      temperature: T > 0; None takes the one that a refiner has set, or else 4.
 
     Raises:
-      ValueError: a temperature that is not above 0.
+      InputError: a temperature that is not above 0.
 
     Reference: Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", 2022,
       arXiv 2205.10536.

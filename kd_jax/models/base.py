@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from kd_jax.typing import Array, Outputs, PyTree, Variables
+from kd_jax.typing import Array, InputError, Outputs, PyTree, Variables
 
 
 class Net(nn.Module, kw_only=True):
@@ -45,7 +45,7 @@ def with_options(model: nn.Module, **how) -> nn.Module:
     if not isinstance(model, Net):
         for field, value in how.items():
             if value != getattr(Net, field):
-                raise ValueError(f"{field}={value}, but {type(model).__name__} is no kd_jax.models.base.Net")
+                raise InputError(f"{field}={value}, but {type(model).__name__} is no kd_jax.models.base.Net")
         return model
     inner = {"student": with_options(model.student, **how)} if hasattr(model, "student") else {}
     return model.clone(**how, **inner)

@@ -85,11 +85,11 @@ def last_map(model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> tu
     """(H, W, C) of the map whose mean a network's classifier reads: its last stage, behind the ReLU.
 
     Raises:
-      ValueError: the classifier reads a map that is none of the stages.
+      InputError: the classifier reads a map that is none of the stages.
     """
     out = _outputs(model, image_shape)
     if not out.ends_in_a_stage:
-        raise ValueError(f"graft: a {type(model).__name__} cannot be the teacher: its classifier reads no stage of it")
+        raise InputError(f"graft: a {type(model).__name__} cannot be the teacher: its classifier reads no stage of it")
     return out.stages[-1].shape[1:]
 
 
@@ -121,14 +121,14 @@ def head_of(variables: Variables) -> dict[str, Array]:
     """A network's classifier, {"kernel" (D, K), "bias" (K,)}.
 
     Raises:
-      ValueError: not exactly one linear layer stands at the top of its parameters.
+      InputError: not exactly one linear layer stands at the top of its parameters.
     """
     if HEAD in variables.stats:
         return dict(variables.stats[HEAD])
     layers = [v for v in variables.params.values() if isinstance(v, Mapping)]
     found = [v for v in layers if len(getattr(v.get("kernel"), "shape", ())) == 2]
     if len(found) != 1:
-        raise ValueError(f"a network with one classifier wanted, these variables have {len(found)}")
+        raise InputError(f"a network with one classifier wanted, these variables have {len(found)}")
     return {name: found[0][name] for name in ("kernel", "bias")}
 
 
@@ -136,11 +136,11 @@ def with_head(variables: Variables, classifier: dict[str, Array]) -> Variables:
     """A graft's variables with a teacher's classifier in it.
 
     Raises:
-      ValueError: variables of no graft, or a classifier of another shape.
+      InputError: variables of no graft, or a classifier of another shape.
     """
     wanted, given = ({k: v.shape for k, v in tree.items()} for tree in (variables.stats.get(HEAD, {}), classifier))
     if wanted != given:
-        raise ValueError(f"graft: a classifier of shapes {wanted or 'none'} wanted, got {given}")
+        raise InputError(f"graft: a classifier of shapes {wanted or 'none'} wanted, got {given}")
     return variables._replace(stats={**variables.stats, HEAD: classifier})
 
 
@@ -180,7 +180,7 @@ def create_graft(name: str, num_classes: int, create: Callable[..., nn.Module], 
         raise InputError(f"model {name!r}: {names[0]} has tokens; a graft needs a student with feature maps")
     try:
         width = last_map(teacher)[-1]
-    except ValueError as e:
+    except InputError as e:
         raise InputError(f"model {name!r}: {e}") from e
     if not 1 <= factor <= width:
         raise InputError(f"model {name!r}: factor must be from 1 to the teacher's width {width}, got {factor}")

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from kd_jax.layers.basic import torch_bias, torch_default
 from kd_jax.models.base import Net, block_of
-from kd_jax.typing import Array, Outputs
+from kd_jax.typing import Array, InputError, Outputs
 
 # timm cuts its normal at -2 and 2, a hundred deviations away: it cuts nothing
 normal = nn.initializers.normal
@@ -94,16 +94,16 @@ class VisionTransformer(Net):
         """Tokens (B, 1 + N, D) of images (B, H, W, C).
 
         Raises:
-          ValueError: images smaller than a patch, or of another size than the positions are for.
+          InputError: images smaller than a patch, or of another size than the positions are for.
         """
         batch, height, width, channels = image.shape
         rows, columns = height // self.patch, width // self.patch
         size, tokens = f"images of {height}x{width}", 1 + rows * columns
         if tokens == 1:
-            raise ValueError(f"ViT: {size} hold no patch of {self.patch}x{self.patch}")
+            raise InputError(f"ViT: {size} hold no patch of {self.patch}x{self.patch}")
         known = self.variables["params"]["pos_embed"].shape[1] if self.has_variable("params", "pos_embed") else tokens
         if known != tokens:
-            raise ValueError(f"ViT: {size} have {rows}x{columns} patches, its positions are for {known - 1}")
+            raise InputError(f"ViT: {size} have {rows}x{columns} patches, its positions are for {known - 1}")
         bias = torch_bias(self.patch**2 * channels)
         square = (self.patch, self.patch)
         layer = nn.Conv(

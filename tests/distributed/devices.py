@@ -63,7 +63,7 @@ def run(layout, tx, steps=STEPS):
 
 def search(layout):
     """SoKD + FitNet: a step of the policy before every step of the student."""
-    refiners = {"dam": methods.dam(weight=1.0, areas=2, channels=8), "dafa": methods.dafa(stages="2", rate=0.01)}
+    refiners = {"dam": methods.dam(weight=1.0, areas=2, channels=8), "dafa": methods.dafa(stages=(2,), rate=0.01)}
     distiller = methods.chain(**refiners, ce=methods.ce(), fitnet=methods.fitnet(weight=1.0))
     parts = {"student": STUDENT, "distiller": distiller, "tx": optax.sgd(0.02, momentum=0.9)}
     context = kd_jax.make_init_context(STUDENT, (STUDENT,), image_shape=(8, 8, 3), batch_size=BATCH)

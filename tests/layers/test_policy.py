@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from kd_jax.layers import policy as policies
+from kd_jax.layers.keys import fold
 
 SIZE, TRIALS = 3, 40_000
 TABLE = np.array([[[1.0, -0.5], [2.0, 0.4]], [[-1.6, 0.2], [-0.4, 1.0]], [[0.3, 2.2], [-0.6, 0.8]]])  # k, on, on
@@ -223,7 +224,7 @@ def test_redrawn_values_are_of_the_same_distribution():
 
     def one(key):
         s = policies._sample(policy, key)
-        again = policies._redraw(s, jax.random.fold_in(key, 1))
+        again = policies._redraw(s, fold(key, "redraw"))
         cuts = jnp.array([-1.0, 0.0, 1.0])
         drawn = jnp.arange(SIZE) == s.index
 
@@ -239,6 +240,16 @@ def test_redrawn_values_are_of_the_same_distribution():
     assert fits.all() and fresh.all()
     for difference in differences:
         within(difference, 0)
+
+
+def test_a_redraw_has_a_key_of_its_own(monkeypatch):
+    """Neither the key of the draw nor one of those that the draw splits it into."""
+    key, redraw, used = jax.random.key(3), policies._redraw, []
+    monkeypatch.setattr(policies, "_redraw", lambda sample, key: used.append(key) or redraw(sample, key))
+    policies.score(made(), key, jnp.float32(1.0))
+    assert used
+    for drawn in (key, *jax.random.split(key)):
+        assert all(not np.array_equal(jax.random.key_data(k), jax.random.key_data(drawn)) for k in used)
 
 
 def test_the_control_learns_to_lower_the_variance():

@@ -104,12 +104,15 @@ def test_a_schedule_reads_the_step(view):
 
 def test_criteria_leave_the_view_alone_and_read_match(view):
     other = view._replace(match=view.match._replace(teacher=2 * view.match.teacher, temperature=2.0))
-    for criterion, args in ((methods.kd(), {}), (methods.dkd(), {"labels": view.labels})):
-        loss = {methods.kd().needs: losses.kd}.get(None, losses.dkd if args else losses.kd)
+    for criterion, loss, args in (
+        (methods.kd(), losses.kd, {}),
+        (methods.dkd(), losses.dkd, {"labels": view.labels}),
+        (methods.dist(), losses.dist, {"beta": 2.0, "gamma": 2.0}),
+    ):
         for v, t in ((view, 4.0), (other, 2.0)):
             after, terms, logs, stats = criterion.apply(NO_VARS, v, KEY, True)
             assert after is v and not logs and not stats
-            same(terms[""], loss(student=v.match.student, teacher=v.match.teacher, temperature=t, **args))
+            same(terms, {"": loss(student=v.match.student, teacher=v.match.teacher, temperature=t, **args)})
     # a temperature of its own wins over the refiner's
     own = methods.kd(temperature=7.0).apply(NO_VARS, other, KEY, True)[1][""]
     same(own, losses.kd(student=other.match.student, teacher=other.match.teacher, temperature=7.0))

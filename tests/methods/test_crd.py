@@ -43,7 +43,8 @@ def setting(labels=LABELS, widths=(6, 5), index=(7, 0, 2)):
     rng, index = np.random.default_rng(2), jnp.array(index, jnp.int32)
     student, teacher = (outputs(rng, width) for width in widths)
     view = View(jnp.zeros((3, 2, 2, 1)), student, (teacher,), None, jnp.asarray(labels)[index], index, jnp.int32(0))
-    return view, InitContext(jax.eval_shape(lambda: view), 3, len(labels), labels)
+    shapes = jax.eval_shape(lambda: view)
+    return view, InitContext(shapes, 3, num_examples=len(labels), labels=labels)
 
 
 def made(distiller, context):

@@ -10,7 +10,6 @@ from configs import pairs
 from kd_jax import losses, methods, models
 from kd_jax.layers.regressor import Regressor
 from kd_jax.losses import features, svd
-from kd_jax.methods import features as criteria
 from kd_jax.methods.base import NO_VARS
 from kd_jax.typing import Outputs
 
@@ -119,13 +118,13 @@ ON_STAGES = {
 def test_all_stages_but_the_stem_are_compared(setting, name):
     view, context = setting
     weight, loss, options = ON_STAGES[name]
-    distiller, vars = made(getattr(criteria, name)(), context)
+    distiller, vars = made(getattr(methods, name)(), context)
     assert vars == NO_VARS
     both = {"students": view.student.stages[1:], "teachers": view.teachers[0].stages[1:]}
     value, stats = run(distiller, vars, view)
     assert value.shape == (8,) and stats == {} and value.all()
     np.testing.assert_allclose(value, weight * loss(**both), rtol=1e-5)
-    other = run(*made(getattr(criteria, name)(weight=2.0, **options), context), view)[0]
+    other = run(*made(getattr(methods, name)(weight=2.0, **options), context), view)[0]
     np.testing.assert_allclose(other, 2 * loss(**both, **options), rtol=1e-5)
 
 
@@ -141,14 +140,14 @@ def test_stages_are_aligned_from_the_output_side(setting, name):
             teachers=(view.teachers[0]._replace(stages=pair["teacher"]),),
         )
         expected = weight * loss(students=less[2:], teachers=whole[2:])
-        np.testing.assert_allclose(run(getattr(criteria, name)(), NO_VARS, seen)[0], expected, rtol=1e-5)
+        np.testing.assert_allclose(run(getattr(methods, name)(), NO_VARS, seen)[0], expected, rtol=1e-5)
 
 
 def test_the_first_of_several_teachers_is_read(setting, fit):
     view, context = setting
     other = Outputs(tuple(s[..., :3] + 1 for s in view.teachers[0].stages), None, None, view.teachers[0].logits)
     several = view._replace(teachers=(view.teachers[0], other))
-    for distiller, vars in (fit, *(made(getattr(criteria, name)(), context) for name in ON_STAGES)):
+    for distiller, vars in (fit, *(made(getattr(methods, name)(), context) for name in ON_STAGES)):
         np.testing.assert_array_equal(run(distiller, vars, several)[0], run(distiller, vars, view)[0])
 
 
@@ -159,7 +158,7 @@ def focused(distiller, vars, view, mask):
 @pytest.mark.parametrize("size", [2, 4, 8])
 @pytest.mark.parametrize("name", ["fitnet", *ON_STAGES])
 def test_focus_of_ones_is_none(setting, name, size):
-    distiller, vars = made(getattr(criteria, name)(), setting[1])
+    distiller, vars = made(getattr(methods, name)(), setting[1])
     plain = run(distiller, vars, setting[0])[0]
     ones, zeros = jnp.ones((8, size, size, 1)), jnp.zeros((8, size, size, 1))
     np.testing.assert_array_equal(focused(distiller, vars, setting[0], ones), plain)
@@ -187,7 +186,7 @@ def test_focus_masks_both_maps(setting, fit, rng, size):
     looked = [[f * spread(mask, f.shape[1]) for f in n.stages[1:]] for n in (view.student, view.teachers[0])]
     for name, (weight, loss, _) in ON_STAGES.items():
         expected = weight * loss(students=looked[0], teachers=looked[1])
-        ours = focused(*made(getattr(criteria, name)(), context), view, jnp.asarray(mask))
+        ours = focused(*made(getattr(methods, name)(), context), view, jnp.asarray(mask))
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -205,7 +204,7 @@ def test_a_focus_of_odd_size(setting, fit):
 @pytest.mark.parametrize("name", ["fitnet", *ON_STAGES])
 def test_weights(setting, name):
     view, context = setting
-    factory = getattr(criteria, name)
+    factory = getattr(methods, name)
     one = run(*made(factory(weight=1.0), context), view)[0]
     scheduled = factory(weight=lambda step: 3.0 + step)
     np.testing.assert_allclose(run(*made(scheduled, context), view)[0], 3 * one, rtol=1e-6)
@@ -219,7 +218,7 @@ def test_weights(setting, name):
     (lambda: methods.fitnet(stage=-1), "fitnet: stage must be at least 0, got -1"),
     (lambda: methods.fitnet(depth=0), "fitnet: depth must be at least 1, got 0"),
     (lambda: methods.at(p=0), "at: p must be at least 1, got 0"),
-    (lambda: criteria.kdsvd(k=0), "kdsvd: k must be at least 1, got 0"),
+    (lambda: methods.kdsvd(k=0), "kdsvd: k must be at least 1, got 0"),
 ])  # fmt: skip
 def test_wrong_arguments(make, told):
     with pytest.raises(ValueError, match=told):
@@ -245,11 +244,11 @@ def test_stages_that_are_not_there(setting):
     with pytest.raises(ValueError, match="at: no stage 1: the student has 1, the teacher 4"):
         methods.at().init(key, with_stages(context, all_of[:1], all_of))
     with pytest.raises(ValueError, match="nst: no stage 1: the student has 1, the teacher 4"):
-        criteria.nst().init(key, with_stages(context, all_of[:1], all_of))
+        methods.nst().init(key, with_stages(context, all_of[:1], all_of))
     with pytest.raises(ValueError, match="kdsvd: no stage 2: the student has 4, the teacher 2"):
-        criteria.kdsvd().init(key, with_stages(context, all_of, all_of[:2]))
+        methods.kdsvd().init(key, with_stages(context, all_of, all_of[:2]))
     with pytest.raises(ValueError, match="kdsvd: k must be a whole number from 1 to 2, what the smallest map has"):
-        criteria.kdsvd(k=3).init(key, context)
+        methods.kdsvd(k=3).init(key, context)
     with pytest.raises(ValueError, match="no convolution takes a map of 4x4x8 to 5x9x5"):
         uneven = (*all_of[:2], jax.ShapeDtypeStruct((8, 5, 9, 5), jnp.float32))
         methods.fitnet().init(key, with_stages(context, all_of, uneven))
@@ -280,7 +279,7 @@ def test_as_many_parameters_as_published():
 def test_every_pair_of_the_tables_traces(pair):
     context = facts_of(*pair)
     names = ("fitnet", *ON_STAGES)
-    chain = methods.chain(**{name: getattr(criteria, name)() for name in names})
+    chain = methods.chain(**{name: getattr(methods, name)() for name in names})
 
     def step(view):
         return chain.apply(chain.init(jax.random.key(0), context), view, jax.random.key(1), True)[1]

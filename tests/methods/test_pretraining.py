@@ -14,9 +14,9 @@ from kd_jax.engine.step import teacher_outputs, train_step
 from kd_jax.layers.factors import LinearRegressor, Paraphraser, encoder
 from kd_jax.losses import fitnet
 from kd_jax.losses import pretraining as losses
+from kd_jax.methods import ab, fsp, ft, paraphraser
 from kd_jax.methods.base import NO_VARS, chain
-from kd_jax.methods.pretraining import ab, fsp, ft, paraphraser
-from kd_jax.methods.stages import focus_of
+from kd_jax.methods.stages import mask_for
 from kd_jax.methods.terms import ce
 from kd_jax.typing import Outputs, Vars
 from tests.methods.test_vid import made, run, tiny
@@ -367,7 +367,7 @@ def test_focus(boundaries, transfer, autoencoder):
     mask = jnp.zeros((6, 1, 2, 1)).at[:, :, 0].set(1.0)  # the left half
     view, _, distiller, vars = boundaries
     view, teachers = view._replace(spatial_mask=mask), view.teachers[0].preacts[1:]
-    masks = [focus_of(view, t) for t in teachers]
+    masks = [mask_for(view, t) for t in teachers]
     expected = losses.ab(students=connected(vars, view)[0], teachers=teachers, masks=masks)
     np.testing.assert_allclose(run(distiller, vars, view)[0], expected, rtol=1e-5)
     view, _, distiller, vars = transfer  # 3 x 2 and 6 x 4

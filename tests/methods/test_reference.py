@@ -94,7 +94,8 @@ def run(case: str, dtype):
         def view(student):
             return seen(student[0], teacher[0], (student[1], teacher[1]), image)
 
-        data = {"num_examples": len(cases.TRAINING), "labels": cases.TRAINING, "given": earlier(setting or "even")}
+        data = {"num_examples": len(cases.TRAINING), "labels": cases.TRAINING}
+        data |= {"initial_vars": earlier(setting or "even")}
         context = InitContext(
             view(student), cases.CLASSES, teachers=(a_teacher(),), steps_per_epoch=cases.STEPS_PER_EPOCH, **data
         )

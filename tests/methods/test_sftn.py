@@ -10,7 +10,7 @@ import kd_jax
 from configs import pairs
 from kd_jax import losses, methods, models
 from kd_jax.methods.base import NO_VARS
-from kd_jax.methods.sftn import _pairs, _parsed
+from kd_jax.methods.sftn import _placed, _stage_pairs
 from kd_jax.typing import Variables
 
 TEACHER = models.create("resnet8", 5, widths=(4, 4, 8, 8))
@@ -51,7 +51,7 @@ def made(setting):
 
 def test_a_branch_is_transform_then_the_students_tail(setting, made):
     """By hand: the 3x3 and 1x1 of the transform with BatchNorm over the batch, then the student behind stage 1."""
-    distiller, vars = made(stages="1:1", temperature=2.0)
+    distiller, vars = made(stages=("1:1",), temperature=2.0)
     terms, logs, _ = run(distiller, vars, setting)
     image, labels, variables, _ = setting
     outputs, _ = models.apply(TEACHER, variables, image, train=True)
@@ -83,7 +83,7 @@ def test_a_branch_is_transform_then_the_students_tail(setting, made):
 
 
 def test_the_terms_are_means_over_branches(setting, made):
-    (both, vars), one, two = made(), made(stages="1:1"), made(stages="2:2")
+    (both, vars), one, two = made(), made(stages=("1:1",)), made(stages=("2:2",))
     terms = run(both, vars, setting)[0]
     pick = lambda name: vars._replace(params={name: vars.params[name]}, stats={name: vars.stats[name]})  # noqa: E731
     first, second = run(one[0], pick("branch1"), setting)[0], run(two[0], pick("branch2"), setting)[0]
@@ -200,10 +200,10 @@ def test_two_families_on_one_teacher(setting):
 
 
 def test_stages_from_the_output_side():
-    assert _pairs((), 4, 4, "x") == ((1, 1), (2, 2))
-    assert _pairs((), 4, 5, "x") == ((1, 2), (2, 3))
-    assert _pairs((), 5, 4, "x") == ((2, 1), (3, 2))
-    assert _parsed(" 1:2, 3:3") == ((1, 2), (3, 3)) and _parsed("") == ()
+    assert _placed((), 4, 4, "x") == ((1, 1), (2, 2))
+    assert _placed((), 4, 5, "x") == ((1, 2), (2, 3))
+    assert _placed((), 5, 4, "x") == ((2, 1), (3, 2))
+    assert _stage_pairs((" 1:2", "3: 3")) == ((1, 2), (3, 3)) and _stage_pairs(()) == ()
 
 
 @pytest.mark.parametrize(("kwargs", "told"), [
@@ -212,8 +212,10 @@ def test_stages_from_the_output_side():
     ({"lambda_ce": float("nan")}, "lambda_ce must be a finite"),
     ({"temperature": 0.0}, "temperature must be a finite number above 0"),
     ({"transform": "linear"}, "transform must be conv3x3 or conv1x1, got 'linear'"),
-    ({"stages": "1-1"}, "stages must be TEACHER:STUDENT,.* got '1-1'"),
-    ({"stages": "1:1,1:2"}, "each teacher stage once"),
+    ({"stages": ("1-1",)}, r"stages must be a tuple of TEACHER:STUDENT,.* got \('1-1',\)"),
+    ({"stages": ("1:-1",)}, r"stages must be a tuple of TEACHER:STUDENT,.* got \('1:-1',\)"),
+    ({"stages": "1:1,2:2"}, "stages must be a tuple of TEACHER:STUDENT,.* got '1:1,2:2'"),
+    ({"stages": ("1:1", "1:2")}, "each teacher stage once"),
 ])  # fmt: skip
 def test_wrong_arguments(kwargs, told):
     with pytest.raises(ValueError, match=told):
@@ -222,7 +224,7 @@ def test_wrong_arguments(kwargs, told):
 
 def test_stages_that_are_not_there(setting):
     with pytest.raises(ValueError, match="stages 1:1, 2:4: the teacher has stages 0 to 3, resnet8 has 0 to 3"):
-        methods.sftn_branches(student="resnet8", stages="1:1,2:4").init(jax.random.key(0), setting[3])
+        methods.sftn_branches(student="resnet8", stages=("1:1", "2:4")).init(jax.random.key(0), setting[3])
 
 
 def trace(teacher, student, stages):
@@ -254,9 +256,9 @@ def test_every_pair_of_the_tables_traces(pair):
     stages = pairs.SFTN_STAGES[pair]
     terms, logs, _ = trace(*pair, stages)
     assert {name: t.shape for name, t in terms.items()} == {"ce": (2,), "kl": (2,)}
-    assert len(logs) == 2 * len(_parsed(stages))
+    assert len(logs) == 2 * len(_stage_pairs(stages))
     teacher, student = (models.shapes(models.create(n, 100), (32, 32, 3))[1].stages for n in pair)
-    assert _parsed(stages) == _pairs((), len(teacher), len(student), pair[1])  # as an unlisted pair would be cut
+    assert _stage_pairs(stages) == _placed((), len(teacher), len(student), pair[1])  # as an unlisted pair would be cut
 
 
 COVERING = [p for p in pairs.PAIRS if p in {
@@ -289,7 +291,7 @@ def tokens():
 def branched(image, network, variables, student):
     """What a branch from stage 1 makes of a teacher: distiller, its variables, the teacher's outputs, terms, logs."""
     context = kd_jax.make_init_context(network, (), image_shape=SHAPE, batch_size=BATCH)
-    distiller = methods.sftn_branches(student=student, stages="1:1", transform="conv1x1")
+    distiller = methods.sftn_branches(student=student, stages=("1:1",), transform="conv1x1")
 
     @jax.jit
     def run(params):
@@ -337,7 +339,7 @@ def test_a_branch_from_tokens_into_maps(tokens):
     image, variables = tokens
     vars, outputs, terms, _, _ = branched(image, VIT, variables, "resnet8")(None)
     context = kd_jax.make_init_context(VIT, (), image_shape=SHAPE, batch_size=BATCH)
-    distiller = methods.sftn_branches(student="resnet8", stages="1:1", transform="conv1x1")
+    distiller = methods.sftn_branches(student="resnet8", stages=("1:1",), transform="conv1x1")
     entry = vars.params["branch1"]["transform"]
     assert set(entry) == {"conv", "bn"} and entry["conv"]["kernel"].shape == (1, 1, 8, 16)
 

@@ -118,6 +118,7 @@ def facts_of(student, teacher):
         ("graft:resnet8+vgg8", "resnet8", "is no graft on this teacher"),
         ("resnet8", "MobileNetV2", "this teacher's classifier reads none of its stages"),
         ("resnet8", "ShuffleV2", "this teacher's classifier reads none of its stages"),
+        ("resnet8", "resnet8", r"the network in training is a ResNet; it needs a student graft:STUDENT\+TEACHER"),
     ],
 )
 def test_who_is_refused(student, teacher, message):

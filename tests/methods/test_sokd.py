@@ -10,7 +10,7 @@ import kd_jax
 from kd_jax import methods, models
 from kd_jax.layers import augment, policy
 from kd_jax.methods.base import NO_VARS
-from kd_jax.methods.sokd import _usage
+from kd_jax.methods.dafa import usage
 
 SHAPE, BATCH = (8, 8, 3), 6
 TEACHER, STUDENT = (models.create("resnet8", 5, widths=(4, 4, w, 8)) for w in (8, 4))
@@ -48,7 +48,7 @@ def test_probability_zero_is_the_identity(setting):
         jax.tree.map(np.testing.assert_array_equal, run(jax.random.key(seed)), view.teachers)
 
 
-@pytest.mark.parametrize("stages, same", [("1", "1011"), ("1, 3", "1010"), ("", "1000")])
+@pytest.mark.parametrize("stages, same", [((1,), "1011"), ((1, 3), "1010"), ((), "1000")])
 def test_only_the_named_stages_of_the_teacher_change(setting, stages, same):
     view, _ = setting
     vars = NO_VARS._replace(policy=fixed(probability=1.0, magnitude=1.0))
@@ -143,13 +143,15 @@ def test_dams_maps_are_its_boxes(setting):
 
 def test_usage():
     own = fixed(probability=0.5, magnitude=0.25)
-    logs = _usage({**own, "weight": jnp.where(jnp.arange(36) == 0, 50.0, 0.0)})  # the pair ShearX, ShearY
+    logs = usage({**own, "weight": jnp.where(jnp.arange(36) == 0, 50.0, 0.0)})  # the pair ShearX, ShearY
     assert float(logs["use/ShearX"]) == pytest.approx(0.5) and float(logs["use/Rotate"]) == pytest.approx(0, abs=1e-6)
     assert float(logs["magnitude/ShearX"]) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(("call", "told"), [
-    (lambda: methods.dafa(stages="2,-1"), "dafa: stages must be numbers joined by commas, got '2,-1'"),
+    (lambda: methods.dafa(stages=(2, -1)), r"dafa: stages must be whole numbers, at least 0, got \(2, -1\)"),
+    (lambda: methods.dafa(stages=(1.0,)), r"dafa: stages must be whole numbers, at least 0, got \(1.0,\)"),
+    (lambda: methods.dafa(stages="1"), "dafa: stages must be whole numbers, at least 0, got '1'"),
     (lambda: methods.dafa(estimator="reinforce"), "dafa: estimator must be relaxed or relax, got 'reinforce'"),
     (lambda: methods.dafa(holdout=1.0), "dafa: holdout must be at least 0 and below 1"),
     (lambda: methods.dafa(outer="train"), "dafa: outer must be plain or refined"),
@@ -165,7 +167,7 @@ def test_wrong_arguments(call, told):
 def test_a_stage_that_is_not_there(setting):
     _, context = setting
     with pytest.raises(ValueError, match="dafa: no stage 4: the teacher has 4$"):
-        methods.dafa(stages="1,4").init(jax.random.key(0), context)
+        methods.dafa(stages=(1, 4)).init(jax.random.key(0), context)
     with pytest.raises(ValueError, match="dam: no stage 4: the student has 4, the teacher 4$"):
         methods.dam(stage=4).init(jax.random.key(0), context)
 

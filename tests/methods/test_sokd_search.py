@@ -46,7 +46,7 @@ def search(seed):
         lambda v: {"": losses.fitnet(student=v.student.stages[1], teacher=v.teachers[0].stages[1])},
         frozenset({"teacher.stages"}),
     )
-    dafa = methods.dafa(stages="1", rate=5e-3, published=True)
+    dafa = methods.dafa(stages=(1,), rate=5e-3, published=True)
     parts = {"student": Net(), "distiller": methods.chain(dafa=dafa, compared=compared), "tx": optax.sgd(1.0)}
     context = kd_jax.make_init_context(Net(), (Net(),), image_shape=(SIZE, SIZE, 3), batch_size=BATCH)
     key = jax.random.key(seed)

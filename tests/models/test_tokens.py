@@ -13,6 +13,7 @@ from etils import epath
 import kd_jax
 from configs import compose
 from kd_jax import InputError, config, losses, methods, models
+from kd_jax.distributed.mesh import Layout
 from kd_jax.layers import augment, policy
 from kd_jax.methods.base import NO_VARS
 from kd_jax.methods.stages import _grid, as_before, as_map, is_tokens
@@ -138,7 +139,7 @@ def test_losses_on_stages_read_tokens_as_maps(views, method):
 def test_dafa_refines_the_patches_and_leaves_the_class_token(views):
     view, _ = views("cnn", "vit")
     start = policy.init(jax.random.key(0), estimator="relaxed")
-    dafa = methods.dafa(stages="1")
+    dafa = methods.dafa(stages=(1,))
     apply = jax.jit(lambda own, key: dafa.apply(NO_VARS._replace(policy=own), view, key, True)[0].teachers)
     off = {**start, "probability": jnp.zeros_like(start["probability"])}
     jax.tree.map(np.testing.assert_array_equal, apply(off, jax.random.key(5)), view.teachers)
@@ -167,7 +168,7 @@ def test_sokd_in_front_of_fitnet_searches(views):
     """One step of everything, DAFA's tokens read by DAM and FitNet."""
     view, context = views("vit", "vit")
     chain = methods.chain(
-        dam=methods.dam(areas=2, channels=4, stage=1), dafa=methods.dafa(stages="1"), fit=methods.fitnet(stage=1)
+        dam=methods.dam(areas=2, channels=4, stage=1), dafa=methods.dafa(stages=(1,)), fit=methods.fitnet(stage=1)
     )
     vars = jax.jit(lambda: chain.init(jax.random.key(0), context))()
 
@@ -193,7 +194,7 @@ def tiny(monkeypatch):
 
 def plan(made, tmp_path):
     recipe = config.parse(json.loads(json.dumps(shrunk(made, data__synthetic__size=32))))
-    return build.plan(recipe, load_data(recipe), epath.Path(tmp_path))
+    return build(recipe, load_data(recipe), epath.Path(tmp_path), Layout((1,)))
 
 
 MIXED = "imagenet_ResNet18,vit_tiny_patch16_224"
@@ -215,7 +216,9 @@ def test_those_that_read_tokens(tiny, pair, tmp_path):
 
 @pytest.mark.parametrize("method", REFUSED)
 def test_tokens_are_refused_by_name(tiny, method, tmp_path):
-    told = r"config\.\w+\.terms\.\w+: needs (feature maps \(B, H, W, C\), but|class activation .*, which) vit"
+    tokens = r"needs feature maps \(B, H, W, C\), but the (student|teacher)'s stages are tokens"
+    lacks = r"needs (class activation maps|pre-activation features) \(\w+\.\w+\), which vit"
+    told = rf"config\.\w+\.terms\.\w+: (\w+: {tokens}|{lacks})"
     if method == "simkd":
         told = "graft:.*(has tokens; a graft needs a student with feature maps|its classifier reads no stage of it)"
     for pair in PAIRS:

@@ -78,7 +78,7 @@ def test_what_is_wrong_is_named(changes, message):
 
 
 def test_dkd_with_two_classes_is_refused_by_name():
-    with pytest.raises(InputError, match="config.student: dkd: needs at least 3 classes, the data has 2"):
+    with pytest.raises(InputError, match="config.student.terms.dkd: dkd: needs at least 3 classes, the data has 2"):
         plan(synthetic={"classes": 2}, student__terms__dkd=recipes.member("dkd"))
 
 

@@ -195,7 +195,7 @@ def test_pairs_take_real_steps(tiny, method, pair, tmp_path):
     made = smoke(method, pair)
     made.data.synthetic.train = made.data.synthetic.test = 8
     if method == "sokd_fitnet":
-        made.student.refine.dafa.stages = "2"  # a third of the compiling
+        made.student.refine.dafa.stages = (2,)  # a third of the compiling
     made = json.loads(json.dumps(made.to_dict()))
     run.run(made, str(tmp_path))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -45,7 +45,7 @@ def phases_of(name, front, nets):
     """Every phase but the teacher's: the distiller, and what it may know. `given` goes from one to the next."""
     made = compose.get_config(f"{front}+{name},resnet8,resnet8,smoke".lstrip("+"))
     if front == "sokd":
-        made.student.refine.dafa.stages = "2"  # tracing takes a third of the time
+        made.student.refine.dafa.stages = (2,)  # tracing takes a third of the time
     given, teacher = {}, nets["student" if name == "fsp" else "teacher"]  # FSP wants equal widths
     for phase in config.parse(made.to_dict()).phases:
         if phase.name == "teacher":
@@ -118,7 +118,9 @@ def test_other_pairs(pair, refused):
 
 @pytest.mark.parametrize("spelled", [s if s in COVERING else pytest.param(s, marks=pytest.mark.full) for s in PAIRED])
 def test_combinations_take_real_steps(spelled, tmp_path):
-    one_stage = {"student__refine__dafa__stages": "2"} if spelled.startswith("sokd") else {}  # a third of the compiling
+    one_stage = (
+        {"student__refine__dafa__stages": (2,)} if spelled.startswith("sokd") else {}
+    )  # a third of the compiling
     made = shrunk(compose.get_config(f"{spelled},resnet8,resnet8,smoke"), **one_stage)
     run.run(json.loads(json.dumps(made)), str(tmp_path))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

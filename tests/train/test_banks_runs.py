@@ -148,11 +148,11 @@ def test_a_dry_run_says_what_the_banks_take(tmp_path, capsys):
 
 @pytest.mark.parametrize(("changes", "told"), [
     ({"data__synthetic__classes": 1},
-     "config.student: negatives: all 40 examples are of class 0; two classes at least wanted"),
+     "config.student.terms.crd: negatives: all 40 examples are of class 0; two classes at least wanted"),
     ({"student__terms__crd__negatives": 0}, "config.student.terms.crd: crd: negatives must be from 1 to"),
     ({"student__terms__crd__temperature": 0.0}, "config.student.terms.crd: crd: temperature must be a finite number"),
     ({"student__terms__crd__dim": 0}, "config.student.terms.crd: crd: dim must be at least 1, got 0"),
-    ({"student__terms__mlld__temperatures": "4;5"}, "config.student.terms.mlld: mlld: temperatures must be finite"),
+    ({"student__terms__mlld__temperatures": (4.0, 0.0)}, "config.student.terms.mlld: mlld: temperatures must be "),
     ({"student__terms__mlld__teacher": 1}, "config.student.terms.mlld.teacher: teacher 1: .* reads all teachers"),
     ({"data__strong__ops": -1}, "config.data.strong.ops: must be a number of operations, at least 0, got -1"),
     ({"data__strong__magnitude": 11.0}, "config.data.strong.magnitude: must be 0 to 10, got 11.0"),

@@ -112,7 +112,7 @@ def test_a_student_that_starts_from_a_trained_network(home, tmp_path):
     ({"init": "weights:/nowhere"}, "config.student.init.student: /nowhere: "),
     ({"init": "phase:teacher", "student__weights": "x"}, "must be empty where student.weights is given"),
     ({"teacher__terms__sftn_branches__student": "resnet9"}, "terms.sftn_branches: unknown model 'resnet9'"),
-    ({"teacher__terms__sftn_branches__stages": "1:9"}, "config.teacher: sftn_branches: stages 1:9: the teacher has"),
+    ({"teacher__terms__sftn_branches__stages": ("1:9",)}, "terms.sftn_branches: sftn_branches: stages 1:9: "),
 ])  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path, changes, told):
     with pytest.raises(InputError, match=told):

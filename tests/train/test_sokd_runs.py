@@ -20,7 +20,7 @@ LONG = {"student__steps": 8, "checkpoint__every": 2, "log__every": 2, "student__
 def tree(**changes):
     config = sokd_fitnet.get_config("resnet8,resnet8,smoke")
     config.student.refine.dam.weight = config.student.terms.fitnet.weight = 1.0
-    config.student.refine.dafa.search_epochs, config.student.refine.dafa.stages = 1, "2"  # five steps
+    config.student.refine.dafa.search_epochs, config.student.refine.dafa.stages = 1, (2,)  # five steps
     return json.loads(json.dumps(shrunk(config, **changes)))
 
 
