@@ -33,14 +33,14 @@ def import_weights(
     """Write the network in a PyTorch or safetensors file as a checkpoint that any phase can name.
 
     Args:
-      source: .pth or .safetensors file.
+      source: .pth or .safetensors file; FILE#PREFIX is FILE and `prefix`.
       model: name of the network.
       num_classes: K.
       out: folder to write, then `checkpoint:OUT` is a teacher.
       image_size: pixels a side.
       mean: one value a channel, of images in [0, 1]; () is what the file names, else CIFAR-100's.
       std: likewise.
-      prefix: of the names in the file; None finds it.
+      prefix: of the network's names in the file, or a part of it that no other network's has; None finds it.
       partial: take what fits, leave the rest at its initial value.
       overwrite: replace what `out` holds.
 
@@ -51,8 +51,8 @@ def import_weights(
       InputError: a wrong file, name or number; a folder that is in use.
     """
     folder = _free(out, overwrite)
-    made, found = models.create(model, num_classes), state_dict.read(source)
-    channels = state_dict.image_channels(found, made, prefix)
+    made, found = models.create(model, num_classes), state_dict.read(source, prefix)
+    channels = state_dict.image_channels(found, made)
     usual = (MEAN, STD) if channels == 3 else ((), ())
     name = next((k for k in models.MODELS if k.lower() == model.lower()), model)
     network = Network(name, made, num_classes, (image_size, image_size, channels), *usual)

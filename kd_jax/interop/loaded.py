@@ -21,17 +21,26 @@ class Loaded(NamedTuple):
     about: Mapping = MappingProxyType({})
 
 
-def loader(path: str, network: Network, **how) -> Callable[[], Loaded]:
-    """A function that reads the file when it is first called. how: keywords of `state_dict.from_torch`."""
+def loader(path: str, network: Network, *, prefix: str | None = None, partial: bool = False) -> Callable[[], Loaded]:
+    """A function that reads the network's weights when it is first called.
+
+    Args:
+      path: FILE or FILE#PREFIX, as `weights_file.read` takes it.
+      network: whose weights they are.
+      prefix: as `weights_file.read` takes it.
+      partial: as `state_dict.from_torch` takes it.
+    """
 
     @cache
     def load() -> Loaded:
-        found = state_dict.read(path)
+        found = state_dict.read(path, prefix)
         shape, what = network.image_shape, f"{network.name} with {network.num_classes} classes"
-        variables = state_dict.from_torch(found, network.model, shape, what=what, **how)
-        fitted = state_dict.fit(found, network.model, shape, how.get("prefix"))
+        variables = state_dict.from_torch(found, network.model, shape, what=what, partial=partial)
+        fitted = state_dict.fit(found, network.model, shape)
         stored = sorted({str(tensor.dtype) for tensor in fitted.tensors.values()})
-        source = {"file": path, "sha256": found.digest, "prefix": fitted.prefix, "dtype": ", ".join(stored)}
+        source = {
+            "file": str(found.path), "sha256": found.digest, "prefix": fitted.prefix, "dtype": ", ".join(stored),
+        }  # fmt: skip
         return Loaded(variables, network_digest(variables), source, found.about)
 
     return load
