@@ -1,4 +1,4 @@
-"""Pickles of PyTorch, whose tensors are views of storages that stand outside of them."""
+"""PyTorch's pickles. They hold tensors as views of storages; the storages are outside of the pickle."""
 
 import io
 import math
@@ -77,8 +77,8 @@ class _TorchUnpickler(Unpickler):
             raise InputError(f"{e}{hint}") from None
 
     def persistent_load(self, pid: Any) -> np.ndarray:
-        """The storage that a tensor is a view of. The older form has a None behind, once for storages that are part of
-        others."""
+        """The storage that a persistent id names. The older form has one more part, which is None unless the storage is
+        a part of another."""
         match pid:
             case ("storage", str() as kind, str() as key, _, int() as count, *rest) if (
                 self.storage and kind in _STORAGES and rest in ([], [None])
@@ -88,7 +88,7 @@ class _TorchUnpickler(Unpickler):
 
 
 def run(file: io.BytesIO, storage: Callable | None = None) -> Any:
-    """What a pickle makes, and the file is left behind its end.
+    """The object in the pickle that begins at the file's position; the position moves behind its end.
 
     Args:
       file: in memory, for a file on disk allocates whatever length it is asked for before it reads.

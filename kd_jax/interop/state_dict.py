@@ -1,10 +1,9 @@
 """Networks to and from PyTorch state dicts.
 
-Our modules are named as in the published PyTorch code, so a name there is our path joined by dots;
-what differs is the last part (kernel, scale: weight; mean, var: running_mean, running_var) and the
-layout: a convolution is (O, I, H, W) there and (H, W, I, O) here, a linear layer (O, I) there and
-(I, O) here; tokens (1, N, D) are the same. Counters of batches, `num_batches_tracked`, are written as 0 and ignored
-when read.
+Our modules have the names of the published PyTorch code, so a name there is our path joined by dots. Two things differ.
+The last part of a name: kernel and scale are weight there; mean and var are running_mean and running_var. The layout: a
+convolution is (O, I, H, W) there and (H, W, I, O) here, a linear layer (O, I) there and (I, O) here; tokens (1, N, D)
+are the same. The counters of batches, `num_batches_tracked`, are written as 0 and are not read.
 """
 
 import math
@@ -32,7 +31,7 @@ def _name(path) -> str:
 
 
 def _turned(array: np.ndarray, back: bool) -> np.ndarray:
-    """Our layout in PyTorch's, or `back`."""
+    """An array of our layout in PyTorch's; with `back` one of PyTorch's in ours."""
     if array.ndim == 4:
         return array.transpose((2, 3, 1, 0) if back else (3, 2, 0, 1))
     return array.T if array.ndim == 2 else array
@@ -40,13 +39,13 @@ def _turned(array: np.ndarray, back: bool) -> np.ndarray:
 
 def to_torch(variables: Variables) -> dict[str, np.ndarray]:
     """The state dict of a network: published name -> array in PyTorch's layout, sorted by name."""
-    made = {}
+    tensors = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tuple(variables)):
         name = _name(path[1:])
-        made[name] = np.ascontiguousarray(_turned(np.asarray(leaf), back=False))
+        tensors[name] = np.ascontiguousarray(_turned(np.asarray(leaf), back=False))
         if name.endswith("running_var"):
-            made[name.removesuffix("running_var") + COUNTER] = np.zeros((), np.int64)
-    return dict(sorted(made.items()))
+            tensors[name.removesuffix("running_var") + COUNTER] = np.zeros((), np.int64)
+    return dict(sorted(tensors.items()))
 
 
 @lru_cache(maxsize=64)
@@ -56,25 +55,25 @@ def _abstract(model: nn.Module, image_shape: tuple[int, ...]) -> Variables:
 
 
 def published(model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every parameter and statistic in the published state dict, counters left out."""
+    """Name -> shape of every parameter and statistic in the published state dict, without counters."""
     leaves = jax.tree_util.tree_leaves_with_path(tuple(_abstract(model, image_shape)))
     return {_name(path[1:]): _turned(np.broadcast_to(0, leaf.shape), back=False).shape for path, leaf in leaves}
 
 
 def fit(found: Found, model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> Fit:
-    """Compare names and shapes of a file with a network's; see `weights_file.fit`."""
+    """How the names and shapes in a file fit those of a network; see `weights_file.fit`."""
     return weights_file.fit(found, published(model, image_shape))
 
 
 def image_channels(found: Found, model: nn.Module) -> int:
-    """Channels of the images that the first convolution in the file takes."""
+    """Number of image channels that the first convolution in the file takes; 3 where that is unclear."""
     tensors, wanted = fit(found, model).tensors, published(model)
     first = [v.shape[1] for k, v in tensors.items() if v.ndim == 4 and wanted.get(k, ())[1:2] == (3,)]
     return first[0] if len(first) == 1 else 3
 
 
 def image_size(tensors: dict[str, np.ndarray]) -> int:
-    """Pixels a side of the square images that a ViT's positions are for; of a network without positions 32, for its
+    """Pixels a side of the square images for which a ViT has positions. 32 for a network without positions, whose
     weights fit images of any size."""
     positions, patches = (tensors.get(name, np.zeros(())).shape for name in (POSITIONS, PATCHES))
     if len(positions) != 3 or len(patches) != 4:
@@ -83,7 +82,7 @@ def image_size(tensors: dict[str, np.ndarray]) -> int:
 
 
 def recognize(found: Found) -> tuple[str, int] | None:
-    """The network of MODELS whose state dict this is, and its number of classes; None if there is none.
+    """Name in MODELS and number of classes of the network in the file; None if no network fits.
 
     Raises:
       InputError: there are several, and `found.prefix` does not choose one.
@@ -95,8 +94,10 @@ def recognize(found: Found) -> tuple[str, int] | None:
 
 
 def networks_in(found: Found) -> dict[str, tuple[str, int]]:
-    """Prefix -> name in MODELS and number of classes, of each network in the file. A graft is known by the name that
-    kd_jax wrote beside it; its tensors alone would pass for its student's."""
+    """Prefix -> name in MODELS and number of classes, for each network in the file.
+
+    A graft is recognised by the name that kd_jax wrote beside it, because its student alone fits its tensors too.
+    """
     from kd_jax.models import MODELS, create  # the registry stands above this file
 
     if any(".teacher_head." in f".{name}" for name in found.tensors):
@@ -118,7 +119,7 @@ def _left(found: Found, prefixes: Iterable[str]) -> bool:
 
 
 def _fits_of(found: Found, make: Callable[..., nn.Module]) -> dict[str, int]:
-    """Prefix -> number of classes, of the networks of one architecture in the file; of equal ones the first."""
+    """Prefix -> number of classes, for the networks of one architecture in the file; one prefix for equal networks."""
     fitted, wanted = fit(found, make(num_classes=2)), published(make(num_classes=2))
     if fitted.missing or fitted.unexpected:
         return {}
@@ -138,7 +139,7 @@ def _behind(prefix: str) -> str:
 
 
 def table(found: Found, fitted: Fit, what: str) -> str:
-    """One line on what does not fit, and below it the names."""
+    """A line that counts what does not fit, and below it lines with the names."""
     kinds = {"missing": fitted.missing, "unexpected": fitted.unexpected, "of another shape": fitted.misshaped}
     counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in kinds.items() if rows)
     lines = [f"{found.path}: does not fit {what}: {counts}, of {len(fitted.tensors)} tensors{_behind(fitted.prefix)}"]
@@ -160,13 +161,13 @@ def from_torch(
     partial: bool = False,
     what: str = "the network",
 ) -> Variables:
-    """The network's variables from a state dict, float32 whatever the file has.
+    """The network's variables from a state dict, as float32 whatever type the file has.
 
     Args:
       found: what `read` returned.
-      model: network they are for.
+      model: the network.
       image_shape: (H, W, C); only C matters, of a ViT all.
-      partial: take what fits and leave the rest at its initial value (key 0), if anything fits.
+      partial: take the tensors that fit, if there are any, and leave the others at their initial values (key 0).
       what: the network's name, for errors.
 
     Raises:
@@ -232,15 +233,15 @@ def load_torch(path: str, model: nn.Module, image_shape: tuple[int, ...] = (32, 
 def save_torch(
     path: str, model: nn.Module, variables: Variables, about: dict | None = None, *, format: str = ""
 ) -> None:
-    """Write a state dict with exactly the published names, as `{"model": state dict}` for torch.load or as a
-    safetensors file.
+    """Write a state dict with exactly the published names: `{"model": state dict}` for torch.load, or a safetensors
+    file.
 
     Args:
       path: file to write, replaced if it exists.
       model: the network.
       variables: its variables.
-      about: what to write beside the weights, plain values; read back by `read`.
-      format: "torch" or "safetensors"; "" goes by the ending of the file name.
+      about: plain values to write beside the weights; `read` returns them.
+      format: "torch" or "safetensors"; "" chooses by the ending of the file name.
 
     Raises:
       ValueError: variables of another network.

@@ -21,7 +21,7 @@ _ORDERED = b"ccollections\nOrderedDict\n)R"
 
 
 def _pickled(value: Any) -> bytes:
-    """Opcodes that push a plain value: a pickle without its head and its end."""
+    """The opcodes that push a plain value, which are a pickle without its head and its end."""
     return pickle.dumps(value, 2)[2:-1]
 
 
@@ -35,7 +35,8 @@ def _pickled_tensor(key: int, array: np.ndarray) -> bytes:
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """An entry of fixed date, its content at a multiple of 64 bytes as torch's own (it may map files to memory)."""
+    """Add an entry with a fixed date. Its content begins at a multiple of 64 bytes as in torch's own files, which torch
+    may map to memory."""
     entry = zipfile.ZipInfo(_ROOT + name)  # dated 1980
     entry.create_system = 0  # else bytes depend on the platform
     pad = -(archive.fp.tell() + 30 + len(entry.filename) + 4) % 64
@@ -44,7 +45,7 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 
 def _replace(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
-    """Rename a finished file, so that a reader sees the old one or the new one, never half of it."""
+    """Write a file beside `path` and rename it, so that a reader sees the old content or the new, never a part."""
     path = epath.Path(path).expanduser()
     beside = path.parent / f".{path.name}.new"
     try:
