@@ -102,7 +102,8 @@ def networks_in(found: Found) -> dict[str, tuple[str, int]]:
 
     if any(".teacher_head." in f".{name}" for name in found.tensors):
         described = found.about.get("network", {})
-        fits = "name" in described and fit(found, create(described["name"], described["num_classes"])).exact
+        complete = {"name", "num_classes"} <= described.keys()
+        fits = complete and fit(found, create(described["name"], described["num_classes"])).exact
         return {"": (described["name"], described["num_classes"])} if fits else {}
     networks: dict[str, tuple[str, int]] = {}
     for name, make in MODELS.items():

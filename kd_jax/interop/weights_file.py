@@ -84,12 +84,13 @@ def _described(about: Any) -> bool:
     network = about.get("network", {}) if isinstance(about, dict) else None
     if not isinstance(network, dict):
         return False
-    numbers = [network.get("num_classes", 1), *(x for key in ("mean", "std") for x in _list(network.get(key, [])))]
-    return isinstance(network.get("name", ""), str) and all(type(x) in (int, float) and isfinite(x) for x in numbers)
-
-
-def _list(value: Any) -> list:
-    return value if isinstance(value, list) else [None]
+    lists = [network.get(key, []) for key in ("mean", "std")]
+    return (
+        isinstance(network.get("name", ""), str)
+        and type(network.get("num_classes", 1)) is int
+        and all(isinstance(values, list) for values in lists)
+        and all(type(x) in (int, float) and isfinite(x) for values in lists for x in values)
+    )
 
 
 def _state_dicts(content: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
