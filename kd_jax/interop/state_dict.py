@@ -185,7 +185,7 @@ def from_torch(
         )
     taken = {k: v for k, v in fitted.tensors.items() if k in wanted and v.shape == wanted[k]}
     if not fitted.exact and not (partial and taken):
-        networks = networks_in(found).items()
+        networks = networks_in(found).items() if fitted.tensors else ()
         hints = [
             f"\n  it fits: {name} with {classes} classes{_behind(p) if len(networks) > 1 else ''}"
             for p, (name, classes) in networks
