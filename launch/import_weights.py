@@ -14,7 +14,9 @@ OUT = flags.DEFINE_string("out", None, "folder to write; checkpoint:OUT is a tea
 IMAGE_SIZE = flags.DEFINE_integer("image_size", 32, "pixels a side of its images", lower_bound=1)
 MEAN = flags.DEFINE_list("mean", [], "of its images in [0, 1], one number a channel; CIFAR-100's if not given")
 STD = flags.DEFINE_list("std", [], "likewise")
-PREFIX = flags.DEFINE_string("prefix", None, "what stands before the names in the file; found if not given")
+PREFIX = flags.DEFINE_string(
+    "prefix", None, "what stands before the network's names in the file, such as teacher; needed where it holds several"
+)
 PARTIAL = flags.DEFINE_bool("partial", False, "take what fits and leave the rest at its initial value")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace a checkpoint in the folder")
 

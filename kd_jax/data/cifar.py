@@ -4,9 +4,7 @@ Both forms are read, packed or unpacked: `cifar-100-python` (one pickle a split)
 `cifar-100-binary` (label bytes, then 3072 pixel bytes, an image).
 """
 
-import codecs
 import io
-import pickle
 import tarfile
 import zlib
 from functools import lru_cache
@@ -14,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from etils import epath
 
+from kd_jax.data.pickles import Unpickler
 from kd_jax.data.sources import Arrays, Dataset
 from kd_jax.typing import InputError
 
@@ -41,24 +40,6 @@ _LAYOUT = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Only what a CIFAR batch holds: bytes, lists and a numpy array. Anything else is refused."""
-
-    _known = {
-        ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-        ("numpy._core.numeric", "_frombuffer"): np._core.numeric._frombuffer,
-        ("_codecs", "encode"): codecs.encode,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-
-    def find_class(self, module, name):
-        if (module, name) not in self._known:
-            raise pickle.UnpicklingError(f"refused global {module}.{name}")
-        return self._known[module, name]
-
-
 def _members(folder: epath.Path, archive: str, inside: str, names: list[str]) -> list[bytes] | None:
     """The named files of an unpacked folder or of its archive; None where neither exists."""
     for where in (folder / inside, folder):
@@ -77,7 +58,7 @@ def _members(folder: epath.Path, archive: str, inside: str, names: list[str]) ->
 def _parse(raw: bytes, form: str, layout: dict) -> tuple[np.ndarray, np.ndarray]:
     """Planar pixels (N, 3072) and labels (N,) of one file."""
     if form == "python":
-        batch = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
+        batch = Unpickler(io.BytesIO(raw), encoding="bytes").load()
         return np.asarray(batch[b"data"], np.uint8), np.asarray(batch[layout["label"]], np.int32)
     rows = np.frombuffer(raw, np.uint8).reshape(-1, layout["label_bytes"] + 3072)
     return rows[:, layout["label_bytes"] :], rows[:, layout["label_bytes"] - 1].astype(np.int32)

@@ -1,1 +1,1 @@
-"""Networks from and for others: PyTorch's files, safetensors, StableHLO."""
+"""Networks in the formats of other libraries: PyTorch, safetensors, StableHLO."""

@@ -1,4 +1,4 @@
-"""Trained networks from others, and for others."""
+"""Import of networks that other libraries trained, and export of ours."""
 
 import jax
 import numpy as np
@@ -30,33 +30,33 @@ def import_weights(
     partial: bool = False,
     overwrite: bool = False,
 ) -> tuple[Network, Loaded]:
-    """Write the network in a PyTorch or safetensors file as a checkpoint that any phase can name.
+    """Read a network from a PyTorch or safetensors file and write it as a checkpoint that any phase can name.
 
     Args:
-      source: .pth or .safetensors file.
+      source: .pth or .safetensors file; FILE#PREFIX is FILE and `prefix`.
       model: name of the network.
       num_classes: K.
-      out: folder to write, then `checkpoint:OUT` is a teacher.
+      out: folder to write; `checkpoint:OUT` is then a teacher.
       image_size: pixels a side.
-      mean: one value a channel, of images in [0, 1]; () is what the file names, else CIFAR-100's.
+      mean: of images in [0, 1], one value a channel. () takes the file's, or CIFAR-100's where it has none.
       std: likewise.
-      prefix: of the names in the file; None finds it.
-      partial: take what fits, leave the rest at its initial value.
-      overwrite: replace what `out` holds.
+      prefix: of the network's names in the file, or a part of it that no other network's has; None finds it.
+      partial: take the tensors that fit and leave the others at their initial values.
+      overwrite: replace a checkpoint in `out`.
 
     Returns:
       The network and its weights.
 
     Raises:
-      InputError: a wrong file, name or number; a folder that is in use.
+      InputError: a wrong file, name or number, or a folder that holds a checkpoint.
     """
     folder = _free(out, overwrite)
-    made, found = models.create(model, num_classes), state_dict.read(source)
-    channels = state_dict.image_channels(found, made, prefix)
+    module, file = models.create(model, num_classes), state_dict.read(source, prefix)
+    channels = state_dict.image_channels(file, module)
     usual = (MEAN, STD) if channels == 3 else ((), ())
     name = next((k for k in models.MODELS if k.lower() == model.lower()), model)
-    network = Network(name, made, num_classes, (image_size, image_size, channels), *usual)
-    network = own_normalization(found.about, network)
+    network = Network(name, module, num_classes, (image_size, image_size, channels), *usual)
+    network = own_normalization(file.about, network)
     network = network._replace(mean=mean or network.mean, std=std or network.std)
     for flag, values in (("mean", network.mean), ("std", network.std)):
         if len(values) != channels or (flag == "std" and min(values) <= 0):
@@ -70,7 +70,7 @@ def import_weights(
 
 
 def describe_import(network: Network, loaded: Loaded) -> list[str]:
-    """What was read, in lines."""
+    """Lines that describe an import: the network, its normalisation and its file."""
     count, source = models.count_parameters(loaded.variables.params), loaded.source
     behind = f", names behind {source['prefix']!r}" if source["prefix"] else ""
     return [
@@ -92,10 +92,10 @@ def _free(out: str, overwrite: bool) -> epath.Path:
 
 
 def export(network: Network, variables: Variables, *, format: str, out: str) -> str:
-    """Write a trained network for others, read it back and compare.
+    """Write a trained network to a file, read the file back and compare.
 
     Args:
-      network: what it is.
+      network: the network.
       variables: its weights.
       format: "safetensors" or "torch" (the published names; torch's is `{"model": state dict}`, as
         mdistiller's tools/eval.py loads it), or "stablehlo" (images (B, H, W, C) in [0, 1] to logits (B, K)
@@ -103,7 +103,7 @@ def export(network: Network, variables: Variables, *, format: str, out: str) -> 
       out: file to write.
 
     Returns:
-      What was written and checked, a line.
+      A line that says what was written and checked.
 
     Raises:
       InputError: an unknown format, or a file that cannot be written.

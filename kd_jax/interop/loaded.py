@@ -12,8 +12,8 @@ from kd_jax.typing import Variables
 
 
 class Loaded(NamedTuple):
-    """Weights in memory. digest: of their content. source: the file they came from (file, sha256,
-    prefix, dtype), or None. about: what kd_jax wrote beside them in that file, or {}."""
+    """Weights in memory. digest: of their content. source: the file that they were read from (file, sha256, prefix,
+    dtype), or None. about: the description that kd_jax wrote beside them in that file, or {}."""
 
     variables: Variables
     digest: str
@@ -21,23 +21,32 @@ class Loaded(NamedTuple):
     about: Mapping = MappingProxyType({})
 
 
-def loader(path: str, network: Network, **how) -> Callable[[], Loaded]:
-    """A function that reads the file when it is first called. how: keywords of `state_dict.from_torch`."""
+def loader(path: str, network: Network, *, prefix: str | None = None, partial: bool = False) -> Callable[[], Loaded]:
+    """A function that reads the network's weights when it is first called.
+
+    Args:
+      path: FILE or FILE#PREFIX, as `weights_file.read` takes it.
+      network: whose weights they are.
+      prefix: as `weights_file.read` takes it.
+      partial: as `state_dict.from_torch` takes it.
+    """
 
     @cache
     def load() -> Loaded:
-        found = state_dict.read(path)
+        file = state_dict.read(path, prefix)
         shape, what = network.image_shape, f"{network.name} with {network.num_classes} classes"
-        variables = state_dict.from_torch(found, network.model, shape, what=what, **how)
-        fitted = state_dict.fit(found, network.model, shape, how.get("prefix"))
+        variables = state_dict.from_torch(file, network.model, shape, what=what, partial=partial)
+        fitted = state_dict.fit(file, network.model, shape)
         stored = sorted({str(tensor.dtype) for tensor in fitted.tensors.values()})
-        source = {"file": path, "sha256": found.digest, "prefix": fitted.prefix, "dtype": ", ".join(stored)}
-        return Loaded(variables, network_digest(variables), source, found.about)
+        source = {
+            "file": str(file.path), "sha256": file.digest, "prefix": fitted.prefix, "dtype": ", ".join(stored),
+        }  # fmt: skip
+        return Loaded(variables, network_digest(variables), source, file.about)
 
     return load
 
 
 def own_normalization(about: Mapping, network: Network) -> Network:
-    """The network with the mean and deviation that stand beside its weights, if they do."""
-    named = about.get("network", {})
-    return network._replace(**{k: tuple(named[k]) for k in ("mean", "std") if k in named})
+    """The network with the mean and deviation that the description of its weights has, if it has them."""
+    described = about.get("network", {})
+    return network._replace(**{k: tuple(described[k]) for k in ("mean", "std") if k in described})

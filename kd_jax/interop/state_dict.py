@@ -1,60 +1,28 @@
 """Networks to and from PyTorch state dicts.
 
-Our modules are named as in the published PyTorch code, so a name there is our path joined by dots;
-what differs is the last part (kernel, scale: weight; mean, var: running_mean, running_var) and the
-layout: a convolution is (O, I, H, W) there and (H, W, I, O) here, a linear layer (O, I) there and
-(I, O) here; tokens (1, N, D) are the same. Counters of batches, `num_batches_tracked`, are written as 0 and ignored
-when read.
+Our modules have the names of the published PyTorch code, so a name there is our path joined by dots. Two things differ.
+The last part of a name: kernel and scale are weight there; mean and var are running_mean and running_var. The layout: a
+convolution is (O, I, H, W) there and (H, W, I, O) here, a linear layer (O, I) there and (I, O) here; tokens (1, N, D)
+are the same. The counters of batches, `num_batches_tracked`, are written as 0 and are not read.
 """
 
-import hashlib
 import math
-from collections import Counter
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from functools import partial as bind
-from typing import NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 from flax import linen as nn
 
-from kd_jax.interop import torch_read, torch_write
+from kd_jax.interop import torch_write, weights_file
+from kd_jax.interop.weights_file import COUNTER, Fit, Found, ambiguous, read
 from kd_jax.models.base import init
 from kd_jax.typing import InputError, Variables
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-COUNTER = "num_batches_tracked"
 POSITIONS, PATCHES = "pos_embed", "patch_embed.proj.weight"  # of a ViT
-WRAPPERS = ("model", "state_dict", "net", "model_state_dict")
 ROWS = 12  # of a table of what does not fit, a kind
-
-
-class Found(NamedTuple):
-    """A state dict as it stands in a file.
-
-    tensors: name -> array, names as in the file. about: what kd_jax wrote beside them (name,
-    num_classes, image_shape, mean, std), or {}. digest: sha256 of the file.
-    """
-
-    path: epath.Path
-    tensors: dict[str, np.ndarray]
-    about: dict
-    digest: str
-
-
-class Fit(NamedTuple):
-    """How a state dict fits a network. prefix: what stands before the names and is taken off."""
-
-    prefix: str
-    tensors: dict[str, np.ndarray]
-    missing: list[str]
-    unexpected: list[str]
-    misshaped: list[str]
-
-    @property
-    def exact(self) -> bool:
-        return not (self.missing or self.unexpected or self.misshaped)
 
 
 def _name(path) -> str:
@@ -63,7 +31,7 @@ def _name(path) -> str:
 
 
 def _turned(array: np.ndarray, back: bool) -> np.ndarray:
-    """Our layout in PyTorch's, or `back`."""
+    """An array of our layout in PyTorch's; with `back` one of PyTorch's in ours."""
     if array.ndim == 4:
         return array.transpose((2, 3, 1, 0) if back else (3, 2, 0, 1))
     return array.T if array.ndim == 2 else array
@@ -71,13 +39,13 @@ def _turned(array: np.ndarray, back: bool) -> np.ndarray:
 
 def to_torch(variables: Variables) -> dict[str, np.ndarray]:
     """The state dict of a network: published name -> array in PyTorch's layout, sorted by name."""
-    made = {}
+    tensors = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tuple(variables)):
         name = _name(path[1:])
-        made[name] = np.ascontiguousarray(_turned(np.asarray(leaf), back=False))
+        tensors[name] = np.ascontiguousarray(_turned(np.asarray(leaf), back=False))
         if name.endswith("running_var"):
-            made[name.removesuffix("running_var") + COUNTER] = np.zeros((), np.int64)
-    return dict(sorted(made.items()))
+            tensors[name.removesuffix("running_var") + COUNTER] = np.zeros((), np.int64)
+    return dict(sorted(tensors.items()))
 
 
 @lru_cache(maxsize=64)
@@ -87,73 +55,25 @@ def _abstract(model: nn.Module, image_shape: tuple[int, ...]) -> Variables:
 
 
 def published(model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every parameter and statistic in the published state dict, counters left out."""
+    """Name -> shape of every parameter and statistic in the published state dict, without counters."""
     leaves = jax.tree_util.tree_leaves_with_path(tuple(_abstract(model, image_shape)))
     return {_name(path[1:]): _turned(np.broadcast_to(0, leaf.shape), back=False).shape for path, leaf in leaves}
 
 
-def read(path: str | epath.Path) -> Found:
-    """The state dict in a .pth or .safetensors file, bare or under one of WRAPPERS.
-
-    Raises:
-      InputError: not such a file, or it holds anything but tensors and plain containers.
-    """
-    path = epath.Path(path).expanduser()
-    content = whole = torch_read.read(path)
-    while not _is_state_dict(content):
-        inner = [content[w] for w in WRAPPERS if isinstance(content, dict) and isinstance(content.get(w), dict)]
-        if not inner:
-            keys = ", ".join(map(str, whole)) if isinstance(whole, dict) else type(whole).__name__
-            raise InputError(f"{path}: no state dict in it, nor under {', '.join(WRAPPERS)}; it holds: {keys[:300]}")
-        content = inner[0]
-    about = whole.get("kd_jax", {}) if whole is not content else {}
-    return Found(path, content, about, hashlib.sha256(path.read_bytes()).hexdigest())
+def fit(found: Found, model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> Fit:
+    """How the names and shapes in a file fit those of a network; see `weights_file.fit`."""
+    return weights_file.fit(found, published(model, image_shape))
 
 
-def _is_state_dict(content) -> bool:
-    return (
-        isinstance(content, dict)
-        and len(content) > 0
-        and all(isinstance(k, str) and isinstance(v, np.ndarray) for k, v in content.items())
-    )
-
-
-def fit(found: Found, model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3), prefix: str | None = None) -> Fit:
-    """Compare names and shapes. prefix None: the one under which most of the network's names stand
-    (of equals the student's); tensors outside it belong to something else."""
-    names = published(model, image_shape)
-    prefix = _prefix(found.tensors, names) if prefix is None else prefix
-    under = {k.removeprefix(prefix): v for k, v in found.tensors.items() if k.startswith(prefix)}
-    tensors = {k: v for k, v in under.items() if k.rpartition(".")[2] != COUNTER}
-    both = [k for k in names if k in tensors]
-    return Fit(
-        prefix,
-        tensors,
-        missing=[f"{k} {names[k]}" for k in names if k not in tensors],
-        unexpected=[f"{k} {v.shape}" for k, v in tensors.items() if k not in names],
-        misshaped=[f"{k} is {tensors[k].shape}, not {names[k]}" for k in both if tensors[k].shape != names[k]],
-    )
-
-
-def _prefix(keys, names) -> str:
-    found = Counter()
-    for key in keys:
-        parts = key.split(".")
-        for i in range(len(parts)):
-            if ".".join(parts[i:]) in names:
-                found["".join(part + "." for part in parts[:i])] += 1
-    return max(found, key=lambda p: (found[p], "student" in p, -len(p)), default="")
-
-
-def image_channels(found: Found, model: nn.Module, prefix: str | None = None) -> int:
-    """Channels of the images that the first convolution in the file takes."""
-    tensors, wanted = fit(found, model, prefix=prefix).tensors, published(model)
+def image_channels(found: Found, model: nn.Module) -> int:
+    """Number of image channels that the first convolution in the file takes; 3 where that is unclear."""
+    tensors, wanted = fit(found, model).tensors, published(model)
     first = [v.shape[1] for k, v in tensors.items() if v.ndim == 4 and wanted.get(k, ())[1:2] == (3,)]
     return first[0] if len(first) == 1 else 3
 
 
 def image_size(tensors: dict[str, np.ndarray]) -> int:
-    """Pixels a side of the square images that a ViT's positions are for; of a network without positions 32, for its
+    """Pixels a side of the square images for which a ViT has positions. 32 for a network without positions, whose
     weights fit images of any size."""
     positions, patches = (tensors.get(name, np.zeros(())).shape for name in (POSITIONS, PATCHES))
     if len(positions) != 3 or len(patches) != 4:
@@ -161,38 +81,76 @@ def image_size(tensors: dict[str, np.ndarray]) -> int:
     return math.isqrt(max(positions[1] - 1, 0)) * patches[-1] or 32
 
 
-def recognize(found: Found, prefix: str | None = None) -> tuple[str, int] | None:
-    """The network of MODELS whose state dict this is, and its number of classes; None if there is none. A graft is
-    known by the name that kd_jax wrote beside it; its tensors alone would pass for its student's."""
+def recognize(found: Found) -> tuple[str, int] | None:
+    """Name in MODELS and number of classes of the network in the file; None if no network fits.
+
+    Raises:
+      InputError: there are several, and `found.prefix` does not choose one.
+    """
+    networks = networks_in(found)
+    if len(networks) > 1:
+        raise ambiguous(found.path, {p: f"{name}, {classes} classes" for p, (name, classes) in networks.items()})
+    return next(iter(networks.values()), None)
+
+
+def networks_in(found: Found) -> dict[str, tuple[str, int]]:
+    """Prefix -> name in MODELS and number of classes, for each network in the file.
+
+    A graft is recognised by the name that kd_jax wrote beside it, because its student alone fits its tensors too.
+    """
     from kd_jax.models import MODELS, create  # the registry stands above this file
 
     if any(".teacher_head." in f".{name}" for name in found.tensors):
-        named = found.about.get("network", {})
-        fits = named and fit(found, create(named["name"], named["num_classes"])).exact
-        return (named["name"], named["num_classes"]) if fits else None
+        described = found.about.get("network", {})
+        complete = {"name", "num_classes"} <= described.keys()
+        fits = complete and fit(found, create(described["name"], described["num_classes"])).exact
+        return {"": (described["name"], described["num_classes"])} if fits else {}
+    networks: dict[str, tuple[str, int]] = {}
     for name, make in MODELS.items():
-        model = make(num_classes=2)
-        fitted, wanted = fit(found, model, prefix=prefix), published(model)
-        if fitted.missing or fitted.unexpected:
-            continue
-        heads = {v.shape[:1] for k, v in fitted.tensors.items() if wanted[k][:1] == (2,)}
-        size = image_size(fitted.tensors)
-        shape = (size, size, image_channels(found, model, prefix))
-        for (classes,) in filter(None, heads):
-            if fit(found, make(num_classes=classes), shape, prefix).exact:
-                return name, classes
-    return None
+        for prefix, classes in _fits_of(found, make).items():
+            networks.setdefault(prefix, (name, classes))
+        if not _left(found, networks):
+            break
+    return networks
+
+
+def _left(found: Found, prefixes: Iterable[str]) -> bool:
+    """Whether the file holds matrices or convolutions outside of these networks."""
+    return any(v.ndim > 1 and not name.startswith(tuple(prefixes)) for name, v in found.tensors.items())
+
+
+def _fits_of(found: Found, make: Callable[..., nn.Module]) -> dict[str, int]:
+    """Prefix -> number of classes, for the networks of one architecture in the file; one prefix for equal networks."""
+    fitted, wanted = fit(found, make(num_classes=2)), published(make(num_classes=2))
+    if fitted.missing or fitted.unexpected:
+        return {}
+    fits = {}
+    for prefix in (fitted.prefix, *fitted.rivals):
+        chosen = found._replace(prefix=prefix)
+        tensors = fit(chosen, make(num_classes=2)).tensors
+        size, channels = image_size(tensors), image_channels(chosen, make(num_classes=2))
+        for classes in {v.shape[0] for k, v in tensors.items() if wanted[k][:1] == (2,) and v.ndim}:
+            if fit(chosen, make(num_classes=classes), (size, size, channels)).exact:
+                fits[prefix] = classes
+    return fits
+
+
+def _behind(prefix: str) -> str:
+    return f" behind the prefix {prefix!r}" if prefix else ""
 
 
 def table(found: Found, fitted: Fit, what: str) -> str:
-    """One line on what does not fit, and below it the names."""
+    """A line that counts what does not fit, and below it lines with the names."""
     kinds = {"missing": fitted.missing, "unexpected": fitted.unexpected, "of another shape": fitted.misshaped}
     counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in kinds.items() if rows)
-    behind = f" behind the prefix {fitted.prefix!r}" if fitted.prefix else ""
-    lines = [f"{found.path}: does not fit {what}: {counts}, of {len(fitted.tensors)} tensors{behind}"]
+    lines = [f"{found.path}: does not fit {what}: {counts}, of {len(fitted.tensors)} tensors{_behind(fitted.prefix)}"]
     for kind, rows in kinds.items():
         lines += [f"  {kind}: {row}" for row in rows[:ROWS]]
         lines += [f"  {kind}: ... and {len(rows) - ROWS} more"] if len(rows) > ROWS else []
+    if not fitted.tensors and found.tensors:
+        lines.append(
+            f"  names in the file begin with: {', '.join(sorted({k.split('.')[0] for k in found.tensors})[:ROWS])}"
+        )
     return "\n".join(lines)
 
 
@@ -201,25 +159,23 @@ def from_torch(
     model: nn.Module,
     image_shape: tuple[int, ...] = (32, 32, 3),
     *,
-    prefix: str | None = None,
     partial: bool = False,
     what: str = "the network",
 ) -> Variables:
-    """The network's variables from a state dict, float32 whatever the file has.
+    """The network's variables from a state dict, as float32 whatever type the file has.
 
     Args:
       found: what `read` returned.
-      model: network they are for.
+      model: the network.
       image_shape: (H, W, C); only C matters, of a ViT all.
-      prefix: of the names; None finds it.
-      partial: take what fits and leave the rest at its initial value (key 0), if anything fits.
+      partial: take the tensors that fit, if there are any, and leave the others at their initial values (key 0).
       what: the network's name, for errors.
 
     Raises:
-      InputError: names or shapes differ (a table), a ViT's positions are for images of another size, or values are
-        not finite numbers.
+      InputError: names or shapes differ (a table), several networks fit and `found.prefix` chooses none of them, a
+        ViT's positions are for images of another size, or values are not finite numbers.
     """
-    fitted = fit(found, model, image_shape, prefix)
+    fitted = fit(found, model, image_shape)
     wanted = published(model, image_shape)
     if [row.partition(" ")[0] for row in fitted.misshaped] == [POSITIONS] and not partial:
         size, (rows, columns, _) = image_size(fitted.tensors), image_shape
@@ -229,9 +185,14 @@ def from_torch(
         )
     taken = {k: v for k, v in fitted.tensors.items() if k in wanted and v.shape == wanted[k]}
     if not fitted.exact and not (partial and taken):
-        known = recognize(found, prefix)
-        hint = f"\n  it fits: {known[0]} with {known[1]} classes" if known else ""
-        raise InputError(table(found, fitted, what) + hint)
+        networks = networks_in(found).items() if fitted.tensors else ()
+        hints = [
+            f"\n  it fits: {name} with {classes} classes{_behind(p) if len(networks) > 1 else ''}"
+            for p, (name, classes) in networks
+        ]
+        raise InputError(table(found, fitted, what) + "".join(hints))
+    if fitted.rivals:
+        raise ambiguous(found.path, dict.fromkeys((fitted.prefix, *fitted.rivals), what))
     for name, array in taken.items():
         if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"):
             raise InputError(f"{found.path}: {name} is {array.dtype}, not a floating-point tensor")
@@ -254,8 +215,9 @@ def load_torch(path: str, model: nn.Module, image_shape: tuple[int, ...] = (32, 
     """Variables of `model` from a PyTorch checkpoint, without PyTorch.
 
     Args:
-      path: a .pth (zip or legacy format) or .safetensors file, of mdistiller, RepDistiller or alike;
-        prefixes (module., student., ...) and wrappers (model, state_dict, net) are found and taken off.
+      path: a .pth (zip or legacy format) or .safetensors file, of mdistiller, RepDistiller or alike. Prefixes (module.,
+        student., ...) and dicts around the state dict are found and taken off; FILE#PREFIX chooses one of several
+        networks.
       model: the network; every name and shape must be its own.
       image_shape: (H, W, C) of its images; only C matters, of a ViT all.
 
@@ -263,7 +225,8 @@ def load_torch(path: str, model: nn.Module, image_shape: tuple[int, ...] = (32, 
       Variables of float32 numpy arrays.
 
     Raises:
-      InputError: not such a file, a file that wants to run code, or names or shapes that differ.
+      InputError: not such a file, a file that wants to run code, names or shapes that differ, or several networks that
+        fit.
     """
     return from_torch(read(path), model, image_shape)
 
@@ -271,15 +234,15 @@ def load_torch(path: str, model: nn.Module, image_shape: tuple[int, ...] = (32, 
 def save_torch(
     path: str, model: nn.Module, variables: Variables, about: dict | None = None, *, format: str = ""
 ) -> None:
-    """Write a state dict with exactly the published names, as `{"model": state dict}` for torch.load or as a
-    safetensors file.
+    """Write a state dict with exactly the published names: `{"model": state dict}` for torch.load, or a safetensors
+    file.
 
     Args:
       path: file to write, replaced if it exists.
       model: the network.
       variables: its variables.
-      about: what to write beside the weights, plain values; read back by `read`.
-      format: "torch" or "safetensors"; "" goes by the ending of the file name.
+      about: plain values to write beside the weights; `read` returns them.
+      format: "torch" or "safetensors"; "" chooses by the ending of the file name.
 
     Raises:
       ValueError: variables of another network.

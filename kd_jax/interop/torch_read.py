@@ -1,8 +1,9 @@
 """PyTorch's files read without PyTorch: `.pth` (the zip of 1.6 and later, and the form before it) and `.safetensors`.
 
-The format: a tensor is a view (offset, sizes, strides, all in elements) of a storage that others may share;
-the pickle names a storage by a persistent id. In a zip the storage is the stored entry ROOT/data/KEY. In the older form
-five pickles (magic, protocol, machine, object, keys) precede the storages, each its length in elements and its bytes.
+A tensor is a view (offset, sizes, strides, all in elements) of a storage, which several tensors may share. The pickle
+names a storage by a persistent id. In a zip the storage is the stored entry ROOT/data/KEY. The older form begins with
+five pickles (magic, protocol, machine, object, keys). The storages follow, each as its length in elements and its
+bytes.
 """
 
 import io
@@ -30,19 +31,19 @@ SAFETENSORS = {
 
 
 def _root(archive: zipfile.ZipFile, size: int) -> str:
-    """The folder in a zip that holds data.pkl, after a check that the zip unpacks to no more than its size."""
+    """The folder in a zip that holds data.pkl. It checks that the zip unpacks to no more than its size."""
     names = archive.namelist()
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
         raise InputError(f"a TorchScript archive; {pickles.STATE_DICT}")
-    found = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
-    if len(found) != 1:
+    pickled = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(pickled) != 1:
         raise InputError("a zip, but not one that torch.save wrote (it has no data.pkl)")
     entries = archive.infolist()
     if any(e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size for e in entries):
         raise InputError("a zip with compressed entries; torch.save writes none")
     if sum(e.file_size for e in entries) > size:
         raise InputError("a zip whose entries are larger than the file")
-    return found[0].removesuffix("data.pkl")
+    return pickled[0].removesuffix("data.pkl")
 
 
 def _read_zip(file: BinaryIO, size: int) -> Any:
@@ -66,46 +67,46 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
     if pickles.run(file) != _MAGIC or pickles.run(file) != _PROTOCOL:
         raise InputError("a pickle, but not one that torch.save wrote")
     pickles.run(file)  # the machine's sizes of integers; the storages are little-endian on all
-    made, left = {}, size
+    storages, left = {}, size
 
     def storage(dtype: np.dtype, key: str, count: int) -> np.ndarray:
         """Zeros, filled below: the storages come after the pickle."""
         nonlocal left
-        if key not in made:
+        if key not in storages:
             left -= abs(count) * dtype.itemsize
             if left < 0 or count < 0:  # before anything is allocated
                 raise InputError("truncated: its storages would be larger than the file")
-            made[key] = np.zeros(count, dtype)
-        if (made[key].size, made[key].dtype) != (count, dtype):
+            storages[key] = np.zeros(count, dtype)
+        if (storages[key].size, storages[key].dtype) != (count, dtype):
             raise InputError(f"storage {key} has two sizes or types")
-        return made[key]
+        return storages[key]
 
     content = pickles.run(file, storage)
-    if pickles.run(file) != sorted(made):
+    if pickles.run(file) != sorted(storages):
         raise InputError("the list of storages is not that of the pickle")
-    for key in sorted(made):
-        if struct.unpack("<q", file.read(8)) != (made[key].size,):
+    for key in sorted(storages):
+        if struct.unpack("<q", file.read(8)) != (storages[key].size,):
             raise InputError("a storage has another length than the pickle says")
-        raw = file.read(made[key].nbytes)
-        if len(raw) != made[key].nbytes:  # a single byte would be broadcast
+        raw = file.read(storages[key].nbytes)
+        if len(raw) != storages[key].nbytes:  # a single byte would be broadcast
             raise InputError("truncated: its last storages are missing")
-        made[key].view(np.uint8)[:] = np.frombuffer(raw, np.uint8)
+        storages[key].view(np.uint8)[:] = np.frombuffer(raw, np.uint8)
     return content
 
 
 def _read_safetensors(file: BinaryIO, size: int) -> dict:
     raw = file.read()
-    found = dict(safetensors.deserialize(raw))  # checks the header and every range
+    specs = dict(safetensors.deserialize(raw))  # checks the header and every range
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     about = header.pop("__metadata__", None) or {}
     if "kd_jax" in about:
         about["kd_jax"] = json.loads(about["kd_jax"])
-    unread = {spec["dtype"] for spec in found.values()} - set(SAFETENSORS)
+    unread = {spec["dtype"] for spec in specs.values()} - set(SAFETENSORS)
     if unread:
         raise InputError(f"holds tensors of type {', '.join(sorted(unread))}, which are not read")
     tensors = {}
     for name in header:  # the library's order is that of a hash
-        spec = found[name]
+        spec = specs[name]
         tensors[name] = np.ndarray(spec["shape"], SAFETENSORS[spec["dtype"]], spec["data"])
         tensors[name].flags.writeable = False
     return {**about, "model": tensors}
@@ -135,15 +136,16 @@ def _line(text: Any) -> str:
 
 
 def read(path: str | os.PathLike) -> Any:
-    """The content of a `.pth` or `.safetensors`, told apart by what they hold and not by their names.
+    """The content of a `.pth` or `.safetensors` file. Its content decides which of them it is, not its name.
 
     Args:
       path: a file of torch.save (any version since 0.1.10) or of safetensors.
 
     Returns:
-      What was saved. A tensor is a read-only array, bfloat16 by ml_dtypes; arrays share memory where tensors did.
-      OrderedDict, Counter and argparse.Namespace are dicts; a torch.dtype is its name, a torch.device a tuple of its
-      parts. A safetensors file is {"model": {name: array}, ...} and its metadata, of which "kd_jax" is parsed as JSON.
+      The saved object. A tensor becomes a read-only array (bfloat16 by ml_dtypes); arrays share memory where tensors
+      did. OrderedDict, Counter and argparse.Namespace are dicts; a torch.dtype is its name, a torch.device a tuple of
+      its parts. A safetensors file is {"model": {name: array}, ...} and its metadata, of which "kd_jax" is parsed as
+      JSON.
 
     Raises:
       InputError: no such file, a damaged one, another kind, or one that refers to anything but tensors and plain

@@ -1,4 +1,4 @@
-"""PyTorch's files written without PyTorch: `.pth`, as a zip, and `.safetensors`. `torch_file` reads them."""
+"""PyTorch's files written without PyTorch: `.pth`, as a zip, and `.safetensors`. `torch_read` reads them."""
 
 import json
 import math
@@ -6,22 +6,22 @@ import os
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
+import safetensors.numpy
 from etils import epath
 
 from kd_jax.interop import pickles, torch_read
 
 _CLASSES = {np.dtype(kind): name.encode() for name, kind in pickles.CLASSES.items()}
-_CODES = {np.dtype(kind): code for code, kind in torch_read.SAFETENSORS.items()}
 _ROOT = "archive/"  # what torch.save calls it when it writes into a stream
 _ORDERED = b"ccollections\nOrderedDict\n)R"
 
 
 def _pickled(value: Any) -> bytes:
-    """Opcodes that push a plain value: a pickle without its head and its end."""
+    """The opcodes that push a plain value, which are a pickle without its head and its end."""
     return pickle.dumps(value, 2)[2:-1]
 
 
@@ -35,7 +35,8 @@ def _pickled_tensor(key: int, array: np.ndarray) -> bytes:
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    """An entry of fixed date, its content at a multiple of 64 bytes as torch's own (it may map files to memory)."""
+    """Add an entry with a fixed date. Its content begins at a multiple of 64 bytes as in torch's own files, which torch
+    may map to memory."""
     entry = zipfile.ZipInfo(_ROOT + name)  # dated 1980
     entry.create_system = 0  # else bytes depend on the platform
     pad = -(archive.fp.tell() + 30 + len(entry.filename) + 4) % 64
@@ -44,7 +45,7 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 
 
 def _replace(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
-    """Rename a finished file, so that a reader sees the old one or the new one, never half of it."""
+    """Write a file beside `path` and rename it, so that a reader sees the old content or the new, never a part."""
     path = epath.Path(path).expanduser()
     beside = path.parent / f".{path.name}.new"
     try:
@@ -56,11 +57,11 @@ def _replace(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
         raise
 
 
-def _checked(tensors: Mapping[str, np.ndarray], known: Mapping[np.dtype, Any]) -> dict[str, np.ndarray]:
+def _checked(tensors: Mapping[str, np.ndarray], types: Collection[np.dtype]) -> dict[str, np.ndarray]:
     """The tensors in C order, of the types that the format has."""
     arrays = {name: np.asarray(a, order="C") for name, a in tensors.items()}  # ascontiguousarray makes () to (1,)
     for array in arrays.values():
-        if array.dtype not in known:
+        if array.dtype not in types:
             raise TypeError(f"arrays of {array.dtype} are not written")
     return arrays
 
@@ -97,24 +98,18 @@ def write_safetensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]
     """Write tensors as safetensors, with `about` as JSON in the metadata's "kd_jax".
 
     Args:
-      path: the file, replaced in one go. The same arguments give the same bytes, which the library does not promise.
-      tensors: name -> array, of any shape; the widest types come first in the file, so that all are aligned.
+      path: the file, replaced in one go. The same arguments give the same bytes.
+      tensors: name -> array, of any shape; the library puts the widest types first, so that all are aligned.
       about: whatever JSON holds.
 
     Raises:
       TypeError: another type among the arrays or in about. OSError: as the file system says.
     """
-    arrays = sorted(_checked(tensors, _CODES).items(), key=lambda item: -item[1].itemsize)
-    header, at = {"__metadata__": {"format": "pt", "kd_jax": json.dumps(about)}}, 0
-    for name, array in arrays:
-        spec = {"dtype": _CODES[array.dtype], "shape": array.shape, "data_offsets": (at, at + array.nbytes)}
-        header[name], at = spec, at + array.nbytes
+    arrays = _checked(tensors, {np.dtype(kind) for kind in torch_read.SAFETENSORS.values()})
+    raw = safetensors.numpy.save(arrays, {"format": "pt", "kd_jax": json.dumps(about)})
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))  # the library's order is that of a hash
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-
-    def write(file: BinaryIO) -> None:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for _, array in arrays:
-            file.write(array.tobytes())
-
-    _replace(path, write)
+    _replace(path, lambda file: file.write(struct.pack("<Q", len(text)) + text + raw[start:]))

@@ -24,7 +24,7 @@ HEAD = "teacher_head"
 
 
 class Head(nn.Module):
-    """A linear layer of zeros among the statistics: no gradient, decay or step reaches it."""
+    """A linear layer of zeros that is stored among the statistics, so that no optimiser changes it."""
 
     num_classes: int
 
@@ -37,19 +37,19 @@ class Head(nn.Module):
 class Graft(Net):
     """The student up to its last stage, a projector to the width of the teacher's, pool, the teacher's classifier.
 
-    The projector: 1x1 to a part of the teacher's width, 3x3, 1x1 to the whole, each with BatchNorm and ReLU. Along
-    an axis on which the student's map is larger than the teacher's it is average-pooled before.
-    `stages` are the student's and behind them the projected map; `preacts` likewise, or None where the student has
-    none. The student stands whole under "student"; what comes behind its last stage there is not read. The
-    classifier is no parameter: {"kernel", "bias"} stand among the statistics under "teacher_head", zeros until
-    `with_head` puts the teacher's there.
+    The projector is a 1x1 convolution to a part of the teacher's width, a 3x3 one, and a 1x1 one to the whole width,
+    each with BatchNorm and ReLU. Before it, average pooling shrinks the student's map along each axis on which it is
+    larger than the teacher's. `stages` are the student's, then the projected map; `preacts` likewise, or None where the
+    student has none. The student's variables are all kept under "student", although the layers behind its last stage
+    are not used. The classifier is no parameter: its {"kernel", "bias"} are among the statistics under "teacher_head".
+    They are zeros until `with_head` puts the teacher's there.
 
-    student, teacher: networks; of the teacher only the shape of its last map is asked. factor: the inner maps have
-    the teacher's width divided by it. num_classes: K.
+    student, teacher: networks; only the shape of the teacher's last map is used. factor: divides the teacher's width
+    to give the width of the inner maps. num_classes: K.
 
-    Differs: as in the published code, the last stage is projected also of a student whose own classifier reads
-    something made of it (MobileNetV2, ShuffleV2, wide residual networks). Where a map (B, H, W, C) comes in, the
-    image is taken to be a power of two times as large.
+    Differs: as in the published code, the projector takes the last stage even of a student whose classifier reads
+    another map that is computed from it (MobileNetV2, ShuffleV2, wide residual networks). Where the input is a map
+    (B, H, W, C), the image is assumed to be larger by a power of two.
     """
 
     student: nn.Module
@@ -94,7 +94,7 @@ def last_map(model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> tu
 
 
 def _free(model: nn.Module) -> nn.Module:
-    """A network as a value by itself, outside the module it is part of."""
+    """A copy of a network that belongs to no other module."""
     return model.clone(parent=None, name=None)
 
 
@@ -106,7 +106,7 @@ def _outputs(model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> Ou
 
 
 def _image(model: nn.Module, shape: tuple[int, ...], after: int) -> tuple[int, ...]:
-    """(H, W, C) of an image of which a network makes this stage."""
+    """(H, W, C) of an image from which a network computes this stage."""
     if after < 0:
         return shape
     rows, columns, _ = shape
@@ -133,7 +133,7 @@ def head_of(variables: Variables) -> dict[str, Array]:
 
 
 def with_head(variables: Variables, classifier: dict[str, Array]) -> Variables:
-    """A graft's variables with a teacher's classifier in it.
+    """The variables of a graft with a teacher's classifier among them.
 
     Raises:
       InputError: variables of no graft, or a classifier of another shape.

@@ -20,7 +20,7 @@ class Network(NamedTuple):
     std: tuple[float, ...]
 
     def with_options(self, **how) -> "Network":
-        """The same, computing otherwise: fields of kd_jax.models.base.Net."""
+        """The same network with other values of the fields of kd_jax.models.base.Net."""
         return self._replace(model=models.with_options(self.model, **how))
 
     def describe(self) -> dict:

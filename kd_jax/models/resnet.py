@@ -14,7 +14,8 @@ from kd_jax.typing import Array, Outputs
 
 
 class Block(nn.Module):
-    """What the blocks of a stage are told. project: whether the shortcut needs a projection. shortcut: its name."""
+    """The options of a residual block. project: whether the shortcut has a projection. shortcut: name of that
+    projection."""
 
     width: int
     stride: int
@@ -72,9 +73,9 @@ class Layer(nn.Module):
 class ResNet(Net):
     """A 3x3 stem at full size, then stages of which all but the first halve the map.
 
-    blocks: of every stage. widths: of the stem and every stage. shortcut, head: what the published
-    code calls these parts. large: whether images are large: a 7x7 stem of stride 2 in place of the 3x3 one, and
-    a max pool 3x3 of stride 2 between it and the first stage. `preacts[0]` is the stem after its ReLU, as there.
+    blocks: number of blocks, one number a stage. widths: of the stem and of every stage. shortcut, head: names of these
+    parts in the published code. large: whether images are large; the stem is then 7x7 with stride 2, and a 3x3 max pool
+    of stride 2 follows it. `preacts[0]` is the stem after its ReLU, as in the published code.
     """
 
     blocks: tuple[int, ...]

@@ -21,14 +21,15 @@ STEM = 24
 
 
 def shuffle(x: Array, groups: int) -> Array:
-    """Channels (g, C / g) as (C / g, g), so that the next grouped convolution sees every group."""
+    """Reorder channels from (g, C / g) to (C / g, g), so that each group of the next convolution has channels of every
+    group."""
     return x.reshape(*x.shape[:-1], groups, -1).swapaxes(-1, -2).reshape(x.shape)
 
 
 class Bottleneck(nn.Module):
     """V1: grouped 1x1, shuffle, depthwise 3x3, grouped 1x1. Returns the map before its ReLU.
 
-    With stride 2 the average-pooled input is put beside the result, otherwise it is added.
+    With stride 2 the block concatenates the average-pooled input and the result; otherwise it adds the input to it.
     """
 
     width: int

@@ -27,9 +27,9 @@ class Block(nn.Module):
 class VGG(Net):
     """Five blocks of the given widths, max pooling between the first four.
 
-    The published code pools before the last block too where images are 64 pixels high; here that is
-    read from the fourth map being 8 high, which is the same for images of 32 and 64. `preacts[0]` is
-    after its ReLU, as there.
+    The published code also pools before the last block where images are 64 pixels high. This code pools there where the
+    fourth map is 8 pixels high, which gives the same for images of 32 and 64. `preacts[0]` is after its ReLU, as in the
+    published code.
     """
 
     widths: tuple[tuple[int, ...], ...]

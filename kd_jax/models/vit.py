@@ -24,7 +24,7 @@ layer_norm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
 
 
 class Attention(nn.Module):
-    """Every token looks at every token, in `heads` parts of the width side by side."""
+    """Self-attention with `heads` heads: every token attends to every token."""
 
     heads: int
 
@@ -38,7 +38,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """To four times the width, the exact GELU, and back."""
+    """A linear layer to four times the width, the exact GELU, and a linear layer back."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -47,7 +47,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each behind a LayerNorm and around it a shortcut."""
+    """Attention, then an MLP. A LayerNorm precedes each, and a shortcut adds its input to its result."""
 
     heads: int
 
@@ -60,14 +60,15 @@ class Block(nn.Module):
 class VisionTransformer(Net):
     """Patches, a class token in front, learned positions, blocks, a LayerNorm, and a classifier of the class token.
 
-    `stages` are tokens (B, 1 + N, D), the class token first: with their positions, then behind every group of blocks,
-    all before the last LayerNorm. `pooled` is the class token behind it. `preacts` and `cam` are None. There are no
-    statistics, and `train` changes nothing: nothing is dropped.
+    `stages` are tokens (B, 1 + N, D), the class token first. `stages[0]` are the embedded patches with their positions;
+    each later one is the output of a group of blocks, before the last LayerNorm. `pooled` is the class token after that
+    LayerNorm. `preacts` and `cam` are None. There are no statistics and no dropout, so `train` changes nothing.
 
-    width: D. heads: divides it. blocks: of every group. patch: pixels a side. The number of positions N comes from the
-    images that the parameters are made for, (H // patch)(W // patch); what a patch does not cover is not seen.
+    width: D. heads: a divisor of D. blocks: number of blocks, one number a group. patch: pixels a side. The images for
+    which the parameters are initialised give the number of positions N = (H // patch)(W // patch). The network ignores
+    pixels at the right and lower edge that no whole patch covers.
 
-    Differs: timm's positions are interpolated where images have another size; here such images are refused.
+    Differs: timm interpolates the positions where images have another size; here such images are refused.
     """
 
     width: int

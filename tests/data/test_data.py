@@ -145,13 +145,35 @@ def test_cifar_files_that_are_wrong(tmp_path, rng, capsys):
     archive.write_bytes(archive.read_bytes()[:2000])
     assert "cifar-100-python.tar.gz: not a whole archive" in message()
     pack(archive, {**files, "cifar-100-python/train": pickle.dumps(Evil())})
-    assert "not CIFAR-100 python files (refused global builtins.print)" in message()
+    refused = "(refers to builtins.print; only numpy arrays and plain containers are read)"
+    assert f"not CIFAR-100 python files {refused}" in message()
+    bomb = b"\x80\x02K\x07r\xff\xff\xff\xff."  # a memo index for which Python's C code takes 64 GB
+    pack(archive, {**files, "cifar-100-python/train": bomb})
+    assert "not CIFAR-100 python files" in message()
     assert "ran" not in capsys.readouterr().out
     archive.unlink()
     (tmp_path / "cifar-100-binary").mkdir()
     for name in ("train.bin", "test.bin"):
         (tmp_path / "cifar-100-binary" / name).write_bytes(b"\x00" * 3000)
     assert "not CIFAR-100 binary files" in message()
+
+
+def test_cifar_as_python_2_wrote_it(tmp_path, rng):
+    """Its text is bytes to Python 3, that of numpy's types too; this is how the published archives are."""
+    planar, labels = cifar_batch(rng, 4, 100)
+    raw = planar.tobytes()
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR(K\x01(K\x04M\x00\x0ct"
+    array += b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    array += b"\x89T" + len(raw).to_bytes(4, "little") + raw + b"tb"
+    listed = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    code = b"\x80\x02}q\x01(U\x0bfine_labels" + listed + b"U\x04data" + array + b"u."
+    assert pickle.loads(code, encoding="bytes")[b"fine_labels"] == labels
+    (tmp_path / "cifar-100-python").mkdir()
+    for name in ("train", "test"):
+        (tmp_path / "cifar-100-python" / name).write_bytes(code)
+    found = cifar.__wrapped__(100, str(tmp_path))
+    np.testing.assert_array_equal(found.test.images, planar.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(found.train.labels, labels)
 
 
 @pytest.mark.parametrize("packed", [True, False])

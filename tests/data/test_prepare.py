@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shlex
+import struct
 import subprocess
 import sys
 import urllib.error
@@ -29,7 +30,8 @@ def test_tfrecord_is_read_as_tensorflow_writes_it(tmp_path):
     assert list(tfrecord.records(file)) == [b"abc", b""]
     tiny.write_records(file, [b"abc", b""], "tfrecord")
     assert file.read_bytes() == BY_TENSORFLOW
-    assert tfrecord.crc32c([b"123456789"])[0] == 0xE3069283  # the check value of CRC-32C
+    crc = 0xE3069283  # of these bytes, by the definition of CRC-32C
+    assert tfrecord.checksum(b"123456789") == struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def test_every_flipped_byte_and_every_cut_is_noticed(tmp_path):
@@ -42,17 +44,6 @@ def test_every_flipped_byte_and_every_cut_is_noticed(tmp_path):
         if i not in (0, 19):  # the ends of records: told by their count
             with pytest.raises(InputError, match="a truncated or damaged tfrecord file"):
                 list(tfrecord.records(file))
-
-
-def test_checksums_are_the_same_in_any_company(rng, monkeypatch):
-    content = [rng.bytes(int(n)) for n in rng.integers(0, 50, 20)]
-    alone = [tfrecord.crc32c([c])[0] for c in content]
-    np.testing.assert_array_equal(tfrecord.crc32c(content), alone)
-    monkeypatch.setattr(tfrecord, "_CHUNK", 120)
-    found = [tfrecord._Record(b"", 0, c, 0) for c in content]
-    chunks = list(tfrecord._chunks(iter(found)))
-    assert sum(chunks, []) == found and len(chunks) > 5
-    assert all(len(c) * max(len(r.content) for r in c) <= 120 for c in chunks)
 
 
 def same(one, two):

@@ -7,7 +7,7 @@ import struct
 import numpy as np
 from PIL import Image
 
-from kd_jax.data.tfrecord import crc32c, masked
+from kd_jax.data.tfrecord import checksum
 
 FEATURES = "tensorflow_datasets.core.features."
 IMAGE, LABEL = "image_feature.Image", "class_label_feature.ClassLabel"
@@ -56,8 +56,7 @@ def write_records(path, records, form):
     with path.open("wb") as file:
         for record in records:
             head = struct.pack("<Q", len(record))
-            sums = [struct.pack("<I", int(masked(crc32c([part]))[0])) for part in (head, record)]
-            file.write(head + sums[0] + record + sums[1])
+            file.write(head + checksum(head) + record + checksum(record))
 
 
 def write(root, splits, features, *, name="tiny", version="1.0.0", config="", form="array_record", shards=1):

@@ -141,7 +141,8 @@ def test_a_shared_storage_is_read_once(path, monkeypatch):
 
 @pytest.mark.parametrize("code", [
     *[b"\x8e" + struct.pack("<Q", count) for count in (2**32, 2**62)],
-    *[b"\x96" + struct.pack("<Q", 2**40), b"T" + struct.pack("<i", 2**31 - 1), b"X" + b"\xff" * 4],
+    *[code + struct.pack("<Q", 2**40) for code in (b"\x95", b"\x96")],
+    *[b"T" + struct.pack("<i", 2**31 - 1), b"X" + b"\xff" * 4],
 ])  # fmt: skip
 def test_a_claimed_length_allocates_nothing(path, form, code):
     tracemalloc.start()

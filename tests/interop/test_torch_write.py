@@ -56,8 +56,9 @@ def test_the_same_content_gives_the_same_bytes(tmp_path, tensors, write):
     text = "one object"
     write(tmp_path / "a", tensors, {"x": text, "y": (text, text)})
     copied = {name: np.array(array, order="C") for name, array in tensors.items()}
-    write(str(tmp_path / "b"), copied, json.loads('{"x": "one object", "y": ["one object", "one object"]}'))
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    for _ in range(8):  # a library that orders by a hash with a random seed may happen to agree once
+        write(str(tmp_path / "b"), copied, json.loads('{"x": "one object", "y": ["one object", "one object"]}'))
+        assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_a_zip_keeps_order_and_aligns(tmp_path, tensors):
