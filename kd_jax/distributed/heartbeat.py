@@ -19,7 +19,7 @@ KEY = "kd_jax/heartbeat"
 BEAT = 2.0  # seconds between two signs
 PATIENCE = 30.0  # seconds without a new sign after which a process counts as gone
 TICK = 0.5  # seconds between two looks at the signs
-LEAVE = 10.0  # seconds that process 0 waits, at most, for the others to end before it
+LEAVE = 20.0  # seconds that process 0 waits, at most, for the others to end before it
 ENDED = "ended"
 RESUME = "started again, all of them resume from the last checkpoint"
 
@@ -40,12 +40,12 @@ class Heartbeat:
         self._others = [i for i in range(count) if i != process]
         self._signs = [""] * count  # the last sign of each process
         self._num_signs = [0] * count  # how many different signs each process has given
-        self._silence = [0.0] * count  # seconds since then
-        self._farewell = ""  # the last sign of this process
+        self._silence = [0.0] * count  # seconds since the last new one
+        self._beats = itertools.count()
+        self._farewell = ""  # the last sign of this process, once it ends
         self._farewell_sent, self._hurry, self._stopped = (threading.Event() for _ in range(3))
         self._speaking = threading.Lock()
-        targets = (self._exchange_signs, self._count_silence)
-        self._threads = [threading.Thread(target=target, daemon=True) for target in targets]
+        self._threads = [threading.Thread(target=loop, daemon=True) for loop in (self._exchange_loop, self._tick_loop)]
 
     def start(self) -> None:
         """Start the two threads."""
@@ -78,37 +78,26 @@ class Heartbeat:
                 return
             time.sleep(TICK)
 
-    def _has_ended(self, process: int) -> bool:
-        return self._signs[process].startswith(ENDED)
+    def exchange(self) -> None:
+        """Give a sign, and take those of the others."""
+        sign = self._farewell or str(next(self._beats))
+        self._store.key_value_set(f"{KEY}/{self._process}", sign, allow_overwrite=True)
+        if self._farewell == sign:
+            self._farewell_sent.set()
+        for key, sign in self._store.key_value_dir_get(KEY):
+            process = int(key.rpartition("/")[2])
+            if sign != self._signs[process]:
+                self._signs[process] = sign
+                self._num_signs[process] += 1
+                self._silence[process] = 0.0
 
-    def _exchange_signs(self) -> None:
-        for beat in itertools.count():
-            if self._stopped.is_set():
-                return
-            sign = self._farewell or str(beat)
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone: the silence says it
-                self._store.key_value_set(f"{KEY}/{self._process}", sign, allow_overwrite=True)
-                if sign.startswith(ENDED):
-                    self._farewell_sent.set()
-                for key, sign in self._store.key_value_dir_get(KEY):
-                    self._take(int(key.rpartition("/")[2]), sign)
-            if self._hurry.wait(timeout=BEAT):
-                time.sleep(TICK)
-
-    def _take(self, process: int, sign: str) -> None:
-        if sign != self._signs[process]:
-            self._signs[process] = sign
-            self._num_signs[process] += 1
-            self._silence[process] = 0.0
-
-    def _count_silence(self) -> None:
-        """Seconds are counted in ticks: by a clock, a process that was suspended would find all others silent."""
-        while not self._stopped.wait(timeout=TICK):
-            self._silence = [seconds + TICK for seconds in self._silence]
-            if not self._farewell:
-                self._end_if_silent()
-
-    def _end_if_silent(self) -> None:
+    def tick(self) -> None:
+        """Count the silence, TICK seconds a call; end this process if another one has been silent for too long. A clock
+        would not do: a process that was suspended would find all others silent."""
+        for i in range(self._count):
+            self._silence[i] += TICK
+        if self._farewell:
+            return
         if self._silence[self._process] > PATIENCE / 2:  # the store does not even return our own signs
             silent = [0] if self._silence[0] >= PATIENCE else []
         else:
@@ -116,8 +105,22 @@ class Heartbeat:
         if silent:
             self._end(silent[0])
 
+    def _has_ended(self, process: int) -> bool:
+        return self._signs[process].startswith(ENDED)
+
     def _patience(self, process: int) -> float:
         return LEAVE / 2 if process == 0 and self._has_ended(0) else PATIENCE
+
+    def _exchange_loop(self) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 does not answer: the silence says it
+                self.exchange()
+            if self._hurry.wait(timeout=BEAT):
+                time.sleep(TICK)
+
+    def _tick_loop(self) -> None:
+        while not self._stopped.wait(timeout=TICK):
+            self.tick()
 
     def _end(self, lost: int) -> NoReturn:
         """End this process with one line: a process is lost."""
