@@ -126,16 +126,13 @@ def end_process(code: int) -> NoReturn:
     os._exit(code)
 
 
-def check_others(error: BaseException) -> None:
-    """Find out whether an error came about because another process is gone.
+def check_others() -> None:
+    """Find out, after an error, whether another process is gone; then end this process with a line that says so.
 
-    Where JAX's runtime raised it, or an error that it was raised over, wait a few seconds until every other process has
-    shown that it lives; where one of them does not, end this process with a line that says so. Return at once after any
-    other error, and in a single process.
+    Otherwise return as soon as every other process has shown that it lives: after a few seconds, in a single process at
+    once. The type of the error does not tell: a broken connection may come as a ValueError.
     """
-    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
-        error = error.__cause__ or error.__context__
-    if error is not None and _heartbeat is not None:
+    if _heartbeat is not None:
         _heartbeat.check_others()
 
 

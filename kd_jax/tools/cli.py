@@ -50,7 +50,7 @@ def main(run: Callable[[], None], *, required: tuple[str, ...] = ()) -> None:
     except Interrupted as e:
         _end(128 + e.number, e)
     except Exception as e:
-        processes.check_others(e)
+        processes.check_others()
         if isinstance(e, (OSError, processes.MainProcessError)):
             _end(1, e)
         if processes.are_several():
