@@ -1,5 +1,6 @@
 """Whether this process is one of several: what the flags of a command and the variables of a launcher say."""
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -19,6 +20,12 @@ class Launcher(NamedTuple):
     names: tuple[str, ...] = ()  # variables that must not be empty if there are several processes
 
 
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):  # int() also takes signs, blanks and underscores
+        raise ValueError
+    return int(text)
+
+
 def _count(value: str) -> bool:
     if _number(value) < 1:
         raise ValueError
@@ -36,6 +43,16 @@ def _address(value: str) -> bool:
     if value:
         split_address(value)
     return bool(value)
+
+
+def _port(value: str) -> None:
+    if not 1 <= _number(value) <= 65535:
+        raise ValueError
+
+
+def _numbers(value: str) -> None:
+    for number in value.split(",") if value else []:
+        _number(number)
 
 
 def _one(value: str) -> bool:
@@ -63,6 +80,13 @@ LAUNCHERS = {
     "KD_JAX_SEVERAL": Launcher(_one, "1, or nothing"),
 }
 
+# what JAX reads beside flags and launchers: what refuses a value, and the accepted ones in words
+JAX_VARIABLES = {
+    "JAX_COORDINATOR_PORT": (_port, "a port from 1 to 65535"),
+    "JAX_LOCAL_DEVICE_IDS": (_numbers, "numbers of devices, separated by commas"),
+    "JAX_PARTITION_INDEX": (_number, "a number from 0"),
+}
+
 
 def is_distributed(coordinator: str = "", processes: int = 0, process: int = -1) -> bool:
     """Whether this process is one of several, by the three flags or, without them, by the environment.
@@ -70,10 +94,34 @@ def is_distributed(coordinator: str = "", processes: int = 0, process: int = -1)
     Raises:
       InputError: a flag or a variable is wrong, or some are missing; the message names it.
     """
-    if coordinator or processes > 0 or process >= 0:
+    by_flags = coordinator or processes > 0 or process >= 0
+    if by_flags:
         _check_flags(coordinator, processes, process)
-        return True
-    return bool(launchers())
+    elif not launchers():
+        return False
+    for name, (check, accepted) in JAX_VARIABLES.items():
+        try:
+            check(os.environ.get(name, "1"))
+        except ValueError as e:
+            raise InputError(f"{name}={os.environ[name]}: must be {accepted}; or unset it") from e
+    return True
+
+
+def check_port(coordinator: str) -> None:
+    """Refuse a port that is taken on this host, which is the one of process 0: JAX would crash.
+
+    Raises:
+      InputError: the port is taken.
+    """
+    _, port = split_address(coordinator)
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as e:
+        if e.errno not in (errno.EADDRINUSE, errno.EACCES):
+            return  # no such kind of socket here: JAX tries all kinds
+        raise InputError(
+            f"--coordinator={coordinator}: process 0 cannot listen at port {port} ({e.strerror}); give a free port"
+        ) from e
 
 
 def launchers() -> list[str]:
@@ -92,15 +140,10 @@ def split_address(address: str) -> tuple[str, int]:
       ValueError: it is not of that form, or the port is not a number from 1 to 65535.
     """
     host, _, port = address.rpartition(":")
-    if not host or not 1 <= _number(port) <= 65535:
+    _port(port)
+    if not host:
         raise ValueError
     return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):  # int() also takes signs, blanks and underscores
-        raise ValueError
-    return int(text)
 
 
 def _check_flags(coordinator: str, processes: int, process: int) -> None:

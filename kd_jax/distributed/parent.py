@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 VARIABLE = "KD_JAX_PARENT"  # in the environment of the child: the parent's process id and the pipe to it
+CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 _pipe: int | None = None  # in the child: where the parent reads
 
 
@@ -32,9 +33,8 @@ def work_in_child() -> None:
         signal.signal(number, lambda number, frame: child.send_signal(number))
     os.close(write_end)
     code = child.wait()
-    if code == -signal.SIGABRT:
-        os.set_blocking(read_end, False)
-        print(f"error: {_last_word(read_end)}", file=sys.stderr, flush=True)
+    if -code in CRASHES:
+        print(f"error: {_last_word(-code, read_end)}", file=sys.stderr, flush=True)
         os._exit(1)
     os._exit(code if code >= 0 else 128 - code)
 
@@ -46,15 +46,16 @@ def say_if_cut_off(coordinator: str, message: str) -> None:
         os.write(_pipe, f"{coordinator} {message}\n".encode())
 
 
-def _last_word(read_end: int) -> str:
+def _last_word(number: int, read_end: int) -> str:
+    os.set_blocking(read_end, False)
     try:
         note = os.read(read_end, 4096).decode()
     except BlockingIOError:  # nothing in the pipe, and a process of the child's still holds it
         note = ""
     coordinator, _, message = note.strip().partition(" ")
-    if message and not _answers(coordinator):
+    if message and number == signal.SIGABRT and not _answers(coordinator):
         return message
-    return "this process was aborted (SIGABRT); the lines above say why"
+    return f"this process crashed ({signal.Signals(number).name}); what stands above may say why"
 
 
 def _answers(address: str) -> bool:

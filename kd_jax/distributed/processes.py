@@ -72,6 +72,8 @@ def _join(coordinator: str, processes: int, process: int) -> None:
     if coordinator:  # JAX must not look further: what a scheduler says is meant for the scheduler's own processes
         flags = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
         flags["cluster_detection_method"] = "deactivate"
+        if process == 0:
+            environment.check_port(coordinator)
     timer = threading.Timer(JOIN, _give_up, [source])
     timer.daemon = True
     timer.start()

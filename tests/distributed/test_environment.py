@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ SLURM = {
     "SLURM_STEP_NODELIST": "node[1-2]",
 }
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
-VARIABLES = {*environment.LAUNCHERS, *SLURM, *OPEN_MPI, "KUBERNETES_SERVICE_HOST"}
+VARIABLES = {*environment.LAUNCHERS, *SLURM, *OPEN_MPI, *environment.JAX_VARIABLES, "KUBERNETES_SERVICE_HOST"}
 
 
 @pytest.fixture
@@ -92,6 +93,32 @@ def test_a_variable_is_wrong(variables, settings, message):
     with pytest.raises(InputError, match=re.escape(message)):
         environment.is_distributed()
     assert environment.is_distributed("localhost:1", 2, 0)  # flags are there for just that
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JAX_COORDINATOR_PORT", "http"),
+        ("JAX_COORDINATOR_PORT", "0"),
+        ("JAX_LOCAL_DEVICE_IDS", "0,a"),
+        ("JAX_PARTITION_INDEX", ""),
+    ],
+)
+def test_a_variable_of_jax_is_wrong(variables, name, value):
+    variables({name: value})
+    assert not environment.is_distributed()  # and JAX does not read it
+    with pytest.raises(InputError, match=f"{name}={value}: must be "):
+        environment.is_distributed("localhost:1", 2, 0)
+    variables({"JAX_COORDINATOR_PORT": "8476", "JAX_LOCAL_DEVICE_IDS": "0,1", "JAX_PARTITION_INDEX": "0"})
+    assert environment.is_distributed("localhost:1", 2, 0)
+
+
+def test_a_port_is_taken():
+    with socket.create_server(("", 0)) as taken:
+        coordinator = f"localhost:{taken.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"{coordinator}: process 0 cannot listen at port .* in use"):
+            environment.check_port(coordinator)
+    environment.check_port(coordinator)
 
 
 @pytest.mark.parametrize(

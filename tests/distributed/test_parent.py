@@ -53,15 +53,17 @@ def test_an_abort_is_blamed_on_process_0_only_if_that_is_gone(answers):
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         work = "print('prose', file=sys.stderr); parent.say_if_cut_off(sys.argv[2], 'it is gone'); os.abort()"
         done = subprocess.run(command(work, address), capture_output=True, text=True)
-    last = "this process was aborted (SIGABRT); the lines above say why" if answers else "it is gone"
+    last = "this process crashed (SIGABRT); what stands above may say why" if answers else "it is gone"
     assert (done.returncode, done.stderr) == (1, f"prose\nerror: {last}\n")
 
 
-def test_an_abort_of_its_own(tmp_path):
+@pytest.mark.parametrize("crash", ["SIGABRT", "SIGSEGV"])
+def test_a_crash_of_its_own(tmp_path, crash):
     """Nothing was left with the parent; a process that the child has left behind still holds the pipe."""
-    work = "import subprocess; subprocess.Popen(['sleep', '30'], close_fds=False); os.abort()"
+    work = "import subprocess; subprocess.Popen(['sleep', '30'], close_fds=False); "
+    work += f"os.kill(os.getpid(), signal.{crash})"
     with open(tmp_path / "err", "w+") as err:  # not a pipe, whose end would be awaited
         done = subprocess.run(command(work), stdout=err, stderr=err)
         err.seek(0)
         message = err.read()
-    assert (done.returncode, message) == (1, "error: this process was aborted (SIGABRT); the lines above say why\n")
+    assert (done.returncode, message) == (1, f"error: this process crashed ({crash}); what stands above may say why\n")
