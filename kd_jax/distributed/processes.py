@@ -22,22 +22,6 @@ RUNTIME_PATIENCE = 50  # seconds of JAX's own heartbeat, which aborts: longer th
 
 _heartbeat: Heartbeat | None = None  # where several processes run
 
-__all__ = [
-    "MainProcessError",
-    "agree_max",
-    "all_max",
-    "are_several",
-    "barrier",
-    "check_others",
-    "connect",
-    "count",
-    "end_process",
-    "index",
-    "is_distributed",
-    "is_main",
-    "on_main",
-]
-
 
 class MainProcessError(Exception):
     """Process 0 has failed at what it did for all; its own message says why."""

@@ -224,3 +224,24 @@ def test_two_agree_and_a_local_error_is_not_blamed_on_the_other():
     assert "Traceback" in said[1] and "a local fault" in said[1] and errors(said[1]) == []
     (line,) = errors(said[0])
     assert line.startswith("error: process 0 of 2: process 1 has ended with exit code 1, its own message says why")
+
+
+ALONE = """
+import sys
+from kd_jax.distributed import processes
+processes.JOIN = 2.0
+processes.connect("127.0.0.1:" + sys.argv[2], 2, int(sys.argv[1]))
+"""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("process", [0, 1])
+def test_nobody_else_comes(process):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, "-c", ALONE, str(process), str(port)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    reason = "cannot join the other processes: not all of them came within 2 seconds; start all, with one --coordinator"
+    assert done.returncode == 1
+    assert done.stderr == f"error: --coordinator=127.0.0.1:{port}: {reason} or by one launcher\n"
