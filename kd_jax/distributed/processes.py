@@ -44,8 +44,8 @@ def connect(coordinator: str = "", processes: int = 0, process: int = -1) -> Non
     if threading.current_thread() is threading.main_thread():
         # JAX's preemption service took SIGTERM, and would keep it to itself
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+    _start_heartbeat()  # before the first question for a device, which waits for the devices of all
     if count() > 1:
-        _start_heartbeat()
         devices = f"{jax.local_device_count()} of {jax.device_count()} devices"
         print(f"process {index()} of {count()}: {devices}", file=sys.stderr, flush=True)
 
@@ -90,11 +90,14 @@ def _start_heartbeat() -> None:
     from jax._src.distributed import global_state  # JAX has no public name for its key-value store
 
     global _heartbeat
-    _heartbeat = Heartbeat(global_state.client, index(), count())
+    process, num_processes = global_state.process_id, global_state.num_processes
+    if num_processes == 1:
+        return
+    _heartbeat = Heartbeat(global_state.client, process, num_processes)
     _heartbeat.start()
     atexit.register(_close)
-    if not is_main():
-        message = f"process {index()} of {count()}: process 0 is gone (nobody answers at its address); {RESUME}"
+    if process != 0:
+        message = f"process {process} of {num_processes}: process 0 is gone (nobody answers at its address); {RESUME}"
         parent.say_if_cut_off(global_state.coordinator_address, message)
 
 
