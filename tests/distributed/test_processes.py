@@ -60,7 +60,7 @@ def together(workdir, **kwargs):
     return [start(workdir, *flags, f"--process_id={i}", devices=2, **kwargs) for i in range(2)]
 
 
-def end(*running, timeout=400):
+def end(*running, timeout=1800):  # against a hang, not a measure
     """Exit code and output of every process."""
     said = [p.communicate(timeout=timeout)[0] for p in running]
     return [p.returncode for p in running], said
@@ -113,7 +113,7 @@ def rows(workdir, phase="teacher"):
 
 def wait_for_rows(workdir, count, *running):
     """Return when a run has written so many rows; fail if it ends before."""
-    until = time.monotonic() + 200
+    until = time.monotonic() + 1800
     while len(rows(workdir)) < count:
         assert time.monotonic() < until and all(p.poll() is None for p in running), end(*running, timeout=60)
         time.sleep(0.05)
