@@ -63,7 +63,7 @@ while ((${#left[@]})); do
     if ((code && i)); then sed "s/^/[process $i] /" "$logs/$i" | tail -n 20 >&2; fi
   done
   left=(${still[@]+"${still[@]}"})
-  # the others end by themselves, within half a minute; whatever does not is ended
+  # the others end by themselves, within a minute; whatever does not is ended
   if ((${#left[@]} && failed && SECONDS - failed > 90)); then
     for i in "${left[@]}"; do kill -KILL "${pids[i]}" 2>/dev/null; done
   fi

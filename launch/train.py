@@ -14,11 +14,11 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "build everything, take two steps,
 
 
 def run() -> None:
-    from kd_jax.distributed import processes, supervisor
+    from kd_jax.distributed import parent, processes
 
     others = COORDINATOR.value, PROCESSES.value, PROCESS.value
     if processes.is_distributed(*others):
-        supervisor.work_in_child()
+        parent.work_in_child()
     processes.connect(*others)
     from kd_jax.train.dry_run import dry_run
     from kd_jax.train.run import run as train

@@ -1,5 +1,4 @@
-"""SIGTERM and SIGINT as a wish that is granted at the next step boundary, of several processes at one that they
-agree on."""
+"""SIGTERM and SIGINT as a request to stop after a step; several processes agree on one step."""
 
 import signal
 import threading
@@ -9,8 +8,8 @@ from contextlib import contextmanager
 
 from kd_jax.distributed import processes
 
-ECHO = 1.0  # seconds within which a signal that comes again is the same one, on its way through another process
-PACE = 5.0  # seconds between two questions of several processes to each other; each is a round of messages
+ECHO = 1.0  # seconds within which a second signal is the first one again, sent on by another process
+PACE = 5.0  # seconds between two rounds of messages in which several processes ask each other for signals
 
 
 class Interrupted(Exception):
@@ -23,61 +22,67 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Whether the run is to stop, asked after every step: `wish(step)` is a signal's number, or None.
+    """Whether the run is to stop. Call it after every step: `request(step)` returns the number of a signal, or None.
 
-    One process knows at once. Several ask each other every few seconds, at steps that all of them know: a signal to
-    any of them stops all at one step. How many steps that is they agree on when they ask.
+    A single process looks at its own signals. Several processes ask each other every PACE seconds, all at one step, so
+    that a signal to any of them stops all at that step. In each round they agree on the step of the next one.
+
+    Args:
+      signals: the numbers of the signals that this process has received; a handler adds to it.
+      clock: returns seconds.
     """
 
-    def __init__(self, noted: list[int], now: Callable[[], float] = time.monotonic):
-        self._noted, self._now = noted, now
-        self._asked = self._next = None
+    def __init__(self, signals: list[int], clock: Callable[[], float] = time.monotonic):
+        self._signals, self._clock = signals, clock
+        self._last_step, self._last_time, self._next_step = 0, 0.0, None
 
     def __call__(self, step: int) -> int | None:
-        own = self._noted[0] if self._noted else None
+        """The signal that stops all processes at this step, or None."""
+        number = self._signals[0] if self._signals else None
         if processes.count() == 1:
-            return own
-        if self._next is not None and self._asked[0] < step < self._next:
+            return number
+        if self._next_step is not None and self._last_step < step < self._next_step:
             return None
-        asked = processes.all_max(-1 if own is None else own, -self._steps(step))
-        self._asked, self._next = (step, self._now()), step - asked[1]
-        return asked[0] if asked[0] >= 0 else None
+        largest, fewest_steps = processes.all_max(-1 if number is None else number, -self._steps_to_next(step))
+        self._last_step, self._last_time, self._next_step = step, self._clock(), step - fewest_steps
+        return largest if largest >= 0 else None
 
-    def _steps(self, step: int) -> int:
-        """How many steps to take until the next question: as many as fit, at most twice as many as the last time."""
-        if self._next is None or step <= self._asked[0]:  # the first step of a phase: it compiled
+    def _steps_to_next(self, step: int) -> int:
+        """The number of steps that fit into PACE seconds, at most twice the number between the last two rounds."""
+        if self._next_step is None or step <= self._last_step:  # the first step of a phase: it was slow, it compiled
             return 1
-        taken, seconds = step - self._asked[0], self._now() - self._asked[1]
-        return max(1, min(2 * taken, int(taken * PACE / max(seconds, 1e-9))))
+        steps, seconds = step - self._last_step, self._clock() - self._last_time
+        return max(1, min(2 * steps, int(steps * PACE / max(seconds, 1e-9))))
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """While inside, the two signals are only noted; the second one acts as it always does.
+    """Inside this context the first SIGTERM or SIGINT is only recorded; a second one acts as usual.
 
-    Yields what is asked after every step. Outside the main thread, where Python cannot catch signals, this process
-    never gets one.
+    Yields:
+      the StopRequest to call after every step. Outside the main thread, where Python cannot catch signals, it is always
+      None for this process.
     """
-    noted: list[int] = []
+    signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield StopRequest(noted)
+        yield StopRequest(signals)
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    since = 0.0
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    first_time = 0.0
 
-    def note(number, frame):
-        nonlocal since
-        if not noted:
-            since = time.monotonic()
-            noted.append(number)
-        elif processes.count() == 1 or time.monotonic() - since > ECHO:
-            signal.signal(number, before[number])
+    def record(number, frame):
+        nonlocal first_time
+        if not signals:
+            first_time = time.monotonic()
+            signals.append(number)
+        elif processes.count() == 1 or time.monotonic() - first_time > ECHO:
+            signal.signal(number, handlers[number])
             signal.raise_signal(number)
 
-    for number in before:
-        signal.signal(number, note)
+    for number in handlers:
+        signal.signal(number, record)
     try:
-        yield StopRequest(noted)
+        yield StopRequest(signals)
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

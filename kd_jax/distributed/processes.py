@@ -1,74 +1,133 @@
 """Several processes that run one recipe: how they find each other, which of them writes, and what they agree on."""
 
+import atexit
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from kd_jax.distributed import environment, parent
+from kd_jax.distributed.environment import is_distributed
+from kd_jax.distributed.heartbeat import RESUME, Heartbeat
 from kd_jax.typing import InputError, first_line
 
-# what says that this process is one of several: JAX's own variables, SLURM, Open MPI, a TPU pod, Kubernetes' jobsets
-SIGNS = {
-    "JAX_COORDINATOR_ADDRESS": bool,
-    "SLURM_STEP_NUM_TASKS": lambda n: int(n) > 1,
-    "OMPI_COMM_WORLD_SIZE": lambda n: int(n) > 1,
-    "TPU_WORKER_HOSTNAMES": lambda names: "," in names,
-    "MEGASCALE_COORDINATOR_ADDRESS": bool,
-    "JOBSET_NAME": bool,
-    "KD_JAX_SEVERAL": bool,  # ours, where nothing else says it: JAX itself knows who the others are
-}
-OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")  # errors of the runtime that no other process caused
-PATIENCE = 30  # seconds without a sign of life after which a process counts as lost
+JOIN = 300.0  # seconds in which all processes must have come
+RUNTIME_PATIENCE = 50  # seconds of JAX's own heartbeat, which aborts: longer than ours, and less than a minute
+
+_heartbeat: Heartbeat | None = None  # where several processes run
 
 
-def is_distributed(coordinator: str = "", processes: int = 0, process: int = -1) -> bool:
-    """Whether this process is one of several, by what `connect` is given or by the environment.
-
-    Raises:
-      InputError: some of the three without the others.
-    """
-    given = {"--coordinator": bool(coordinator), "--num_processes": processes > 0, "--process_id": process >= 0}
-    if any(given.values()) and not all(given.values()):
-        raise InputError(f"{', '.join(k for k, v in given.items() if not v)}: missing; the three go together")
-    if coordinator and not coordinator.rpartition(":")[2].isdigit():
-        raise InputError(f"--coordinator={coordinator}: must be HOST:PORT of process 0")
-    if all(given.values()) and process >= processes:
-        raise InputError(f"--process_id={process}: must be below --num_processes={processes}")
-    return bool(coordinator) or any(name in os.environ and says(os.environ[name]) for name, says in SIGNS.items())
+class MainProcessError(Exception):
+    """Process 0 has failed at what it did for all; its own message says why."""
 
 
 def connect(coordinator: str = "", processes: int = 0, process: int = -1) -> None:
     """Join the other processes of this run, if there are any, and say who this is; before any device is asked for.
 
     Args:
-      coordinator: HOST:PORT of process 0; "" lets the environment say, where one of SIGNS stands in it.
+      coordinator: HOST:PORT of process 0; "" lets the environment say.
       processes: how many there are, 0 for what the environment says.
       process: which one this is, counted from 0; -1 likewise.
 
     Raises:
-      InputError: some of the three without the others; nobody answers.
+      InputError: a flag or a variable of the environment is wrong or missing.
     """
     if not is_distributed(coordinator, processes, process):
         return
-    flags = {}
-    if coordinator:  # and nothing else is looked for: a scheduler's idea of our devices is for its own processes
-        flags = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
-        flags["cluster_detection_method"] = "deactivate"
-    try:
-        jax.distributed.initialize(**flags, heartbeat_timeout_seconds=PATIENCE)
-    except (RuntimeError, ValueError) as e:
-        raise InputError(f"--coordinator={coordinator}: cannot join the other processes ({first_line(e)})") from e
+    _join(coordinator, processes, process)
     if threading.current_thread() is threading.main_thread():
         # JAX's preemption service took SIGTERM, and would keep it to itself
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
+    _start_heartbeat()  # before the first question for a device, which waits for the devices of all
     if count() > 1:
-        mine, all_of_them = jax.local_device_count(), jax.device_count()
-        print(f"{_name()}: {mine} of {all_of_them} devices", file=sys.stderr, flush=True)
+        devices = f"{jax.local_device_count()} of {jax.device_count()} devices"
+        print(f"process {index()} of {count()}: {devices}", file=sys.stderr, flush=True)
+
+
+def _join(coordinator: str, processes: int, process: int) -> None:
+    flags = {}
+    source = ", ".join(environment.launchers()) if not coordinator else f"--coordinator={coordinator}"
+    if coordinator:  # JAX must not look further: what a scheduler says is meant for the scheduler's own processes
+        flags = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+        flags["cluster_detection_method"] = "deactivate"
+        if process == 0:
+            environment.check_port(coordinator)
+    timer = threading.Timer(JOIN, _give_up, [source])
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            **flags,
+            initialization_timeout=int(JOIN) + 60,  # JAX aborts when it is over
+            heartbeat_timeout_seconds=RUNTIME_PATIENCE,
+        )
+    except Exception as e:  # of JAX, of the packages by which it asks a cluster, or of the network
+        raise InputError(
+            f"{source}: JAX cannot join the other processes ({first_line(e)}); "
+            f"start all of them by their launcher, or give {environment.FLAGS}"
+        ) from e
+    finally:
+        timer.cancel()
+
+
+def _give_up(source: str) -> NoReturn:
+    print(
+        f"error: {source}: cannot join the other processes: not all of them came within {JOIN:.0f} seconds; "
+        "start all, with one --coordinator or by one launcher",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
+
+
+def _start_heartbeat() -> None:
+    from jax._src.distributed import global_state  # JAX has no public name for its key-value store
+
+    global _heartbeat
+    process, num_processes = global_state.process_id, global_state.num_processes
+    if num_processes == 1:
+        return
+    _heartbeat = Heartbeat(global_state.client, process, num_processes)
+    _heartbeat.start()
+    atexit.register(_close)
+    if process != 0:
+        message = f"process {process} of {num_processes}: process 0 is gone (nobody answers at its address); {RESUME}"
+        parent.say_if_cut_off(global_state.coordinator_address, message)
+
+
+def _close() -> None:
+    """At an orderly end: wait for the others, then stop the signs of life."""
+    jax.distributed.shutdown()
+    _heartbeat.stop()
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process of several with an exit code. The others learn it; an orderly end would wait for them."""
+    if _heartbeat is not None:
+        _heartbeat.leave(code)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def check_others() -> None:
+    """Find out, after an error, whether another process is gone; then end this process with a line that says so.
+
+    Otherwise return as soon as every other process has shown that it lives: after a few seconds, in a single process at
+    once. The type of the error does not tell: a broken connection may come as a ValueError.
+    """
+    if _heartbeat is not None:
+        _heartbeat.check_others()
+
+
+def are_several() -> bool:
+    """Whether this process has joined others, or begun to."""
+    return jax.distributed.is_initialized()
 
 
 def is_main() -> bool:
@@ -86,10 +145,10 @@ def count() -> int:
     return jax.process_count()
 
 
-def barrier(where: str) -> None:
-    """Wait until every process is here."""
+def barrier(name: str) -> None:
+    """Wait until every process is at the barrier of this name."""
     if count() > 1:
-        multihost_utils.sync_global_devices(where)
+        multihost_utils.sync_global_devices(name)
 
 
 def all_max(*numbers: int) -> tuple[int, ...]:
@@ -109,30 +168,19 @@ def on_main(action: Callable[[], None]) -> None:
     """Let process 0 do something for all; the others wait, and give up where it failed.
 
     Raises:
-      InputError: in the others, where process 0 has refused.
+      InputError: in the others, where process 0 has raised one.
+      MainProcessError: in the others, where process 0 has raised another error.
     """
-    failed = None
+    error = None
     if is_main():
         try:
             action()
         except Exception as e:
-            failed = e
-    if agree_max(1 if failed else 0):
-        raise failed or InputError("process 0 has refused; its message says why")
-
-
-def lost(error: BaseException) -> str | None:
-    """What to say of an error that JAX's runtime raised, or that was raised over one of its: that another process is
-    gone. None where there is no other, or where the error is another one."""
-    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
-        error = error.__cause__ or error.__context__
-    if error is None or not jax.distributed.is_initialized() or str(error).startswith(OWN):
-        return None
-    return (
-        f"{_name()}: another process is gone, or did not answer ({first_line(error)}); "
-        "started again, all of them resume from the last checkpoint"
-    )
-
-
-def _name() -> str:
-    return f"process {jax.process_index()} of {count()}"
+            error = e
+    (outcome,) = all_max(0 if error is None else 1 if isinstance(error, InputError) else 2)
+    if error is not None:
+        raise error
+    if outcome == 1:
+        raise InputError("process 0 has refused; its message says why")
+    if outcome == 2:
+        raise MainProcessError("process 0 has failed; its message says why")

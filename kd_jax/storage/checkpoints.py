@@ -135,8 +135,7 @@ class Checkpoints:
             try:
                 found = self._read(step, network=network, training=training)
             except Exception as e:  # Orbax raises anything from ValueError to bare Exception here
-                if processes.lost(e):
-                    raise
+                processes.check_others()
                 self._set_aside(step, e)
                 continue
             return *_join(like, extra, found), found["meta"]

@@ -5,11 +5,13 @@ import ctypes
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import flags
 from ml_collections import config_dict, config_flags
 
+from kd_jax.distributed import processes
 from kd_jax.distributed.preemption import Interrupted
 from kd_jax.typing import InputError, suggest
 
@@ -48,23 +50,19 @@ def main(run: Callable[[], None], *, required: tuple[str, ...] = ()) -> None:
     except Interrupted as e:
         _end(128 + e.number, e)
     except Exception as e:
-        lost = _lost_process(e)
-        if lost is None and not isinstance(e, OSError):
-            raise
-        _end(1, lost or e)
+        processes.check_others()
+        if isinstance(e, (OSError, processes.MainProcessError)):
+            _end(1, e)
+        if processes.are_several():
+            traceback.print_exc()
+            processes.end_process(1)
+        raise
 
 
-def _lost_process(error: Exception) -> str | None:
-    """What to say of an error of the runtime where several processes run together; None where one does."""
-    from kd_jax.distributed import processes
-
-    return processes.lost(error)
-
-
-def _end(code: int, error: Exception | str) -> None:
+def _end(code: int, error: Exception) -> None:
     print(f"error: {error}", file=sys.stderr, flush=True)
-    if "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized():
-        os._exit(code)  # an orderly end would wait for the other processes
+    if processes.are_several():  # an orderly end would wait for the others
+        processes.end_process(code)
     sys.exit(code)
 
 

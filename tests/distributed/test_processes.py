@@ -1,4 +1,4 @@
-"""Two processes with two devices each run a recipe as one process with four does; a lost one ends the other."""
+"""Several processes: two of two devices each run a recipe as one of four does, and a lost one ends the other."""
 
 import json
 import os
@@ -14,8 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import InputError
-from kd_jax.distributed import processes
+from kd_jax.distributed import environment, processes
 from kd_jax.train.evaluate import saved
 from tests.conftest import ROOT
 
@@ -61,7 +60,7 @@ def together(workdir, **kwargs):
     return [start(workdir, *flags, f"--process_id={i}", devices=2, **kwargs) for i in range(2)]
 
 
-def end(*running, timeout=400):
+def end(*running, timeout=1800):  # against a hang, not a measure
     """Exit code and output of every process."""
     said = [p.communicate(timeout=timeout)[0] for p in running]
     return [p.returncode for p in running], said
@@ -82,6 +81,7 @@ def homes(tmp_path_factory):
     return {"one": one, "two": two, "said": said}
 
 
+@pytest.mark.full
 def test_two_processes_are_one_with_as_many_devices(homes):
     for phase in ("teacher", "student"):
         (_, ours, a), (_, theirs, b) = (saved(str(homes[name]), phase=phase) for name in ("one", "two"))
@@ -96,6 +96,7 @@ def test_two_processes_are_one_with_as_many_devices(homes):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
 
 
+@pytest.mark.full
 def test_one_process_speaks(homes):
     assert "| student | resnet8 |" in homes["said"][0] and "student" not in homes["said"][1]
     summary = json.loads((homes["two"] / "summary.json").read_text())
@@ -112,7 +113,7 @@ def rows(workdir, phase="teacher"):
 
 def wait_for_rows(workdir, count, *running):
     """Return when a run has written so many rows; fail if it ends before."""
-    until = time.monotonic() + 200
+    until = time.monotonic() + 1800
     while len(rows(workdir)) < count:
         assert time.monotonic() < until and all(p.poll() is None for p in running), end(*running, timeout=60)
         time.sleep(0.05)
@@ -122,6 +123,7 @@ def errors(said):
     return [line for line in said.splitlines() if line.startswith("error: ")]
 
 
+@pytest.mark.full
 def test_a_signal_to_one_stops_all_and_any_number_goes_on(tmp_path):
     """SIGTERM to the second of two processes: both save at one step and end with 143. One process goes on with one
     device, another in a copy of the folder with four: they come to the same, and every row stands once."""
@@ -151,39 +153,95 @@ def test_a_lost_process_ends_the_other_and_both_resume(tmp_path, victim):
     running = together(tmp_path, recipe=SHORT)
     wait_for_rows(tmp_path, 4, *running)
     running[victim].kill()
-    before = time.monotonic()
-    codes, said = end(*running, timeout=90)
-    assert time.monotonic() - before < 60 and codes[victim] == -9 and codes[1 - victim] == 1
+    codes, said = end(*running)
+    assert codes[victim] == -9 and codes[1 - victim] == 1
     (line,) = errors(said[1 - victim])
-    assert line.startswith(f"error: process {1 - victim} of 2: another process is gone") and "resume" in line
-    assert "Traceback" not in said[1 - victim] and "coordination" not in said[1 - victim].replace(line, "")
+    assert line.startswith(f"error: process {1 - victim} of 2: process {victim} is gone") and "resume" in line
+    assert said[1 - victim].rstrip().endswith(line)  # last: the runtime aborts where process 0 is lost, and says much
     codes, said = end(*together(tmp_path, recipe=SHORT))
     assert codes == [0, 0] and "teacher: resumed at step" in said[0], said[0][-3000:] + said[1][-3000:]
 
 
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        (("localhost:1",), "--num_processes, --process_id: missing; the three go together"),
-        (("", 2, 0), "--coordinator: missing"),
-        (("localhost", 2, 0), "--coordinator=localhost: must be HOST:PORT of process 0"),
-        (("localhost:1", 2, 2), "--process_id=2: must be below --num_processes=2"),
-    ],
-)
-def test_wrong_flags(given, told):
-    with pytest.raises(InputError, match=told):
-        processes.connect(*given)
-
-
 def test_one_process_is_itself(monkeypatch):
-    for name in processes.SIGNS:
+    for name in environment.LAUNCHERS:
         monkeypatch.delenv(name, raising=False)
     processes.connect()
-    assert (
-        processes.is_main()
-        and processes.count() == 1
-        and processes.agree_max(3) == 3
-        and processes.agree_max(None) is None
-    )
+    assert processes.is_main() and processes.count() == 1
+    assert processes.agree_max(3) == 3 and processes.agree_max(None) is None
+    processes.check_others()  # which has no others
     with pytest.raises(KeyError):
         processes.on_main(lambda: {}["no"])
+
+
+TALK = """
+import sys
+import jax, numpy as np
+from kd_jax import InputError
+from kd_jax.distributed import processes
+from kd_jax.tools import cli
+
+def refuse():
+    raise InputError("x=1: refused")
+
+def fail():
+    raise KeyError("a fault")
+
+def run():
+    process = int(sys.argv.pop())
+    processes.connect(sys.argv.pop(), 2, process)
+    assert processes.all_max(process, -process) == (1, 0) and processes.agree_max(None) is None
+    processes.on_main(lambda: None)
+    for action, error in ((refuse, InputError), (fail, processes.MainProcessError)):
+        try:
+            processes.on_main(action)
+        except Exception as e:
+            assert type(e) is (error if process or action is refuse else KeyError), e
+    processes.barrier("here")
+    if process == 1:
+        def explode(x):
+            raise ValueError("a local fault")
+        jax.block_until_ready(jax.pure_callback(explode, jax.ShapeDtypeStruct((), np.float32), np.float32(0)))
+    processes.barrier("never")
+
+cli._parse = lambda *_: None
+cli.main(run)
+"""
+
+
+def test_two_agree_and_a_local_error_is_not_blamed_on_the_other():
+    """An INTERNAL error of the runtime in process 1 keeps its traceback there; process 0, which waits in a collective,
+    names process 1."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    running = [
+        subprocess.Popen([sys.executable, "-c", TALK, address, str(i)], cwd=ROOT, env=os.environ, **pipes)
+        for i in range(2)
+    ]
+    codes, said = end(*running)
+    assert codes == [1, 1], said[0] + said[1]
+    assert "Traceback" in said[1] and "a local fault" in said[1] and errors(said[1]) == []
+    (line,) = errors(said[0])
+    assert line.startswith("error: process 0 of 2: process 1 has ended with exit code 1, its own message says why")
+
+
+ALONE = """
+import sys
+from kd_jax.distributed import processes
+processes.JOIN = 2.0
+processes.connect("127.0.0.1:" + sys.argv[2], 2, int(sys.argv[1]))
+"""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("process", [0, 1])
+def test_nobody_else_comes(process):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, "-c", ALONE, str(process), str(port)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    reason = "cannot join the other processes: not all of them came within 2 seconds; start all, with one --coordinator"
+    assert done.returncode == 1
+    assert done.stderr == f"error: --coordinator=127.0.0.1:{port}: {reason} or by one launcher\n"
