@@ -16,7 +16,7 @@ from etils import epath
 from kd_jax import config, data, methods, models
 from kd_jax.config import at
 from kd_jax.data.resident import Split
-from kd_jax.engine.state import TrainState, abstract_state, make_init_context
+from kd_jax.engine.state import TrainState, abstract_state, make_init_context, trained
 from kd_jax.engine.step import reads_teachers
 from kd_jax.interop.loaded import Loaded
 from kd_jax.models.network import Network
@@ -150,6 +150,7 @@ def _check_start(phase: config.Phase, given: dict[str, Vars], needs: frozenset) 
 
 
 def _job(recipe, phase, dataset, network, taught_by, given, devices) -> PhasePlan:
+    optimizers.check_optim(phase)
     n, batch = len(dataset.train), phase.batch_size
     if batch > n:
         raise InputError(f"config.{phase.name}.batch_size: {batch}, but there are {n} training examples")
@@ -176,11 +177,10 @@ def _job(recipe, phase, dataset, network, taught_by, given, devices) -> PhasePla
     per_device = devices > 1 and recipe.parallel.scope == "device"
     checked = context_of(batch_size=batch // devices) if per_device else context  # a loss must accept what it will see
     checked = checked._replace(teachers=tuple(zip(models_of, variables, strict=True)))
-    schedule, task = optimizers.schedule_of(phase, steps, per_epoch), optimizers.task_of(phase, distiller)
-    plain = optimizers.plain(phase, schedule, distiller.lr_multipliers)
+    schedule, task = optimizers.make_schedule(phase, steps, per_epoch), optimizers.task_labels(phase, distiller)
     parts = {"student": network.model, "distiller": distiller, "context": checked}
     parts |= {"trains": phase.trains, "ema": phase.ema is not None}
-    abstract = at(phase.name, abstract_state, **parts, tx=plain)
+    abstract = at(phase.name, abstract_state, **parts, tx=optax.identity())  # the optimiser depends on its parameters
     if phase.trains == "method" and (distiller.search or not abstract.params["method"]):
         why = "a search moves the student too" if distiller.search else "no member has parameters of its own"
         raise InputError(f"config.{phase.name}.trains: method, but {why}")
@@ -188,9 +188,9 @@ def _job(recipe, phase, dataset, network, taught_by, given, devices) -> PhasePla
         message = f"bfloat16, but {phase.name}'s search takes finite differences, which bfloat16 rounds away"
         raise InputError(f"config.precision: {message}; accepted: float32, or hypergradient=exact")
     optimizers.check_accumulate(phase, network.model, distiller, abstract, checked, devices)
-    tx = optimizers.fitted(phase, network.model, distiller, schedule, task, abstract, checked)
-    abstract = abstract_state(**parts, tx=tx) if tx else abstract
-    tx = tx or plain
+    dependencies = optimizers.term_dependencies(phase, network.model, distiller, task, abstract, checked)
+    tx = optimizers.make_optimizer(phase, schedule, distiller.lr_multipliers, dependencies)
+    abstract = abstract._replace(opt=jax.eval_shape(tx.init, trained(abstract.params, phase.trains)))
     return PhasePlan(
         phase, network, taught_by, distiller, schedule, tx, context, steps, per_epoch,
         eval_every=recipe.eval.every * per_epoch,
