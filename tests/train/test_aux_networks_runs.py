@@ -187,7 +187,7 @@ WRONG = [
     (dot, {"student__terms": {"kd": {"weight": 1.0}}},
      "config.student.optim.delta: needs a term of kind ce, and another"),
     (dot, {"student__terms": {"ce": {}}}, "config.student.optim.delta: needs a term of kind ce, and another one"),
-    (kd, {"student__optim__name": "DOT"}, "config.student.optim.name: must be sgd, adamw or dot, got 'DOT'"),
+    (kd, {"student__optim__name": "DOT"}, "config.student.optim.name: unknown name 'DOT'; did you mean dot. known: sgd, adamw, dot"),
     (kd, {"student__teacher": "ema"}, "config.student.teacher: must be another one unless student.ema, its decay"),
     (kd, {"student__teacher": "ema:0.9"}, "config.student.teacher: must be phase:NAME, .* or ema"),
     (kd, {"student__ema": 1.0}, "config.student.ema: must be at least 0 and below 1, or None, got 1.0"),
