@@ -56,7 +56,7 @@ def _child(began: float, out: Path, workdir: str) -> None:
     import jax
 
     from kd_jax import data
-    from kd_jax.train import phase, run  # noqa: F401  what the command imports
+    from kd_jax.train import batches, run
 
     mark("imports")
     compiler = dict.fromkeys(COMPILER.values(), 0.0)
@@ -76,19 +76,19 @@ def _child(began: float, out: Path, workdir: str) -> None:
 
         return call
 
-    batches, train = [], phase.Resident.train
+    asked, train = [], batches.Resident.train
 
     def batch(self, step, *rest):
-        mark("first step: batch, compilation, computation" if batches else "programs and initial state")
-        if batches:
+        mark("first step: batch, compilation, computation" if asked else "programs and initial state")
+        if asked:
             out.write_text(json.dumps({"stages": stages, "compiler": compiler}))
             os._exit(0)
-        batches.append(step)
+        asked.append(step)
         return train(self, step, *rest)
 
     data.load = staged(data.load, "flags, configuration, devices", "data")
     run.plan = staged(run.plan, "data", "build: networks, methods, shapes")
-    phase.Resident.train = batch
+    batches.Resident.train = batch
     sys.argv = ["launch/train.py", "--config=configs/quickstart.py", f"--workdir={workdir}"]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

@@ -21,7 +21,7 @@ def report(steps: int) -> None:
     after a tenth of them, after all, and the ratio."""
     from configs import skd
     from kd_jax.tools import cli
-    from kd_jax.train import phase, run
+    from kd_jax.train import batches, run
 
     cli.limit_arenas()  # as the commands do
 
@@ -31,7 +31,7 @@ def report(steps: int) -> None:
     config.student.steps = steps + 1  # memory is read where the step after the last one asks for its batch
     config.checkpoint.every, config.log.every = max(steps // 20, 1), 50
     config.student.schedule.milestones = ()
-    marks, train = {}, phase.Resident.train
+    marks, train = {}, batches.Resident.train
     looked_at = {steps // 10, steps}
 
     def watched(self, step, *rest):
@@ -39,12 +39,12 @@ def report(steps: int) -> None:
             marks[step] = resident()
         return train(self, step, *rest)
 
-    phase.Resident.train = watched
+    batches.Resident.train = watched
     try:
         with tempfile.TemporaryDirectory() as folder:
             run.run(config.to_dict(), folder)
     finally:
-        phase.Resident.train = train
+        batches.Resident.train = train
     for step, size in marks.items():
         print(f"resident memory after {step:,} steps: {size / 1e6:.1f} MB")
     print(f"ratio: {marks[steps] / marks[steps // 10]:.4f}")

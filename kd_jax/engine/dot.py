@@ -1,6 +1,6 @@
-"""DOT: the task loss and the distillation loss, each with a momentum of its own; and who reaches which parameter."""
+"""DOT: the task loss and the distillation loss, each with a momentum of its own; and which parameters a loss reads."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 
@@ -16,11 +16,11 @@ from kd_jax.typing import Array, PyTree, Schedule
 def dot(
     schedule: Schedule,
     *,
-    reached: tuple[PyTree, PyTree],
+    dependencies: tuple[PyTree, PyTree] | None = None,
     momentum: float = 0.9,
     delta: float = 0.075,
     weight_decay: float = 5e-4,
-    rates: Mapping[str, float] = MappingProxyType({}),
+    lr_multipliers: Mapping[str, float] = MappingProxyType({}),
 ) -> optax.GradientTransformation:
     """Distillation-oriented training: SGD in which the gradient of distillation has more momentum than the task's.
 
@@ -28,22 +28,23 @@ def dot(
         v_other <- (momentum + delta) v_other + g_other
         p       <- p - rate (v_task + v_other)
 
-    of a parameter that both losses reach. One that a single loss reaches, or none, has one buffer, with `momentum`,
-    which takes g_task + g_other + weight_decay p. With delta = 0 all is SGD on the sum of the gradients.
+    of a parameter that both losses depend on. A parameter of one loss alone, or of none, has one buffer, with
+    `momentum`, which takes g_task + g_other + weight_decay p. With delta = 0 all is SGD on the sum of the gradients.
 
     Args:
       schedule: the learning rate.
-      reached: of the task loss and of the other, a tree of booleans like the parameters (`loss_dependencies`).
+      dependencies: of the task loss and of the other, a tree of booleans like the parameters (`loss_dependencies`);
+        None, where delta is 0, for plain SGD, whose `update` takes one gradient.
       momentum: in [0, 1).
       delta: 0, or below momentum and 1 - momentum; published: 0.075 for CIFAR-100, 0.09 for ImageNet.
       weight_decay: at least 0.
-      rates: path of a member -> multiple of the learning rate, as in `optim.grouped`.
+      lr_multipliers: path of a member -> multiple of the learning rate, as in `optim.grouped`.
 
     Returns:
       A transformation whose `update` takes the pair (gradient of the task loss, gradient of the other).
 
     Raises:
-      ValueError: an argument out of range.
+      ValueError: an argument out of range; no dependencies where delta is not 0.
 
     Reference: Zhao, Cui, Song, Liang, "DOT: A Distillation-Oriented Trainer", 2023, arXiv 2307.08436.
     Differs: in the published code a parameter that only distillation reaches is not decayed at the first step, and one
@@ -56,91 +57,83 @@ def dot(
         delta=(delta, delta == 0 or 0 < delta < min(momentum, 1 - momentum), "0, or below momentum and 1 - momentum"),
         weight_decay=(weight_decay, 0 <= weight_decay < float("inf"), "a finite number, at least 0"),
     )
-    by_task, by_other = reached
-    # which buffer of a parameter takes the gradient of one loss, where it has such a buffer
-    kinds = (
-        jax.tree.map(lambda t, o: "shared" if t and o else "none" if o else "alone", by_task, by_other),
-        jax.tree.map(lambda t, o: "shared" if t and o else "alone" if o else "none", by_task, by_other),
+    if dependencies is None:
+        require("dot", dependencies=(None, delta == 0, "two trees of booleans unless delta is 0"))
+        return grouped(partial(sgd, momentum=momentum, weight_decay=weight_decay), schedule, lr_multipliers)
+    by_task, by_other = dependencies
+    buffers = partial(_buffers, schedule=schedule, lr_multipliers=lr_multipliers, alone=(momentum, weight_decay))
+    task_labels = jax.tree.map(
+        lambda t, o: "shared" if t and o else "alone" if t or not o else "none", by_task, by_other
     )
-
-    def buffers(kind: PyTree, shift: float, decay: float) -> optax.GradientTransformation:
-        settings = {"shared": (momentum + shift, decay), "alone": (momentum, weight_decay)}
-        parts = {name: partial(sgd, momentum=m, weight_decay=w) for name, (m, w) in settings.items()}
-        used = set(jax.tree.leaves(kind))
-        made = {name: grouped(make, schedule, rates) for name, make in parts.items() if name in used}
-        return optax.partition({**made, "none": optax.set_to_zero()}, kind)
-
-    both = buffers(kinds[0], -delta, weight_decay), buffers(kinds[1], delta, 0.0)
+    other_labels = jax.tree.map(lambda t, o: "shared" if t and o else "alone" if o else "none", by_task, by_other)
+    both = (
+        buffers(task_labels, shared=(momentum - delta, weight_decay)),
+        buffers(other_labels, shared=(momentum + delta, 0.0)),
+    )
 
     def init(params: PyTree) -> tuple:
         return tuple(tx.init(params) for tx in both)
 
     def update(grads: tuple[PyTree, PyTree], state: tuple, params: PyTree = None):
-        done = [tx.update(g, s, params) for tx, g, s in zip(both, grads, state, strict=True)]
-        (task, kept), (other, moved) = done
-        return jax.tree.map(jnp.add, task, other), (kept, moved)
+        (task, task_state), (other, other_state) = (
+            tx.update(g, s, params) for tx, g, s in zip(both, grads, state, strict=True)
+        )
+        return jax.tree.map(jnp.add, task, other), (task_state, other_state)
 
     return optax.GradientTransformation(init, update)
 
 
-def loss_dependencies(
-    function: Callable[..., tuple[Array, Array]], params: PyTree, *given: PyTree
-) -> tuple[PyTree, PyTree]:
-    """Which parameters each of two losses is a differentiable function of, read from how it is computed.
-
-    A parameter counts where a path of floating-point values leads to the loss, whatever the gradient along it; a
-    detached value ends a path. Where a derivative is user-defined, every output is taken to depend on every input.
+def _buffers(labels: PyTree, *, schedule: Schedule, lr_multipliers: Mapping[str, float], **settings: tuple):
+    """SGD for the gradient of one loss.
 
     Args:
-      function: (params, *given) -> (loss (), loss ()); it is traced, nothing is computed.
+      labels: a tree of names like the parameters; "none" leaves a parameter as it is, without a buffer.
+      schedule, lr_multipliers: as for `dot`.
+      **settings: name -> (momentum, weight decay) of the parameters with that label.
+    """
+    used = set(jax.tree.leaves(labels))
+    groups = {
+        name: grouped(partial(sgd, momentum=momentum, weight_decay=decay), schedule, lr_multipliers)
+        for name, (momentum, decay) in settings.items()
+        if name in used
+    }
+    return optax.partition({**groups, "none": optax.set_to_zero()}, labels)
+
+
+def loss_dependencies(loss: Callable[..., Array], params: PyTree, *args: PyTree) -> PyTree:
+    """Which parameters a loss is a differentiable function of, as JAX differentiates it.
+
+    A parameter counts where a gradient arrives at it, whatever its value; none arrives through a detached value, an
+    integer or a comparison. A user-defined derivative (`jax.custom_vjp`) hands one to each of its inputs.
+
+    Args:
+      loss: (params, *args) -> loss (); its gradient is traced, nothing is computed.
       params: arrays, or their shapes.
-      *given: its other arguments, likewise.
+      *args: its other arguments, likewise.
 
     Returns:
-      Two trees of booleans like `params`.
+      A tree of booleans like `params`.
     """
-    jaxpr, structure = jax.make_jaxpr(function)(params, *given).jaxpr, jax.tree.structure(params)
-    found = (_inputs(jaxpr, [i == j for j in range(2)]) for i in range(2))
-    return tuple(jax.tree.unflatten(structure, flags[: structure.num_leaves]) for flags in found)
+    leaves, structure = jax.tree.flatten(params)
+    reached = [False] * len(leaves)
+
+    def probed(leaves, *args):
+        return loss(structure.unflatten([_probe(reached, i)(leaf) for i, leaf in enumerate(leaves)]), *args)
+
+    jax.eval_shape(jax.grad(probed), leaves, *args)
+    return structure.unflatten(reached)
 
 
-def _inputs(jaxpr, wanted: Sequence[bool]) -> list[bool]:
-    """Of a jaxpr's inputs, those that one of the wanted outputs is a differentiable function of."""
-    live = {id(v) for v, w in zip(jaxpr.outvars, wanted, strict=True) if w}
-    for eqn in reversed(jaxpr.eqns):
-        asked = [id(v) in live for v in eqn.outvars]
-        if any(asked):
-            read = zip(eqn.invars, _through(eqn, asked), strict=True)
-            live |= {id(v) for v, needed in read if needed and _smooth(v)}
-    return [id(v) in live for v in jaxpr.invars]
+def _probe(reached: list[bool], i: int) -> Callable[[Array], Array]:
+    """The identity; while a gradient through it is traced, it notes in `reached[i]` that there is one."""
 
+    @jax.custom_vjp
+    def probe(x):
+        return x
 
-def _smooth(v) -> bool:
-    """Whether a derivative can flow through a value: integers, booleans and keys have none."""
-    return jnp.issubdtype(v.aval.dtype, jnp.inexact)
+    def backward(_, gradient):
+        reached[i] = True
+        return (gradient,)
 
-
-def _through(eqn, asked: Sequence[bool]) -> list[bool]:
-    """The inputs of an operation that the outputs asked for depend on."""
-    name, whole = eqn.primitive.name, [True] * len(eqn.invars)
-    if name == "stop_gradient":
-        return [False] * len(eqn.invars)
-    if name == "cond":
-        each = [_inputs(branch.jaxpr, asked) for branch in eqn.params["branches"]]
-        return [False, *map(any, zip(*each, strict=True))]
-    if name == "scan":
-        return _through_scan(eqn, asked)
-    parts = [getattr(p, "jaxpr", p) for p in jax.tree.leaves(eqn.params) if hasattr(p, "eqns")]
-    fits = len(parts) == 1 and len(parts[0].invars) == len(whole) and len(parts[0].outvars) == len(asked)
-    return _inputs(parts[0], asked) if fits and not name.startswith("custom_") else whole
-
-
-def _through_scan(eqn, asked: Sequence[bool]) -> list[bool]:
-    """What is carried out of a round is carried into the next: asked for until nothing more is."""
-    consts, carried, body = eqn.params["num_consts"], eqn.params["num_carry"], eqn.params["jaxpr"].jaxpr
-    while True:
-        found = _inputs(body, asked)
-        carry = [a or b for a, b in zip(asked, found[consts : consts + carried], strict=False)]
-        if carry == list(asked[:carried]):
-            return found[:consts] + carry + found[consts + carried :]
-        asked = [*carry, *asked[carried:]]
+    probe.defvjp(lambda x: (x, None), backward)
+    return probe

@@ -1,6 +1,6 @@
-"""Optimisers and schedules with PyTorch's semantics, and groups of parameters with own rates."""
+"""Schedules and optimisers with PyTorch's semantics, and groups of parameters with learning rates of their own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -10,29 +10,45 @@ from kd_jax.typing import Array, Schedule, Search
 
 
 def step_schedule(lr: float, *, milestones: tuple[int, ...], gamma: float, warmup: int = 0) -> Schedule:
-    """lr * gamma^(milestones passed), after a linear warm-up. Milestones and warm-up in steps:
-    a milestone m changes the rate of step m, counted from 0."""
+    """lr * gamma^(milestones passed), after a linear warm-up.
 
-    def schedule(step: Array) -> Array:
-        passed = sum((step >= m).astype(jnp.float32) for m in milestones) if milestones else 0.0
-        return _warm(lr * gamma**passed, step, warmup)
-
-    return schedule
+    Args:
+      lr: learning rate.
+      milestones: steps; milestone m changes the rate of step m, counted from 0.
+      gamma: in (0, 1].
+      warmup: steps, at least 0; 0 for none.
+    """
+    scales = {m: gamma ** milestones.count(m) for m in milestones}  # short epochs round two milestones to one step
+    return _with_warmup(optax.piecewise_constant_schedule(lr, scales), warmup)
 
 
 def cosine_schedule(lr: float, *, steps: int, warmup: int = 0) -> Schedule:
-    """lr * (1 + cos(pi t)) / 2, t from 0 after the linear warm-up to 1 at the end."""
+    """lr * (1 + cos(pi t)) / 2, t from 0 after the linear warm-up to 1 at the end.
+
+    optax.cosine_decay_schedule rounds pi t otherwise: the last bit of a fifth of all rates would change, and with
+    it every figure of an earlier run.
+
+    Args:
+      lr: learning rate after the warm-up.
+      steps: of the whole phase.
+      warmup: steps, at least 0; 0 for none.
+    """
 
     def schedule(step: Array) -> Array:
         t = jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
-        return _warm(lr * 0.5 * (1 + jnp.cos(jnp.pi * t)), step, warmup)
+        return lr * 0.5 * (1 + jnp.cos(jnp.pi * t))
 
-    return schedule
+    return _with_warmup(schedule, warmup)
 
 
-def _warm(rate: Array, step: Array, warmup: int) -> Array:
-    rate = jnp.asarray(rate, jnp.float32)
-    return rate * jnp.minimum((step + 1) / warmup, 1.0) if warmup else rate
+def _with_warmup(schedule: Schedule, warmup: int) -> Schedule:
+    """A schedule whose first `warmup` steps have 1 / warmup, 2 / warmup, ..., 1 of its rate."""
+
+    def warm(step: Array) -> Array:
+        rate = jnp.asarray(schedule(step), jnp.float32)
+        return rate * jnp.minimum((step + 1) / warmup, 1.0) if warmup else rate
+
+    return warm
 
 
 def sgd(schedule: Schedule, *, momentum: float = 0.9, weight_decay: float = 5e-4, nesterov: bool = False):
@@ -48,23 +64,25 @@ def adamw(schedule: Schedule, *, momentum: float = 0.9, weight_decay: float = 0.
     return optax.adamw(schedule, b1=momentum, b2=0.999, weight_decay=weight_decay)
 
 
-def grouped(make, schedule: Schedule, rates: Mapping[str, float]) -> optax.GradientTransformation:
-    """One optax object over {"student", "method"} in which members of a method have own rates.
+def grouped(
+    make: Callable[[Schedule], optax.GradientTransformation], schedule: Schedule, lr_multipliers: Mapping[str, float]
+) -> optax.GradientTransformation:
+    """One optax object over {"student", "method"} in which members of a method have learning rates of their own.
 
     Args:
-      make: schedule -> transformation; called once a group, so each keeps its own state.
+      make: schedule -> transformation; called once a group, so that each keeps its own state.
       schedule: the phase's learning rate.
-      rates: path of a member ("skd", "outer/inner") -> multiple of the learning rate. A path
-        covers what lies below it; everything else, the student too, has rate 1.
+      lr_multipliers: path of a member ("skd", "outer/inner") -> multiple of the learning rate. A path
+        covers what lies below it; everything else, the student too, has 1.
     """
     groups = {"1": make(schedule)}
-    for rate in rates.values():
-        groups[f"{rate:g}"] = make(schedule if rate == 1 else lambda step, r=rate: r * schedule(step))
+    for factor in lr_multipliers.values():
+        groups[f"{factor:g}"] = make(schedule if factor == 1 else lambda step, f=factor: f * schedule(step))
 
     def label(path, _) -> str:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        inside = [r for r in rates if f"{name}/".startswith(f"method/{r}/" if r else "method/")]
-        return f"{rates[max(inside, key=len)]:g}" if inside else "1"
+        covering = [m for m in lr_multipliers if f"{name}/".startswith(f"method/{m}/" if m else "method/")]
+        return f"{lr_multipliers[max(covering, key=len)]:g}" if covering else "1"
 
     return optax.partition(groups, lambda params: jax.tree_util.tree_map_with_path(label, params))
 

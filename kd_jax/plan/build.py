@@ -8,15 +8,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import jax
+import optax
 from etils import epath
 
 from kd_jax import config, data, methods, models
 from kd_jax.config import at as config_key
 from kd_jax.data.resident import Split
 from kd_jax.distributed.mesh import Layout
-from kd_jax.engine.state import abstract_state, make_init_context
+from kd_jax.engine.state import abstract_state, make_init_context, trained
 from kd_jax.models.network import Network
 from kd_jax.plan import networks, optimizers
+from kd_jax.plan.checks import single_value_norms, single_value_warning
 from kd_jax.plan.distiller import check_members, members_of
 from kd_jax.plan.phase_plan import PhasePlan, method_vars
 from kd_jax.plan.teachers import Teacher
@@ -64,6 +67,7 @@ def _plan(
 ) -> PhasePlan:  # fmt: skip
     examples, devices = len(dataset.train), layout.count
     _check_batch(phase, examples, devices)
+    optimizers.check_optim(phase)
     per_epoch = examples // phase.batch_size
     steps = phase.steps or phase.epochs * per_epoch
     members = members_of(phase, per_epoch)
@@ -79,25 +83,28 @@ def _plan(
     check_members(phase, members, {"student": [network], "teacher": [t.network for t in teachers]}, context)
     _check_initial_vars(phase, initial[0], distiller)
     checked = _as_a_device_sees_it(recipe, phase, teachers, context, context_of, devices)
-    schedule, task_terms = optimizers.schedule_of(phase, steps, per_epoch), optimizers.task_of(phase, distiller)
-    tx = optimizers.plain(phase, schedule, distiller.lr_multipliers)
+    schedule, task_terms = optimizers.make_schedule(phase, steps, per_epoch), optimizers.task_labels(phase, distiller)
     shapes = {"student": network.model, "distiller": distiller, "context": checked}
     shapes |= {"trains": phase.trains, "ema": phase.ema is not None}
-    state = config_key(phase.name, abstract_state, **shapes, tx=tx)
+    # the optimizer depends on which parameters there are: its state comes after
+    state = config_key(phase.name, abstract_state, **shapes, tx=optax.identity())
     _check_what_trains(recipe, phase, distiller, state)
     optimizers.check_accumulate(phase, distiller, devices)
-    fitted = optimizers.fitted(phase, network.model, distiller, schedule, task_terms, state, checked, task)
-    state, tx = (abstract_state(**shapes, tx=fitted), fitted) if fitted else (state, tx)
+    dependencies = optimizers.term_dependencies(phase, network.model, distiller, task_terms, state, checked, task)
+    tx = optimizers.make_optimizer(phase, schedule, distiller.lr_multipliers, dependencies)
+    state = state._replace(opt=jax.eval_shape(tx.init, trained(state.params, phase.trains)))
     split = _split(phase, distiller.search, examples, steps, per_epoch)
     parts = {"student": network.model, "distiller": distiller, "tx": tx, "task_terms": task_terms}
     more = {"task": task, "parts": parts, "searches": split.steps > 0, "skip": recipe.skip_nonfinite}
-    traced = config_key(phase.name, trace_steps, phase, layout, network, context, state, **more)
+    with single_value_norms() as norms:
+        traced = config_key(phase.name, trace_steps, phase, layout, network, context, state, **more)
     return PhasePlan(
         phase, task, layout, network, teachers, distiller, schedule, tx, context, state, traced, steps, per_epoch,
         eval_every=recipe.eval.every * per_epoch,
         save_every=recipe.checkpoint.every or per_epoch,
         split=split,
         initial_vars=initial[1],
+        warning=single_value_warning(phase, norms),
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ class PhasePlan:
 
     split: what the search of a policy holds out, and for how long. abstract: the state as shapes. traced: its steps.
     initial_vars: reads what the members start with. weights: reads the network that is loaded in place of training.
-    start: reads the network, or the part of it, that training starts from.
+    start: reads the network, or the part of it, that training starts from. warning: a line that a person should read.
     """
 
     phase: config.Phase
@@ -45,6 +45,7 @@ class PhasePlan:
     save_every: int
     split: Split
     initial_vars: Callable[[], dict[str, Vars]]
+    warning: str | None = None
     weights: Callable[[], Loaded] | None = None
     start: Callable[[], Loaded] | None = None
 

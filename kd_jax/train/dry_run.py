@@ -58,6 +58,8 @@ def _describe(plan: PhasePlan, prepared: Prepared):
         f"saved every {plan.save_every:,}"
     )
     yield f"  {plan.batch_line}"
+    if plan.warning:
+        yield f"  {plan.warning}"
     yield "  learning rate: " + ", ".join(
         f"{float(plan.schedule(np.int32(s))):.3g} at step {s:,}" for s in _moments(plan)
     )

@@ -97,6 +97,8 @@ def _run(prepared: Prepared, tree: dict, stop) -> dict:
     log_line(prepared.heading)
     for plan in plans:
         _warn_of_milestones(plan)
+        if plan.warning:
+            log_line(plan.warning)
     log = metrics_log.MetricsLog(home.path / "metrics.jsonl")
     source = batches_of(recipe, layout, dataset)
     runs = [PhaseRun(recipe, plan, home, source, log, stop) for plan in plans]

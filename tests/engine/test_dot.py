@@ -50,7 +50,7 @@ def case(rng):
 def test_the_published_update(case):
     """Task loss first, as if gradients that do not exist were None; decay where the docstring has it."""
     params, pairs = case
-    tx = dot(rate, reached=REACHED, momentum=0.9, delta=0.075, weight_decay=0.01)
+    tx = dot(rate, dependencies=REACHED, momentum=0.9, delta=0.075, weight_decay=0.01)
     p = {name: np.asarray(value, np.float64) for name, value in params.items()}
     task, other = {}, {}
     for i, (pair, ours) in enumerate(zip(pairs, steps(tx, pairs, params), strict=True)):
@@ -79,7 +79,7 @@ def test_with_equal_momenta_it_is_sgd(case, rates):
     added = lambda pair: jax.tree.map(jnp.add, *nest(pair))  # noqa: E731
     make = partial(optim.sgd, momentum=0.9, weight_decay=0.01)
     plain = steps(optim.grouped(make, rate, rates), pairs, tree(params), added)
-    settings = {"reached": tuple(map(tree, REACHED)), "weight_decay": 0.01, "rates": rates}
+    settings = {"dependencies": tuple(map(tree, REACHED)), "weight_decay": 0.01, "lr_multipliers": rates}
     ours = steps(dot(rate, delta=0.0, **settings), pairs, tree(params), nest)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), ours, plain)
     apart = steps(dot(rate, delta=0.05, **settings), pairs, tree(params), nest)
@@ -90,9 +90,25 @@ def test_with_equal_momenta_it_is_sgd(case, rates):
 
 def test_what_no_loss_reaches_decays():
     params, zero = {"w": jnp.ones(2)}, {"w": jnp.zeros(2)}
-    tx = dot(lambda step: 0.1, reached=({"w": False}, {"w": False}), weight_decay=0.5)
+    tx = dot(lambda step: 0.1, dependencies=({"w": False}, {"w": False}), weight_decay=0.5)
     plain = steps(optim.sgd(lambda step: 0.1, weight_decay=0.5), [zero] * 3, params)
     np.testing.assert_array_equal(steps(tx, [(zero, zero)] * 3, params)[-1]["w"], plain[-1]["w"])
+
+
+def test_without_two_gradients_it_is_sgd(case):
+    """What a phase with delta 0 trains by: one gradient, one buffer for every parameter, the same state."""
+    (params, pairs), tree = case, lambda x: {"student": {"a": x["both"]}, "method": {"fit": x["other"]}}
+    grads = [tree(task) for task, _ in pairs]
+    make = partial(optim.sgd, momentum=0.9, weight_decay=0.01)
+    plain, ours = (
+        optim.grouped(make, rate, {"fit": 0.5}),
+        dot(rate, delta=0.0, weight_decay=0.01, lr_multipliers={"fit": 0.5}),
+    )
+    assert jax.tree.structure(plain.init(tree(params))) == jax.tree.structure(ours.init(tree(params)))
+    after = (steps(tx, grads, tree(params))[-1] for tx in (plain, ours))
+    jax.tree.map(np.testing.assert_array_equal, *after)
+    with pytest.raises(ValueError, match="dot: dependencies must be two trees of booleans unless delta is 0"):
+        dot(rate, delta=0.05)
 
 
 def buffers(tx, params):
@@ -101,7 +117,7 @@ def buffers(tx, params):
 
 def test_a_second_buffer_only_where_both_reach(case):
     params, _ = case
-    assert buffers(dot(rate, reached=REACHED), params) == 4 * 3
+    assert buffers(dot(rate, dependencies=REACHED), params) == 4 * 3
 
 
 @pytest.mark.parametrize(
@@ -117,8 +133,8 @@ def test_a_second_buffer_only_where_both_reach(case):
 )
 def test_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        dot(rate, reached=REACHED, **kwargs)
-    dot(rate, reached=REACHED, delta=0.09)
+        dot(rate, dependencies=REACHED, **kwargs)
+    dot(rate, dependencies=REACHED, delta=0.09)
 
 
 def through_scan(p):
@@ -133,6 +149,8 @@ def through_scan(p):
 
 
 def loop(p):
+    """A while loop has no reverse derivative; a loss can only read a detached one."""
+    p = jax.lax.stop_gradient(p)
     return jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, c[1] * p["x"]), (0, p["a"]))[1]
 
 
@@ -150,7 +168,8 @@ PIECES = {  # name -> (function of scalars, who the first output depends on, who
     "jit": (lambda p: jax.jit(lambda p: (p["a"] * p["c"], p["b"]))(p), "ac", "b"),
     "checkpoint": (lambda p: jax.checkpoint(lambda a, b, c: (a * b, jnp.sin(c)))(p["a"], p["b"], p["c"]), "ab", "c"),
     "cond": (lambda p: (jax.lax.cond(p["x"] > 0, lambda: p["a"], lambda: p["b"] * 2), p["x"]), "ab", "x"),
-    "while": (lambda p: (loop(p), p["b"]), "ax", "b"),
+    "while": (lambda p: (loop(p) * p["c"], p["b"]), "c", "b"),
+    "steps": (lambda p: (jnp.floor(p["a"]) + p["b"], jnp.sign(p["c"]) * p["a"]), "b", "a"),
     "custom": (lambda p: (stair(p["a"]), jax.nn.relu(p["b"])), "a", "b"),
     "scan": (through_scan, "abc", ["x", "xs"]),
     "a zero factor": (lambda p: (0 * p["a"], jnp.zeros(())), "a", ""),
@@ -161,9 +180,10 @@ PIECES = {  # name -> (function of scalars, who the first output depends on, who
 def test_reach(name):
     function, *wanted = PIECES[name]
     params = {n: jnp.float32(0.5) for n in ("a", "b", "c", "x", "xs")}
-    found = loss_dependencies(function, params)
-    assert [{n for n, yes in tree.items() if yes} for tree in found] == [set(names) for names in wanted]
-    assert found == loss_dependencies(function, jax.eval_shape(lambda: params))
+    for i, names in enumerate(wanted):
+        found = loss_dependencies(lambda p, i=i: function(p)[i], params)
+        assert {n for n, yes in found.items() if yes} == set(names)
+        assert found == loss_dependencies(lambda p, i=i: function(p)[i], jax.eval_shape(lambda: params))
 
 
 def test_the_members_of_a_chain():
@@ -171,19 +191,20 @@ def test_the_members_of_a_chain():
     nets = [models.create("resnet8", 5, **TINY)] * 2
     distiller = methods.chain(ce=methods.ce(), fit=methods.fitnet(stage=2))
     context = kd_jax.make_init_context(nets[0], (nets[1],), image_shape=(8, 8, 3), batch_size=4)
-    tx = dot(lambda step: 0.1, reached=({}, {}))._replace(init=lambda params: ())
+    tx = dot(lambda step: 0.1, dependencies=({}, {}))._replace(init=lambda params: ())
     parts = {"student": nets[0], "distiller": distiller}
     state = jax.eval_shape(lambda: kd_jax.init_state(KEY, context=context, tx=tx, **parts))
     shapes = context.view_shapes
 
-    def losses(params):
+    def loss(params, name):
         image, outputs = jnp.zeros(shapes.image.shape), jax.tree.map(lambda x: jnp.zeros(x.shape), shapes.teachers)
         batch, at = {"image": image, "label": jnp.zeros(4, int)}, state._replace(step=0, stats=blank(state.stats))
         terms = objective(params, {}, at, outputs, batch, KEY, **parts)[1][1]
-        return tuple(total({name: terms[name]}, jnp.ones(4)) for name in ("ce", "fit"))
+        return total({name: terms[name]}, jnp.ones(4))
 
     blank = partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype))
-    task, other = loss_dependencies(losses, trained(state.params, "all"))
+    params = trained(state.params, "all")
+    task, other = (loss_dependencies(partial(loss, name=name), params) for name in ("ce", "fit"))
     each = {name: set(jax.tree.leaves(task["student"][name])) for name in task["student"]}
     assert set(map(str, each.values())) == {"{True}"} and set(jax.tree.leaves(task["method"])) == {False}
     hint = {name: set(jax.tree.leaves(flags)) for name, flags in other["student"].items()}
@@ -200,7 +221,7 @@ def test_a_step_with_two_gradients(nets):
     plain = optim.sgd(lambda step: 0.05)
     start = partial(kd_jax.init_state, KEY, student=nets["student"], distiller=distiller, context=context)
     params = jax.eval_shape(lambda: start(tx=plain)).params
-    paired = dot(lambda step: 0.05, reached=(every(params), every(params)))
+    paired = dot(lambda step: 0.05, dependencies=(every(params), every(params)))
     taught = kd_jax.teacher_outputs(nets["teacher"], nets["tv"], nets["batch"]["image"])
     after = []
     for tx, task in ((plain, None), (paired, frozenset({"ce"}))):

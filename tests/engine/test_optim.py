@@ -57,6 +57,36 @@ def test_cosine_and_warmup():
     np.testing.assert_allclose([float(warm(jnp.int32(s))) for s in (0, 3, 4, 5)], [0.25, 1.0, 1.0, 0.5])
 
 
+RATES = (0.01, 0.025, 0.05, 0.1, 0.2)  # of the configs
+
+
+def every_step(schedule, steps):
+    return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(steps, dtype=jnp.int32)))
+
+
+@pytest.mark.parametrize(("milestones", "gamma"), [
+    ((150 * 78, 180 * 78, 210 * 78), 0.1), ((30, 60, 90), 0.1), ((5, 5, 9), 0.5), ((0, 4), 0.2), ((), 0.1),
+])  # fmt: skip
+def test_every_rate_is_gamma_to_the_milestones_passed(milestones, gamma):
+    """The definition written out in float32, bit for bit; milestones may coincide where epochs are short."""
+    step = np.arange(max(milestones, default=5) + 3)
+    passed = sum((step >= m).astype("f") for m in milestones) + np.zeros(step.shape, "f")
+    for lr in RATES:
+        wanted = jax.jit(lambda passed, lr=lr: lr * jnp.float32(gamma) ** passed)(passed)
+        ours = every_step(optim.step_schedule(lr, milestones=milestones, gamma=gamma), len(step))
+        np.testing.assert_array_equal(ours, wanted)
+    warm = every_step(optim.step_schedule(0.1, milestones=milestones, gamma=gamma, warmup=4), len(step))
+    plain = every_step(optim.step_schedule(0.1, milestones=milestones, gamma=gamma), len(step))
+    np.testing.assert_allclose(warm, plain * np.minimum((step + 1) / 4, 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("warmup", [0, 100])
+def test_cosine_is_that_of_optax_but_for_the_last_bits(warmup):
+    ours = every_step(optim.cosine_schedule(0.1, steps=1000, warmup=warmup), 1005)[warmup:]
+    theirs = every_step(optax.cosine_decay_schedule(0.1, 1000 - warmup), 1005 - warmup)
+    np.testing.assert_allclose(ours, theirs, atol=3e-8)
+
+
 def grouped(rates, params, steps=3, make=optim.sgd):
     tx = optim.grouped(make, lambda step: jnp.float32(0.1), rates)
     state = tx.init(params)

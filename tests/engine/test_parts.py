@@ -218,7 +218,7 @@ def test_a_clip_is_of_the_whole_gradient():
     phase = plan(student__optim__clip=0.5)[1].phase
     params = {"student": jnp.full(4, 2.0), "method": {"skd": jnp.full(12, 2.0)}}
     grads = jax.tree.map(jnp.ones_like, params)  # norm 4
-    tx = optimizers.plain(phase, lambda step: 1.0, {})
+    tx = optimizers.make_optimizer(phase, lambda step: 1.0, {})
     updates, _ = tx.update(grads, tx.init(params), params)
     close(updates, jax.tree.map(lambda p: -(0.125 + 5e-4 * p), params), rtol=1e-6)
     small = jax.tree.map(lambda g: 0.01 * g, grads)
