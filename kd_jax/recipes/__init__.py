@@ -5,11 +5,13 @@ method stands with its default, so that each can be changed by a flag and none i
 """
 
 from kd_jax.recipes.arguments import Argument, argument, large, words
-from kd_jax.recipes.members import Config, factory, member, signature
+from kd_jax.recipes.keywords import Keyword, keywords
+from kd_jax.recipes.members import Config, completed, factory, member, signature
 from kd_jax.recipes.parts import Part, distillation
 from kd_jax.recipes.phases import before, phase, recipe
+from kd_jax.typing import InputError, suggest
 
 __all__ = [
-    "Argument", "Config", "Part", "argument", "before", "distillation", "factory", "large", "member", "phase", "recipe",
-    "signature", "words",
+    "Argument", "Config", "InputError", "Keyword", "Part", "argument", "before", "completed", "distillation", "factory",
+    "keywords", "large", "member", "phase", "recipe", "signature", "suggest", "words",
 ]  # fmt: skip

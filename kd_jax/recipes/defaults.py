@@ -2,8 +2,8 @@
 
 from kd_jax.models import imagenet, vit
 
-# of the papers' CIFAR-100 recipe, by network in lower case; 0.05 for all others
-LEARNING_RATES = {"mobilenetv2": 0.01, "shufflev1": 0.01, "shufflev2": 0.01}
+# the learning rate of the papers' CIFAR-100 recipe, by network in lower case, where it is not the usual one
+LEARNING_RATES = {name: {"optim.lr": 0.01} for name in ("mobilenetv2", "shufflev1", "shufflev2")}
 # what is otherwise for convolutional networks on ImageNet (mdistiller's configs/imagenet)
 IMAGENET = {
     "epochs": 100, "batch_size": 512, "optim.lr": 0.2, "optim.weight_decay": 1e-4, "schedule.milestones": (30, 60, 90),
