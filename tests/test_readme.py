@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from kd_jax import InputError, config, data, methods, models
-from kd_jax.tools import cli
+from kd_jax.tools import config_file
 from kd_jax.train import run
 from tests.conftest import ROOT
 
@@ -34,7 +34,7 @@ def apply(made, flag):
 
 
 def read(spelled):
-    return cli._default(str(ROOT / spelled))
+    return config_file.load(str(ROOT / spelled))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

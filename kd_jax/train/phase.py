@@ -22,11 +22,7 @@ from kd_jax.train.batches import Resident, Streamed
 from kd_jax.train.compiled import CompiledPhase, LoopState
 from kd_jax.train.evaluator import Evaluator
 from kd_jax.train.inputs import StepInputs, resolve_teachers
-from kd_jax.typing import AuxNetwork, InputError, Variables
-
-
-class NonFiniteError(ArithmeticError):
-    """Training met a loss or a parameter that is not finite."""
+from kd_jax.typing import AuxNetwork, InputError, NonFiniteError, Variables
 
 
 @dataclass
