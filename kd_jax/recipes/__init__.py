@@ -1,7 +1,7 @@
 """The words that config files are written in: members, phases, recipes, and the argument of get_config.
 
-A config file is plain Python: `get_config(arg)` returns a ConfigDict in which every keyword of every
-method stands with its default, so that each can be changed by a flag and none is written twice.
+A config file is plain Python. It imports this package and other config files, nothing else of kd_jax. Its
+`get_config(arg)` returns a ConfigDict that holds every key with its default, so that a flag can change any of them.
 """
 
 from kd_jax.recipes.arguments import Argument, argument, large, words

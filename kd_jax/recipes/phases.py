@@ -11,17 +11,17 @@ from kd_jax.recipes.members import Config
 def phase(
     model: str, *, terms: dict[str, Config], refine: dict[str, Config] | None = None, teacher: str = "", lr=None
 ) -> Config:
-    """One phase under the papers' CIFAR-100 recipe, which the records of kd_jax.config have as defaults (240 epochs of
-    SGD, x 0.1 at 150, 180, 210), or under the one that LARGE has for the network.
+    """One phase. It follows the papers' CIFAR-100 recipe, which stands as defaults in kd_jax.config.records (240 epochs
+    of SGD, x 0.1 at 150, 180 and 210), or the recipe that LARGE has for the network.
 
     Args:
-      model: name of the network in training.
+      model: name of the network that is trained.
       terms: label -> member.
       refine: label -> member, in the order they apply.
       teacher: "phase:NAME", "checkpoint:DIR", "weights:FILE", "ema", several joined by commas, or "".
-      lr: learning rate per global batch; None is what the papers take for this network.
+      lr: learning rate per global batch; None takes the papers' for this network.
     """
-    terms, refine = copy.deepcopy((terms, refine or {}))  # else a flag for one phase would change another
+    terms, refine = copy.deepcopy((terms, refine or {}))  # else a flag for one phase would change another one
     changes = LEARNING_RATES.get(model.lower(), {}) | LARGE.get(model.lower(), {})
     changes |= {} if lr is None else {"optim.lr": lr}
     made = config.phase_template(
@@ -32,21 +32,21 @@ def phase(
 
 
 def before(model: str, *, terms: dict[str, Config], teacher: str = "", lr=None) -> Config:
-    """A phase that prepares the next one, as the papers' benchmark has it: 30 epochs at one rate. Arguments as for
-    `phase`."""
+    """A phase that prepares the next one, as in RepDistiller: 30 epochs at a constant learning rate. It takes the
+    arguments of `phase`."""
     made = phase(model, terms=terms, teacher=teacher, lr=lr)
     made.epochs, made.schedule.milestones = 30, ()
     return made
 
 
 def recipe(name: str, *, smoke: bool = False, data: str = "", **phases: Config) -> Config:
-    """A whole run of phases in the order given.
+    """A whole run: phases that follow each other in the given order.
 
     Args:
       name: of the recipe, for summary.json.
-      smoke: shrink everything but the networks: synthetic 32 x 32 x 3 images, batch 8, two steps a
-        phase, no warm-up, one test row a phase.
-      data: name of the data set; "" takes CIFAR-100, or ImageNet where a phase's network is made for that.
+      smoke: shrink everything except the networks: synthetic 32 x 32 x 3 images, batches of 8, two steps a phase, no
+        warm-up, one test row a phase.
+      data: name of the data set; "" takes CIFAR-100, or ImageNet if a network is made for it.
       **phases: name -> phase.
     """
     made = config.template(config.Recipe, name=name, phases=tuple(phases), **phases)
