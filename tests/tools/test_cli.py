@@ -74,7 +74,7 @@ def test_every_config_takes_two_steps(name, tmp_path, taught, capfd):
         made.phases = ("teacher", "both")  # the rest in test-all
     for phase in made.phases:
         if "dafa" in made[phase].refine:
-            made[phase].refine.dafa.stages = "2"  # a third of the compiling
+            made[phase].refine.dafa.stages = (2,)  # a third of the compiling
     known = "teacher" in made.phases and made.teacher.to_json() == taught[0]
     if known:
         shutil.copytree(taught[1], tmp_path / "teacher")
