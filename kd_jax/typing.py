@@ -24,10 +24,6 @@ class InputError(ValueError):
     """What the user gave is wrong. The message is one line: what, where, what is accepted."""
 
 
-class NonFiniteError(ArithmeticError):
-    """Training met a loss or an update that is not finite. The message names the phase, the step and the term."""
-
-
 def first_line(error: Exception) -> str:
     """The first line of an error's message, at most 200 characters of it; its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from absl import flags
 
 from kd_jax.distributed.preemption import Interrupted
+from kd_jax.engine.metrics import NonFiniteError
 from kd_jax.tools import environment
 from kd_jax.tools.config_file import ConfigFlag
-from kd_jax.typing import InputError, NonFiniteError
+from kd_jax.typing import InputError
 
 # what the user's disk, quota or rights say, whoever asks them
 OF_THE_SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}

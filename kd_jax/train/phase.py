@@ -11,6 +11,7 @@ from kd_jax.distributed import processes
 from kd_jax.distributed.mesh import Layout
 from kd_jax.distributed.preemption import Interrupted
 from kd_jax.engine import metrics as metrics_lib
+from kd_jax.engine.metrics import NonFiniteError
 from kd_jax.engine.state import TrainState
 from kd_jax.plan.build import PhasePlan
 from kd_jax.storage import files
@@ -22,7 +23,7 @@ from kd_jax.train.batches import Resident, Streamed
 from kd_jax.train.compiled import CompiledPhase, LoopState
 from kd_jax.train.evaluator import Evaluator
 from kd_jax.train.inputs import StepInputs, resolve_teachers
-from kd_jax.typing import AuxNetwork, InputError, NonFiniteError, Variables
+from kd_jax.typing import AuxNetwork, InputError, Variables
 
 
 @dataclass

@@ -11,10 +11,10 @@ import pytest
 
 from kd_jax import InputError
 from kd_jax.distributed.preemption import Interrupted
+from kd_jax.engine.metrics import NonFiniteError
 from kd_jax.storage.checkpoints import StorageError
 from kd_jax.tools import cli
 from kd_jax.train import run
-from kd_jax.typing import NonFiniteError
 from tests.conftest import ROOT, shrunk
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
