@@ -2,8 +2,10 @@
 
 import json
 
-from kd_jax import config, methods, recipes
-from kd_jax.storage.workdir import difference
+import pytest
+
+from kd_jax import InputError, config, methods, recipes
+from kd_jax.storage.workdir import Workdir, difference
 from tests.conftest import tree
 
 
@@ -53,3 +55,13 @@ def test_nothing_of_another_run_is_lost():
     odd = {"seed": 99, "extra": {"model": 3, "refine": 2, "refine_order": [], "terms": {"x": 3, "y": {"kind": "gone"}}}}
     assert recipes.completed(odd)["extra"]["terms"] == odd["extra"]["terms"]
     assert compared(odd, tree()) is not None
+
+
+def test_the_folder_of_an_older_run_is_taken_up(tmp_path):
+    new = tree()
+    old = json.loads(json.dumps(new))
+    del old["precision"], old["student"]["accumulate"], old["student"]["refine"]["skd"]["tokens"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    Workdir(str(tmp_path), new, recipes.completed).check(overwrite=False)
+    with pytest.raises(InputError, match="holds another run: config.student.accumulate is 1 there and 2 here"):
+        Workdir(str(tmp_path), tree(student__accumulate=2), recipes.completed).check(overwrite=False)
