@@ -37,7 +37,6 @@ from configs import (
     vid,
 )  # fmt: skip
 from kd_jax import recipes
-from kd_jax.typing import InputError, suggest
 
 ARGUMENT = "METHODS,TEACHER,STUDENT"  # for launch/list.py
 PARTS = {
@@ -56,8 +55,10 @@ def get_config(arg: str = "skd"):
     names = spelled.split("+")
     for name in names:
         if name not in PARTS:
-            raise InputError(f"config argument {arg!r}: unknown method {name!r}; {suggest(name, PARTS)}")
+            raise recipes.InputError(
+                f"config argument {arg!r}: unknown method {name!r}; {recipes.suggest(name, PARTS)}"
+            )
         if names.count(name) > 1:
-            raise InputError(f"config argument {arg!r}: {name} twice")
+            raise recipes.InputError(f"config argument {arg!r}: {name} twice")
     pair = recipes.argument(rest)
     return recipes.distillation(spelled, pair, *(PARTS[name](pair) for name in names))

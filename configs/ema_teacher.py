@@ -6,7 +6,6 @@ an average of its network, teacher="ema" learns from it, "phase:teacher,ema" fro
 """
 
 from kd_jax import recipes
-from kd_jax.typing import InputError
 
 ARGUMENT = "STUDENT"  # for launch/list.py
 
@@ -15,7 +14,7 @@ def get_config(arg: str = ""):
     """The student alone."""
     names, smoke = recipes.words(arg)
     if len(names) > 1:
-        raise InputError(f"config argument {arg!r}: give STUDENT and, if wanted, smoke")
+        raise recipes.InputError(f"config argument {arg!r}: give STUDENT and, if wanted, smoke")
     terms = {"ce": recipes.member("ce"), "kd": recipes.member("kd", weight=1.0, temperature=1.0)}
     student = recipes.phase((names or ["resnet8x4"])[0], terms=terms, teacher="ema")
     student.ema = 0.999

@@ -121,7 +121,7 @@ CAT_KD = {
 # the pairs of the papers' CIFAR tables and, for SFTN, where the branches of the student leave the teacher and
 # enter the student, by index in `Outputs.stages`; all but the stem and the last stage, from the output side.
 # The paper's own cuts are not available: this reading is ours.
-_THREE, _FOUR = "1:1,2:2", "1:1,2:2,3:3"
+_THREE, _FOUR = ("1:1", "2:2"), ("1:1", "2:2", "3:3")
 SFTN_STAGES = {
     ("resnet56", "resnet20"): _THREE,
     ("resnet110", "resnet20"): _THREE,
@@ -135,7 +135,7 @@ SFTN_STAGES = {
     ("ResNet50", "vgg8"): _FOUR,
     ("resnet32x4", "ShuffleV1"): _THREE,
     ("resnet32x4", "ShuffleV2"): _THREE,
-    ("resnet32x4", "MobileNetV2"): "1:2,2:3",
+    ("resnet32x4", "MobileNetV2"): ("1:2", "2:3"),
     ("wrn_40_2", "ShuffleV1"): _THREE,
     ("wrn_40_2", "ShuffleV2"): _THREE,
 }

@@ -12,7 +12,7 @@ from kd_jax import recipes
 
 def part(pair: recipes.Argument) -> recipes.Part:
     """Branches of the student on the teacher; then KD where there is no other loss."""
-    stages = pairs.of(pairs.SFTN_STAGES, pair, "")
+    stages = pairs.of(pairs.SFTN_STAGES, pair, ())
     branches = {"sftn_branches": recipes.member("sftn_branches", student=pair.student, stages=stages)}
     return recipes.Part(teacher_terms=branches, host=kd.part(pair).terms)
 

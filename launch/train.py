@@ -27,4 +27,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    cli.main(run, required=("config", "workdir"))
+    cli.main(run, config=CONFIG, required=("config", "workdir"))

@@ -79,6 +79,12 @@ def test_files_can_be_read_in_one_sitting():
     assert not long
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.name)
+def test_configs_import_recipes_and_each_other(path):
+    for name in imports(path):
+        assert name == "kd_jax.recipes" or name.startswith(("kd_jax.recipes.", "configs.")), name
+
+
 def users_of(*names):
     return {
         str(p.relative_to(ROOT))
@@ -93,7 +99,7 @@ def rooms_of(*names):
 
 
 def test_who_may_use_what():
-    assert rooms_of("ml_collections") <= {"kd_jax/config", "kd_jax/recipes", "kd_jax/tools", "configs", "launch"}
+    assert rooms_of("ml_collections") <= {"kd_jax/config", "kd_jax/recipes", "configs", "launch"}
     assert users_of("orbax") == {"kd_jax/storage/checkpoints.py"}
     assert users_of("matplotlib") == {"kd_jax/train/report.py"}
     assert rooms_of("tensorflow_datasets", "grain", "array_record") <= {"kd_jax/data"}

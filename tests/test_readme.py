@@ -1,13 +1,13 @@
 """What the README says can be typed, can be typed."""
 
-import ast
 import re
+import shlex
 import subprocess
 
 import pytest
 
 from kd_jax import InputError, config, data, methods, models
-from kd_jax.tools import cli
+from kd_jax.tools import config_file
 from kd_jax.train import run
 from tests.conftest import ROOT
 
@@ -17,33 +17,17 @@ COMMANDS = [c.replace("\\\n", " ") for c in re.findall(r"^python launch/train\.p
 OVERRIDES = re.findall(r"`(--config\.[^`]*)`", README)
 
 
-def apply(made, flag):
-    """One --config.a.b=value, as absl would: a literal, or else a string."""
-    dotted, _, value = flag.removeprefix("--config.").partition("=")
-    *path, last = dotted.split(".")
-    at = made
-    for name in path:
-        at = at[name]
-    assert last in at, flag
-    value = value.strip('"')
-    try:
-        value = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        pass
-    at[last] = value
-
-
 def read(spelled):
-    return cli._default(str(ROOT / spelled))
+    return config_file.load(str(ROOT / spelled))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(command):
-    flags = dict(part.split("=", 1) for part in command.split()[2:] if part != "--dry_run")
-    made = read(flags.pop("--config"))
-    assert flags.pop("--workdir")
-    for flag, value in flags.items():
-        apply(made, f"{flag}={value}")
+    flags = [part for part in shlex.split(command)[2:] if part != "--dry_run"]
+    (spelled,) = (flag.removeprefix("--config=") for flag in flags if flag.startswith("--config="))
+    made = read(spelled)
+    others = [flag.partition("=")[0] for flag in config.override(made, flags)]
+    assert sorted(others) == ["--config", "--workdir"]
     config.parse(made.to_dict())
 
 
@@ -55,8 +39,8 @@ def test_there_are_commands():
 def test_overrides(flags):
     special = {"sftn": "configs/sftn.py", "dafa": "configs/sokd_fitnet.py"}
     made = read(next((config for name, config in special.items() if name in flags), "configs/skd.py"))
-    for flag in flags.split(" --"):
-        apply(made, "--" + flag.removeprefix("--"))
+    flags = flags if "=" in flags else f"{flags}="  # a key by itself
+    assert config.override(made, shlex.split(flags)) == []
     config.parse(made.to_dict())
 
 

@@ -1,6 +1,9 @@
 """From a ConfigDict to frozen dataclasses, once. Every error names its key, the value and what is accepted."""
 
-from kd_jax.config.parse import parse, typed
+from kd_jax.config.defaults import completed, default_fields, phase_template, template, typed_field
+from kd_jax.config.keys import config_key
+from kd_jax.config.overrides import override
+from kd_jax.config.parse import parse
 from kd_jax.config.records import (
     Checkpoint,
     Data,
@@ -14,10 +17,13 @@ from kd_jax.config.records import (
     Recipe,
     Schedule,
     Strong,
-    at,
 )
+from kd_jax.config.values import as_tuple, optional, typed
+
+at = config_key  # its earlier name, until nothing imports it
 
 __all__ = [
     "Checkpoint", "Data", "Eval", "Init", "Log", "Member", "Optim", "Parallel", "Phase", "Recipe", "Schedule",
-    "Strong", "at", "parse", "typed",
+    "Strong", "as_tuple", "at", "completed", "config_key", "default_fields", "optional", "override", 
+    "parse", "phase_template", "template", "typed", "typed_field",
 ]  # fmt: skip

@@ -1,62 +1,55 @@
 """From a nested dict to the records, once."""
 
-import types
 import typing
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from kd_jax.config.records import Member, Phase, Recipe, require
+from kd_jax.config.defaults import completed, default_fields
+from kd_jax.config.keys import require
+from kd_jax.config.records import Member, Phase, Recipe
+from kd_jax.config.values import typed
 from kd_jax.typing import InputError
 
 
-def typed(value: Any, kind: Any, key: str) -> Any:
-    """value as `kind` (int, float, str, bool, dict, tuple[x, ...], x | None, a dataclass), or an InputError."""
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value is None and type(None) in options:
-        return None
-    kind = options[0]
-    if typing.get_origin(kind) is tuple:
-        (inner, _) = typing.get_args(kind)
-        require(isinstance(value, list | tuple), key, value, f"a tuple like (1, 2), of {inner.__name__}")
-        return tuple(typed(v, inner, key) for v in value)
-    if is_dataclass(kind) and isinstance(value, dict):
-        return _record(kind, value, key)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    require(isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), key, value, kind.__name__)
-    return value
-
-
-def _record(cls, tree: dict, at: str):
+def _record(cls, tree: Any, key: str):
     """A checked dataclass from a dict with exactly its fields."""
-    _exact(tree, [f.name for f in fields(cls)], at)
-    made = cls(**{f.name: typed(tree[f.name], f.type, f"{at}.{f.name}") for f in fields(cls)})
-    made.check(at)
-    return made
+    _exact(tree, [f.name for f in fields(cls)], key)
+    values = {}
+    for field in fields(cls):
+        name, value = f"{key}.{field.name}" if key else field.name, tree[field.name]
+        if typing.get_origin(field.type) is dict:
+            _exact(value, list(field.default_factory()), name)
+        nested = is_dataclass(field.type) and not isinstance(value, field.type)
+        values[field.name] = _record(field.type, value, name) if nested else typed(value, field.type, name)
+    record = cls(**values)
+    record.check(key)
+    return record
 
 
-def _exact(tree: Any, names: list[str], at: str) -> None:
+def _exact(tree: Any, names: list[str], key: str) -> None:
     """Refuse keys that are not known, and keys that are missing."""
-    require(isinstance(tree, dict), at, tree, "a sub-configuration")
-    where = f"config.{at}" if at else "config"
+    require(isinstance(tree, dict), key, tree, "a sub-configuration")
+    where = f"config.{key}" if key else "config"
     for name in sorted(set(tree) - set(names)):
         raise InputError(f"{where}.{name}: unknown key; known: {', '.join(names)}")
     for name in sorted(set(names) - set(tree)):
         raise InputError(f"{where}.{name}: missing key")
 
 
-def _members(tree: dict, order: tuple[str, ...], at: str) -> tuple[Member, ...]:
-    made = []
-    for label in order:
+def _members(tree: Any, order: tuple[str, ...] | None, key: str) -> tuple[Member, ...]:
+    """Members in an order of their labels, None for the alphabet; the factories' keywords stay unchecked."""
+    require(isinstance(tree, dict), key, tree, "a sub-configuration")
+    members = []
+    for label in sorted(tree) if order is None else order:
         if label not in tree:
-            raise InputError(f"config.{at}: no member {label!r}; there are: {', '.join(tree) or 'none'}")
+            raise InputError(f"config.{key}: no member {label!r}; there are: {', '.join(tree) or 'none'}")
+        where = f"{key}.{label}"
+        require(isinstance(tree[label], dict), where, tree[label], "a sub-configuration")
         kwargs = dict(tree[label])
         kind = kwargs.pop("kind", None) or label
-        warmup = typed(kwargs.pop("warmup_epochs", 0.0), float, f"{at}.{label}.warmup_epochs")
-        teacher = typed(kwargs.pop("teacher", None), int | None, f"{at}.{label}.teacher")
-        made.append(Member(label, kind, kwargs, warmup, teacher))
-        made[-1].check(f"{at}.{label}")
-    return tuple(made)
+        every = {field.name: kwargs.pop(field.name, value) for field, value in default_fields(Member)}
+        members.append(_record(Member, {"label": label, "kind": kind, "kwargs": kwargs, **every}, where))
+    return tuple(members)
 
 
 def _phase(tree: Any, name: str) -> Phase:
@@ -65,29 +58,27 @@ def _phase(tree: Any, name: str) -> Phase:
     tree = dict(tree, name=name)
     order = typed(tree.pop("refine_order"), tuple[str, ...], f"{name}.refine_order")
     tree["refine"] = _members(tree["refine"], order, f"{name}.refine")
-    tree["terms"] = _members(tree["terms"], tuple(sorted(tree["terms"])), f"{name}.terms")
+    tree["terms"] = _members(tree["terms"], None, f"{name}.terms")
     origins = typed(tree["teacher"], str, f"{name}.teacher")
     tree["teacher"] = tuple(part.strip() for part in origins.split(",") if part.strip())
     return _record(Phase, tree, name)
 
 
 def parse(tree: dict) -> Recipe:
-    """A validated Recipe from the nested dict of a ConfigDict.
+    """A validated Recipe from the nested dict of a ConfigDict; keys that are not there have their defaults.
 
     Raises:
       InputError: naming the key, the value and what is accepted.
     """
-    own = [f.name for f in fields(Recipe)]
+    tree = completed(tree)
+    keys = [f.name for f in fields(Recipe)]
     names = typed(tree.get("phases", ()), tuple[str, ...], "phases")
     require(bool(names) and len(set(names)) == len(names), "phases", names, "different names, at least one")
     for name in names:
-        plain = name.replace("_", "").replace("-", "").isalnum() and name not in own
-        require(plain, "phases", name, f"names of letters, digits, _ and -, other than {', '.join(own)}")
+        plain = name.replace("_", "").replace("-", "").isalnum() and name not in keys
+        require(plain, "phases", name, f"names of letters, digits, _ and -, other than {', '.join(keys)}")
         require(name in tree, "phases", name, f"names of sub-configurations; there is no config.{name}")
-    unused = {k for k, v in tree.items() if k not in own and isinstance(v, dict) and "model" in v}  # phases left out
-    whole = {k: v for k, v in tree.items() if k not in unused}
+    unused = {k for k, v in tree.items() if k not in keys and isinstance(v, dict) and "model" in v}  # phases left out
+    whole = {k: v for k, v in tree.items() if k not in unused | set(names)}
     whole["phases"] = tuple(_phase(tree[name], name) for name in names)
-    _exact(whole, own, "")
-    made = Recipe(**{f.name: typed(whole[f.name], f.type, f.name) for f in fields(Recipe)})
-    made.check()
-    return made
+    return _record(Recipe, whole, "")

@@ -1,25 +1,12 @@
-"""What a recipe is, as frozen dataclasses; each checks its own values."""
+"""What a recipe is, as frozen dataclasses: every key, its type and its default stand here and nowhere else. Each record
+checks its own values."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from kd_jax.typing import InputError
+from kd_jax.config.keys import require
 
 PRECISIONS = ("float32", "bfloat16")
-
-
-def require(ok: bool, key: str, value: Any, accepted: str) -> None:
-    """Refuse the value of a key."""
-    if not ok:
-        raise InputError(f"config.{key}: must be {accepted}, got {value!r}")
-
-
-def at(key: str, function, *args, **kwargs):
-    """Call, and put the config key in front of what the function refuses."""
-    try:
-        return function(*args, **kwargs)
-    except ValueError as e:
-        raise (e if str(e).startswith("config.") else InputError(f"config.{key}: {e}")) from e
+SYNTHETIC = {"classes": 100, "size": 32, "channels": 3, "train": 64, "test": 32}  # sizes of the made-up data set
 
 
 @dataclass(frozen=True)
@@ -29,8 +16,8 @@ class Member:
 
     label: str
     kind: str
-    kwargs: dict[str, Any]
-    warmup_epochs: float
+    kwargs: dict
+    warmup_epochs: float = 0.0
     teacher: int | None = None
 
     def check(self, at: str) -> None:
@@ -47,13 +34,13 @@ class Optim:
     of all that the loss trains, before weight decay and momentum; 0 leaves it as it is. The plan checks the name, and
     what that optimiser takes."""
 
-    name: str
-    lr: float
-    momentum: float
-    weight_decay: float
-    nesterov: bool
-    delta: float
-    clip: float
+    name: str = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = False
+    delta: float = 0.0
+    clip: float = 0.0
 
     def check(self, at: str) -> None:
         require(0 < self.lr < float("inf"), f"{at}.lr", self.lr, "a finite number above 0")
@@ -70,10 +57,10 @@ class Optim:
 class Schedule:
     """milestones and warmup_epochs in epochs."""
 
-    name: str
-    milestones: tuple[float, ...]
-    gamma: float
-    warmup_epochs: float
+    name: str = "step"
+    milestones: tuple[float, ...] = (150, 180, 210)
+    gamma: float = 0.1
+    warmup_epochs: float = 0.0
 
     def check(self, at: str) -> None:
         rising = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
@@ -87,8 +74,8 @@ class Init:
     """Where a phase starts. student: "" at random, or weights that are there already. method: "", or where members
     with the same labels have been trained."""
 
-    student: str
-    method: str
+    student: str = ""
+    method: str = ""
 
     def check(self, at: str) -> None:
         kind, _, rest = self.student.partition(":")
@@ -101,7 +88,7 @@ class Init:
         require(known, f"{at}.method", self.method, "empty, phase:NAME or checkpoint:DIR")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Phase:
     """One network trained from start to end. teacher: where it comes from, () for none. weights: a file to
     load in place of training, or "". trains: "all", or "method" where the network stays as it is. ema: decay of an
@@ -110,20 +97,20 @@ class Phase:
 
     name: str
     model: str
-    weights: str
-    teacher: tuple[str, ...]
-    refine: tuple[Member, ...]
+    weights: str = ""
+    teacher: tuple[str, ...] = ()
+    refine: tuple[Member, ...] = ()
     terms: tuple[Member, ...]
-    init: Init
-    trains: str
-    ema: float | None
-    epochs: int
-    steps: int | None
-    batch_size: int
-    accumulate: int
-    remat: bool
-    optim: Optim
-    schedule: Schedule
+    init: Init = Init()
+    trains: str = "all"
+    ema: float | None = None
+    epochs: int = 240
+    steps: int | None = None
+    batch_size: int = 64
+    accumulate: int = 1
+    remat: bool = False
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
 
     def check(self, at: str) -> None:
         for origin in self.teacher:
@@ -152,8 +139,8 @@ class Phase:
 class Strong:
     """The strong view of methods that compare two: RandAugment's number of operations and their magnitude."""
 
-    ops: int
-    magnitude: float
+    ops: int = 2
+    magnitude: float = 10.0
 
     def check(self, at: str) -> None:
         require(self.ops >= 0, f"{at}.ops", self.ops, "a number of operations, at least 0")
@@ -169,18 +156,18 @@ class Data:
     that read a stream ahead, 0 for a thread of the run's own; None for as many as there are cores, or 0 where the
     images are in memory anyway."""
 
-    name: str
-    dir: str
-    seed: int | None
-    augment: str
-    size: int
-    stream: bool
-    crop: int
-    workers: int | None
-    test_fraction: float
-    subset: float
-    strong: Strong
-    synthetic: dict = field(default_factory=dict)
+    name: str = "cifar100"
+    dir: str = ""
+    seed: int | None = None
+    augment: str = "auto"
+    size: int = 0
+    stream: bool = False
+    crop: int = 0
+    workers: int | None = None
+    test_fraction: float = 0.2
+    subset: float = 0.0
+    strong: Strong = Strong()
+    synthetic: dict[str, int] = field(default_factory=lambda: dict(SYNTHETIC))
 
     def check(self, at: str) -> None:
         accepted = ("auto", "crop_flip", "crop", "none")
@@ -202,8 +189,8 @@ class Parallel:
     """See kd_jax.distributed.mesh. mesh: () for all devices, (n,) for the first n, or (d, f) for the first d times f,
     over whose second axis parameters are split."""
 
-    scope: str
-    mesh: tuple[int, ...]
+    scope: str = "global"
+    mesh: tuple[int, ...] = ()
 
     def check(self, at: str) -> None:
         require(self.scope in ("global", "device"), f"{at}.scope", self.scope, "global or device")
@@ -218,9 +205,9 @@ class Checkpoint:
     """every: steps between saves, 0 for once an epoch. keep: how many of a phase's last ones stay.
     best: how many stay besides, those with the highest top-1 on the test set."""
 
-    every: int
-    keep: int
-    best: int
+    every: int = 0
+    keep: int = 2
+    best: int = 0
 
     def check(self, at: str) -> None:
         require(self.every >= 0, f"{at}.every", self.every, "steps, or 0 for once an epoch")
@@ -232,8 +219,8 @@ class Checkpoint:
 class Log:
     """every: steps between training rows. tensorboard: also write its event files."""
 
-    every: int
-    tensorboard: bool
+    every: int = 50
+    tensorboard: bool = False
 
     def check(self, at: str) -> None:
         require(self.every > 0, f"{at}.every", self.every, "a number of steps above 0")
@@ -243,31 +230,31 @@ class Log:
 class Eval:
     """every: epochs between evaluations; the last step is always evaluated."""
 
-    every: int
+    every: int = 1
 
     def check(self, at: str) -> None:
         require(self.every > 0, f"{at}.every", self.every, "a number of epochs above 0")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A whole run. skip_nonfinite: updates a phase may leave out because they are not finite.
     teacher_check: whether a teacher near chance stops the run. precision: what networks compute in; parameters,
     statistics, losses and all that methods compute are float32 in any case."""
 
     name: str
-    seed: int
-    skip_nonfinite: int
-    teacher_check: bool
-    precision: str
+    seed: int = 0
+    skip_nonfinite: int = 0
+    teacher_check: bool = True
+    precision: str = "float32"
     phases: tuple[Phase, ...]
-    data: Data
-    parallel: Parallel
-    checkpoint: Checkpoint
-    log: Log
-    eval: Eval
+    data: Data = field(default_factory=Data)
+    parallel: Parallel = Parallel()
+    checkpoint: Checkpoint = Checkpoint()
+    log: Log = Log()
+    eval: Eval = Eval()
 
-    def check(self) -> None:
+    def check(self, _: str) -> None:
         require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
         require(self.skip_nonfinite >= 0, "skip_nonfinite", self.skip_nonfinite, "a number of updates, at least 0")
         require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))

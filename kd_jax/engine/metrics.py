@@ -10,6 +10,10 @@ from kd_jax.typing import Array, Logs, Mean, Terms
 Metrics = dict[str, Mean]
 
 
+class NonFiniteError(ArithmeticError):
+    """Training met a loss or an update that is not finite. The message names the phase, the step and the term."""
+
+
 def mean_of(value: Array | Mean, mask: Array) -> Mean:
     """The two sums of a (B,) value over the examples that count, of a () value, or of a ratio.
 

@@ -13,7 +13,7 @@ import optax
 from etils import epath
 
 from kd_jax import config, data, methods, models
-from kd_jax.config import at as config_key
+from kd_jax.config import config_key
 from kd_jax.data.resident import Split
 from kd_jax.distributed.mesh import Layout
 from kd_jax.engine.state import abstract_state, make_init_context, trained

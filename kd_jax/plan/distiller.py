@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 
 from kd_jax import config, methods, recipes
-from kd_jax.config import at as config_key
+from kd_jax.config import config_key
 from kd_jax.data.resident import EXTRA_VIEWS
 from kd_jax.models.network import Network
 from kd_jax.typing import Distiller, InitContext, InputError, Need, extra_views_of

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from etils import epath
 
 from kd_jax import config, data, models
-from kd_jax.config import at as config_key
+from kd_jax.config import config_key
 from kd_jax.interop.loaded import Loaded, loader, own_normalization
 from kd_jax.models.graft import HEAD, head_of, parse
 from kd_jax.models.network import Network

@@ -8,7 +8,7 @@ from kd_jax.typing import InputError
 
 
 class Argument(NamedTuple):
-    """What `configs/skd.py:resnet32x4,resnet8x4,smoke` says after the colon."""
+    """The argument of a config file, read: the names of two networks, and whether the run is a smoke test."""
 
     teacher: str
     student: str
@@ -16,7 +16,7 @@ class Argument(NamedTuple):
 
     @property
     def large(self) -> bool:
-        """Whether the pair is made for ImageNet's large images."""
+        """Whether the networks are made for the large images of ImageNet."""
         return large(self.student)
 
     @property
@@ -26,19 +26,20 @@ class Argument(NamedTuple):
 
 
 def large(model: str) -> bool:
-    """Whether a network is made for ImageNet's large images."""
+    """Whether a network is made for the large images of ImageNet. model: its name, in any letter case."""
     return model.lower() in LARGE
 
 
 def argument(text: str | None, *, default: tuple[str, str] = ("resnet32x4", "resnet8x4")) -> Argument:
-    """Teacher, student and size from the argument of get_config.
+    """Read the argument of get_config: teacher, student and size.
 
     Args:
-      text: comma-separated: a pair of models, "smoke", both, or nothing.
-      default: the pair where none is given.
+      text: words with commas between: two networks, "smoke", both, or nothing.
+      default: the two networks where the text names none.
 
     Raises:
-      InputError: one model only, or an unknown word; one network for ImageNet beside one for small images.
+      InputError: the text names one network, or more than two, or an unknown one; or it names one network for ImageNet
+        and one for small images.
     """
     pair, smoke = words(text)
     if len(pair) not in (0, 2):
@@ -46,12 +47,14 @@ def argument(text: str | None, *, default: tuple[str, str] = ("resnet32x4", "res
     for name in pair:
         models.create(name, 2)  # an unknown name lists the known ones
     if len({large(name) for name in pair}) == 2:
-        a, b = sorted(pair, key=large, reverse=True)
-        raise InputError(f"config argument {text!r}: {a} is for ImageNet, {b} for small images; give two of a kind")
+        big, small = sorted(pair, key=large, reverse=True)
+        raise InputError(
+            f"config argument {text!r}: {big} is for ImageNet, {small} for small images; give two of a kind"
+        )
     return Argument(*(pair or default), smoke)
 
 
 def words(text: str | None) -> tuple[list[str], bool]:
-    """What stands between the commas of an argument of get_config, and whether "smoke" is among it."""
-    found = [word.strip() for word in (text or "").split(",") if word.strip()]
-    return [word for word in found if word != "smoke"], "smoke" in found
+    """Split an argument of get_config at its commas: its words without "smoke", and whether "smoke" is one of them."""
+    every = [word.strip() for word in (text or "").split(",") if word.strip()]
+    return [word for word in every if word != "smoke"], "smoke" in every

@@ -4,7 +4,7 @@ import fcntl
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,9 +17,6 @@ from kd_jax.typing import InputError, first_line
 # a run may move to another machine, and may log or save more often: not part of its identity. Whether examples stream
 # or lie in memory changes no bit either; data.crop, which needs a stream, is part of it
 NON_IDENTITY_KEYS = ("parallel.mesh", "data.dir", "data.stream", "data.workers", "log", "checkpoint")
-# keys that older runs have not, with what they did; and keys of a phase
-ADDED = {"precision": "float32", "data": {"stream": False, "crop": 0, "workers": None}}
-ADDED_TO_PHASES = {"accumulate": 1, "remat": False, "optim": {"clip": 0.0}}
 FILES = ("config.json", "metrics.jsonl", "summary.json", "report.md", "curves.png")
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what a folder on an object store needs
 SEEN = 30  # seconds until a shared file system must show every process what the first one has written
@@ -51,20 +48,9 @@ def flatten(tree: dict, at: str = "") -> dict[str, Any]:
     return flat
 
 
-def completed(tree: dict) -> dict:
-    """The configuration of a run, perhaps of an older version: keys that it could not have yet are there."""
-    phases = {k: _filled(v, ADDED_TO_PHASES) for k, v in tree.items() if isinstance(v, dict) and "model" in v}
-    return _filled({**tree, **phases}, ADDED)
-
-
-def _filled(tree: dict, defaults: dict) -> dict:
-    made = {**defaults, **tree}
-    return made | {k: _filled(made[k], v) for k, v in defaults.items() if isinstance(v, dict)}
-
-
 def difference(old: dict, new: dict) -> str | None:
     """The first key in which two configurations are different runs, as a phrase, or None."""
-    old, new = flatten(completed(old)), flatten(completed(new))
+    old, new = flatten(old), flatten(new)
     for key in sorted({*old, *new}):
         free = any(key == f or key.startswith(f"{f}.") for f in NON_IDENTITY_KEYS)
         if not free and old.get(key) != new.get(key):
@@ -75,9 +61,10 @@ def difference(old: dict, new: dict) -> str | None:
 class Workdir:
     """The folder of a run with the resolved configuration `tree`."""
 
-    def __init__(self, path: str, tree: dict):
+    def __init__(self, path: str, tree: dict, complete: Callable[[dict], dict] = dict):
+        """complete: gives a configuration, as an older version wrote it, the keys that it lacks."""
         self.path = resolve_path(path)
-        self._tree = tree
+        self._tree, self._complete = tree, complete
 
     def check(self, *, overwrite: bool) -> None:
         """Refuse a folder that holds another run, or an object store that cannot be reached; changes nothing."""
@@ -87,7 +74,7 @@ class Workdir:
         written = self.path / "config.json"
         if overwrite or not written.exists():
             return
-        changed = difference(files.read_json(written), self._tree)
+        changed = difference(self._complete(files.read_json(written)), self._complete(self._tree))
         if changed:
             raise InputError(
                 f"--workdir={self.path}: holds another run: config.{changed}; name another folder or add --overwrite"

@@ -5,12 +5,12 @@ import math
 import jax
 from etils import epath
 
-from kd_jax import config
+from kd_jax import config, recipes
 from kd_jax.distributed.mesh import Layout
 from kd_jax.models.network import Network, network_of
 from kd_jax.storage import files, metrics_log
 from kd_jax.storage.checkpoints import Checkpoints
-from kd_jax.storage.workdir import completed, resolve_path
+from kd_jax.storage.workdir import resolve_path
 from kd_jax.train.batches import batches_of
 from kd_jax.train.evaluator import Evaluator
 from kd_jax.train.run import load_data
@@ -21,7 +21,7 @@ def _config(workdir: str) -> dict:
     written = resolve_path(workdir) / "config.json"
     if not written.exists():
         raise InputError(f"--workdir={workdir}: no run here (no config.json)")
-    return completed(files.read_json(written))
+    return recipes.completed(files.read_json(written))
 
 
 def _phase(workdir: str, tree: dict, phase: str) -> str:

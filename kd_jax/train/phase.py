@@ -10,6 +10,7 @@ from kd_jax import config, models
 from kd_jax.distributed import processes
 from kd_jax.distributed.preemption import Interrupted
 from kd_jax.engine.loop import LoopState
+from kd_jax.engine.metrics import NonFiniteError
 from kd_jax.engine.state import TrainState
 from kd_jax.methods.base import fold
 from kd_jax.plan import PhasePlan
@@ -25,10 +26,6 @@ from kd_jax.train.inputs import StepInputs, resolve_teachers
 from kd_jax.train.rows import Rows, describe
 from kd_jax.train.teacher_check import check_teacher
 from kd_jax.typing import InputError, Variables
-
-
-class NonFiniteError(ArithmeticError):
-    """Training met a loss or a parameter that is not finite."""
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import NamedTuple
 
-from kd_jax import config, data
+from kd_jax import config, data, recipes
 from kd_jax.distributed import preemption, processes
 from kd_jax.distributed.mesh import Layout
 from kd_jax.models import graft
@@ -53,7 +53,7 @@ def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
     recipe = config.parse(tree)
     if recipe.log.tensorboard:
         metrics_log.tensorboard()  # missing: say so now
-    home = Workdir(workdir, tree)
+    home = Workdir(workdir, tree, recipes.completed)
     home.check(overwrite=overwrite)
     layout = Layout(recipe.parallel.mesh, recipe.parallel.scope)
     if recipe.data.stream:

@@ -158,6 +158,6 @@ def test_a_missing_key_and_a_wrong_type_are_named():
     for wrong in ("x", 1.5, True, None):
         with pytest.raises(InputError, match="config.seed: must be int"):
             config.parse({**made, "seed": wrong})
-    del made["student"]["optim"]["lr"]
-    with pytest.raises(InputError, match="config.student.optim.lr: missing key"):
+    del made["student"]["model"]
+    with pytest.raises(InputError, match="config.student.model: missing key"):
         config.parse(made)

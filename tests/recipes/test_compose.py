@@ -57,7 +57,7 @@ def test_a_composition_in_full():
     teacher, pupil = made.phases
     assert made.name == "sftn+sokd+dkd" and (teacher.model, pupil.model) == ("vgg13", "vgg8")
     branches = {m.label: m.kwargs for m in teacher.terms}["sftn_branches"]
-    assert branches["student"] == "vgg8" and branches["stages"] == "1:1,2:2,3:3"
+    assert branches["student"] == "vgg8" and branches["stages"] == ("1:1", "2:2", "3:3")
     dkd = {m.label: m for m in pupil.terms}["dkd"]
     assert dkd.kwargs["beta"] == 6.0 and dkd.warmup_epochs == 20
     assert {m.label: m for m in pupil.terms}["fitnet"].kwargs["depth"] == 3

@@ -1,8 +1,6 @@
 """One folder, one configuration."""
 
-from kd_jax import config
-from kd_jax.storage.workdir import completed, difference, resolve_path
-from tests.conftest import tree
+from kd_jax.storage.workdir import difference, resolve_path
 
 
 def test_place(tmp_path, monkeypatch):
@@ -18,15 +16,3 @@ def test_difference():
     assert difference(old, {**old, "a": {"b": (1,), "c": None}}) == "a.b is [1, 2] there and [1] here"
     assert difference(old, {**old, "new": 3}) == "new is None there and 3 here"
     assert "parallel.scope" in difference(old, {**old, "parallel": {"mesh": (), "scope": "device"}})
-
-
-def test_a_run_of_an_older_version():
-    """Keys that it could not have count as what it did; then they are told apart as all others."""
-    new = tree()
-    old = {k: v for k, v in new.items() if k != "precision"}
-    for phase in ("teacher", "student"):
-        old[phase] = {k: v for k, v in new[phase].items() if k not in ("accumulate", "remat")}
-        old[phase]["optim"] = {k: v for k, v in new[phase]["optim"].items() if k != "clip"}
-    assert difference(old, new) is None and config.parse(completed(old)) == config.parse(new)
-    assert difference(old, tree(precision="bfloat16")) == "precision is 'float32' there and 'bfloat16' here"
-    assert difference(old, tree(student__optim__clip=1.0)) == "student.optim.clip is 0.0 there and 1.0 here"

@@ -9,6 +9,11 @@ import sys
 
 import pytest
 
+from kd_jax import InputError
+from kd_jax.distributed.preemption import Interrupted
+from kd_jax.engine.metrics import NonFiniteError
+from kd_jax.storage.checkpoints import StorageError
+from kd_jax.tools import cli
 from kd_jax.train import run
 from tests.conftest import ROOT, shrunk
 
@@ -195,6 +200,35 @@ def test_a_loss_that_is_not_finite_is_exit_3(tmp_path):
     done = train(SKD, f"--workdir={tmp_path}", *SMALL, "--config.teacher.optim.lr=1e30", "--config.teacher.steps=6")
     assert done.returncode == 3, done.stderr
     assert "error: phase teacher, step " in done.stderr and done.stderr.count("\n") == 1
+
+
+VERDICTS = [
+    (InputError("config.seed: wrong"), (2, "config.seed: wrong")),
+    (NonFiniteError("phase teacher, step 3"), (3, "phase teacher, step 3")),
+    (StorageError("run/teacher: cannot save"), (1, "run/teacher: cannot save")),
+    (OSError(28, "No space left on device", "x"), (1, "[Errno 28] No space left on device: 'x'")),
+    (PermissionError(13, "Permission denied", "x"), (1, "[Errno 13] Permission denied: 'x'")),
+    (FileNotFoundError(2, "No such file", "named.pth"), (1, "[Errno 2] No such file: 'named.pth'")),
+    (FileNotFoundError(2, "No such file", "ours.json"), (1, None)),
+    (FileNotFoundError("ours"), (1, None)),
+    (OSError(5, "Input/output error"), (1, None)),
+    (ConnectionError("ours"), (1, None)),
+    (ValueError("ours"), (1, None)),
+    (ZeroDivisionError("ours"), (1, None)),
+    (FloatingPointError("ours"), (1, None)),
+    (RuntimeError("ours"), (1, None)),
+    (AssertionError("ours"), (1, None)),
+]
+
+
+@pytest.mark.parametrize(("error", "expected"), VERDICTS, ids=lambda x: type(x).__name__)
+def test_only_errors_that_say_so_become_one_line(error, expected, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["import_weights.py", "--source=named.pth"])
+    assert cli.verdict(error) == expected
+
+
+def test_a_stop_by_a_signal():
+    assert cli.verdict(Interrupted(15, "stopped")) == (143, str(Interrupted(15, "stopped")))
 
 
 def test_help():

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from kd_jax import InputError, data, methods, models, recipes
 from kd_jax.models.base import multiply_adds
-from kd_jax.tools import cli, listing
+from kd_jax.tools import config_file, listing
 from kd_jax.typing import Outputs
 from tests.conftest import ROOT
 
@@ -86,13 +86,13 @@ def test_configs(printed, monkeypatch):
     monkeypatch.chdir(ROOT)
     spelled, text = names(printed["configs"]), " ".join(" ".join(printed["configs"]).split())
     for one in spelled:
-        made = cli._default(one.partition(":")[0])
+        made = config_file.load(one.partition(":")[0])
         phases = ", ".join(f"{name}={made[name].model}" for name in made.phases)
         said = text[text.index(one) :].partition("phases: ")[2]
         assert said == phases or said.startswith(f"{phases} configs/")
         for word, example in (("TEACHER", "wrn_16_1"), ("STUDENT", "resnet14"), ("METHODS", "sokd+dkd")):
             one = one.replace(word, example)
-        made = cli._default(one)
+        made = config_file.load(one)
         assert {made[name].model for name in made.phases} <= {"wrn_16_1", "resnet14", "graft:resnet14+wrn_16_1"}
         assert "resnet14" in made.student.model if "student" in made.phases else "wrn_16_1" in one
 
