@@ -131,12 +131,12 @@ def strong_views(
 ) -> Array:
     """The strong view of every example in an epoch: crop and flip as the data set's, then RandAugment.
 
-    A function of an example's image and of (key, epoch, its index), whatever else is in the batch; its crop and flip
-    are drawn apart from those of the usual view.
+    The strong view of an example is a function of its image and of (key, epoch, index); the rest of the batch does not
+    matter. Its crop and flip are independent of those of the usual view.
 
     Args:
       image: (B, H, W, C) in [0, 1], as they are stored.
-      key: of the data seed.
+      key: see `augment.root_key`.
       epoch: ().
       index: (B,) positions in the training set.
       augment: one of augment.AUGMENTS.
