@@ -83,6 +83,7 @@ def recipe(name: str, *, smoke: bool = False, data: str = "", **phases: Config) 
             "size": 0,
             "stream": False,
             "crop": 0,
+            "decoder": "pillow",
             "workers": config_dict.placeholder(int),
             "test_fraction": 0.2,
             "subset": 0.0,
