@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 from etils import epath
 
+from kd_jax.data.names import shown
 from kd_jax.data.sources import Arrays, Dataset
 from kd_jax.typing import InputError
 
@@ -116,4 +117,4 @@ def cifar(classes: int, dir: str = "") -> Dataset:
     """
     folder = epath.Path(dir or "~/data").expanduser()
     (train, found), (test, _) = (_split(folder, classes, part) for part in (0, 1))
-    return Dataset(train, test, MEAN, STD, "crop_flip", f"CIFAR-{classes} ({found}) in {folder}")
+    return Dataset(train, test, MEAN, STD, "crop_flip", f"CIFAR-{classes} ({found}) in {shown(folder)}")

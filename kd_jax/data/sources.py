@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from kd_jax.data.names import shown
 from kd_jax.typing import InputError
 
 
@@ -42,21 +43,25 @@ class Arrays:
         """(H, W, C)."""
         return self.images.shape[1:]
 
-    def only(self, kept: np.ndarray) -> "Arrays":
+    def take(self, positions: np.ndarray) -> "Arrays":
         """The examples at these positions."""
-        return Arrays(self.images[kept], self.labels[kept], self.num_classes)
+        return Arrays(self.images[positions], self.labels[positions], self.num_classes)
 
 
 class Dataset(NamedTuple):
-    """Two sources (Arrays, or the Parts of `unloaded`), the normalisation that goes with them, the usual
-    augmentation, and one line on where the data came from."""
+    """A training and a test set (Arrays, or the Parts of `unloaded`), and what goes with them.
+
+    mean, std: of every channel, on the scale [0, 1]. augment: the usual one, of augment.AUGMENTS. source: one printable
+    line on where the data came from. notes: printable lines that a run should say once.
+    """
 
     train: Any
     test: Any
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: str
-    origin: str
+    source: str
+    notes: tuple[str, ...] = ()
 
 
 def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -122,7 +127,7 @@ def fashion_mnist(dir: str = "") -> Dataset:
         for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
     ]
     train, test = (Arrays(x[..., None], y.astype(np.int32), 10) for x, y in (parts[:2], parts[2:]))
-    return Dataset(train, test, (0.2860,), (0.3530,), "crop_flip", f"Fashion-MNIST in {folder}")
+    return Dataset(train, test, (0.2860,), (0.3530,), "crop_flip", f"Fashion-MNIST in {shown(folder)}")
 
 
 @lru_cache(maxsize=4)

@@ -11,6 +11,7 @@ from etils import epath
 
 from kd_jax.data import images
 from kd_jax.data.cifar import MEAN, STD
+from kd_jax.data.names import shown
 from kd_jax.data.sources import Arrays, Dataset, statistics
 from kd_jax.typing import InputError, first_line
 
@@ -39,14 +40,14 @@ def tfds(name: str, *, dir: str = "", size: int = 0) -> Dataset:
         _arrays(x, y, found.num_classes, f"{found.folder}: {split}")
         for x, (_, y), split in zip((pixels[:cut], pixels[cut:]), examples, found.splits, strict=True)
     )
-    return Dataset(train, test, *(found.norm or statistics(train.images)), found.augment, found.origin)
+    return Dataset(train, test, *(found.norm or statistics(train.images)), found.augment, found.source)
 
 
 class Opened(NamedTuple):
     """A prepared set of which nothing but the description has been read.
 
     splits: names of the training and the test split. channels: to decode to, 0 for what the images have. norm: mean
-    and standard deviation where they are known. augment, origin: as in `Dataset`.
+    and standard deviation where they are known. augment, source: as in `Dataset`.
     """
 
     folder: epath.Path
@@ -56,7 +57,7 @@ class Opened(NamedTuple):
     num_classes: int
     norm: tuple | None
     augment: str
-    origin: str
+    source: str
 
 
 def opened(name: str, dir: str) -> Opened:
@@ -72,8 +73,8 @@ def opened(name: str, dir: str) -> Opened:
     info = builder.info
     splits, channels = _splits(info, folder), _check_features(info.features, folder)
     norm = (MEAN, STD) if info.name in ("cifar10", "cifar100") and channels == 3 else None
-    augment, origin = "crop" if info.name in _HAS_SIDES else "crop_flip", f"TFDS's {info.full_name} in {folder}"
-    return Opened(folder, builder, splits, channels, info.features["label"].num_classes, norm, augment, origin)
+    augment, source = "crop" if info.name in _HAS_SIDES else "crop_flip", f"TFDS's {info.full_name} in {shown(folder)}"
+    return Opened(folder, builder, splits, channels, info.features["label"].num_classes, norm, augment, source)
 
 
 def root(dir: str) -> epath.Path:

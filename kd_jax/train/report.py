@@ -104,7 +104,7 @@ def text(summary: dict, tests: int) -> str:
 
 def write(home: epath.Path, summary: dict, rows: list[dict], dataset: Dataset, watched: dict[str, str]) -> None:
     """report.md and curves.png; watched: name or pattern of the logs that are drawn -> their unit."""
-    heading = f"# {summary['recipe']} on {dataset.origin}"
+    heading = f"# {summary['recipe']} on {dataset.source}"
     device = f"{summary['device']['count']} x {summary['device']['kind']}"
     versions = ", ".join(f"{k} {v}" for k, v in summary["versions"].items())
     last = {row["phase"]: row["logs"] for row in rows if row["split"] == "train" and row["logs"]}

@@ -31,7 +31,7 @@ class Prepared(NamedTuple):
         """One line on what runs, on which data, where."""
         train, test = self.dataset.train, self.dataset.test
         sizes = f"{len(train)} training and {len(test)} test images of {train.shape}"
-        return f"{self.recipe.name}: {self.dataset.origin}, {sizes}{self._read_by}; devices: {self.layout.count}"
+        return f"{self.recipe.name}: {self.dataset.source}, {sizes}{self._read_by}; devices: {self.layout.count}"
 
     @property
     def _read_by(self) -> str:
@@ -97,6 +97,8 @@ def run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict:
 def _run(made: Prepared, tree: dict, stop) -> dict:
     recipe, home, layout, dataset, jobs = made
     log_line(made.heading)
+    for note in dataset.notes:
+        log_line(f"note: {note}")
     for job in jobs:
         _warn_of_milestones(job)
     log = metrics_log.MetricsLog(home.path / "metrics.jsonl")

@@ -59,7 +59,7 @@ def test_fashion_mnist(fashion):
     d = data.load("fashion_mnist", dir=str(folder))
     np.testing.assert_array_equal(d.train.images[..., 0], made["train"][0])
     np.testing.assert_array_equal(d.test.labels, made["t10k"][1])
-    assert str(folder) in d.origin
+    assert str(folder) in d.source
 
 
 def test_fashion_mnist_files_that_are_wrong(fashion):
@@ -221,11 +221,6 @@ def test_views_depend_on_seed_epoch_and_index_alone():
     assert int(augment.view_ids(KEY, 3, index, augment="crop", pad=4).max()) < 81
     assert augment.padding(32) == 4 and augment.padding(8) == 1 and augment.padding(4) == 1
     assert augment.num_views("none", 4) == 1
-
-
-def test_normalize():
-    image = jnp.ones((1, 2, 2, 2)) * 0.5
-    np.testing.assert_allclose(augment.normalize(image, (0.5, 0.25), (1.0, 0.5))[0, 0, 0], [0.0, 0.5])
 
 
 def test_every_epoch_is_a_permutation_of_full_batches():

@@ -10,7 +10,7 @@ from PIL import Image
 
 from kd_jax import InputError, data
 from kd_jax.data import images, sources
-from kd_jax.data.folder import Example, split
+from kd_jax.data.listing import Example, split
 from kd_jax.train import run
 from tests.conftest import tree
 
@@ -59,7 +59,7 @@ def test_train_and_test_side_by_side(tmp_path, rng, tests):
         assert part.labels.tolist() == labels and part.labels.dtype == np.int32 and part.num_classes == 3
         np.testing.assert_array_equal(part.images, [read(p) for p in sorted(root.glob("*/*"))])
     assert d.train.shape == (6, 9, 3) and d.augment == "crop_flip"
-    assert (d.mean, d.std) == sources.statistics(d.train.images) and str(tmp_path) in d.origin
+    assert (d.mean, d.std) == sources.statistics(d.train.images) and str(tmp_path) in d.source
 
 
 def test_jpeg(tmp_path):
