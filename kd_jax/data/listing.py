@@ -194,7 +194,7 @@ def _tiny_imagenet(root: epath.Path) -> tuple[list[Example], list[Example]]:
         name, label = (os.fsdecode(part) for part in (line + b"\t").split(b"\t")[:2])
         if label not in classes:
             where = shown(root / "train")
-            raise InputError(f"{shown(annotations)}:{number}: class {shown(label)!r} has no folder in {where}")
+            raise InputError(f"{shown(annotations)}:{number}: class '{shown(label)}' has no folder in {where}")
         test.append(Example(root / "val" / "images" / name, label))
     if not test:
         raise InputError(f"{shown(annotations)}: no line NAME<tab>CLASS in it")
