@@ -240,6 +240,10 @@ def test_labels_are_read_where_something_needs_them(photos, tmp_path, monkeypatc
 REFUSED = {
     "config.data.crop: must be 0 unless data.stream is True, got 32": {"data__crop": 32},
     "config.data.crop: must be pixels a side": {"data__crop": -1, "data__stream": True},
+    "config.data.decoder: must be pillow where data.crop is 0, got 'fast'": {"data__decoder": "fast"},
+    "config.data.decoder: must be pillow or fast where data.crop is 32, got 'fest'": {
+        "data__crop": 32, "data__stream": True, "data__decoder": "fest",
+    },
     "config.data.augment: must be auto where data.crop=32 augments, got 'none'": {
         "data__crop": 32, "data__stream": True, "data__augment": "none",
     },
