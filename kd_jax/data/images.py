@@ -61,11 +61,14 @@ def decoded(file: Encoded, *, size: int = 0, channels: int = 3) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
+    mode = "L" if channels == 1 else "RGB"
     with _image(file) as image:
         with _errors_named(file):
+            image.load()
             if "transparency" in image.info:  # else Pillow warns
                 image = image.convert("RGBA")
-            image = image.convert("L" if channels == 1 else "RGB")
+            if image.mode != mode:
+                image = image.convert(mode)
         if size:  # the centred square, then scaled: as scaling the shorter side and cropping
             image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
         pixels = np.asarray(image)

@@ -56,10 +56,10 @@ def test_whatever_a_plugin_raises_names_the_file(monkeypatch, raised):
     def fail(*args, **kwargs):
         raise raised
 
-    file = encoded(written(Image.new("RGB", (4, 4))), "a/b.png")
-    for call in ("open", "Image.convert"):
+    file = encoded(written(Image.new("RGBA", (4, 4))), "a/b.png")
+    for call in ("Image.open", "ImageFile.ImageFile.load", "Image.Image.convert"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"PIL.Image.{call}", fail)
+            patch.setattr(f"PIL.{call}", fail)
             assert refusal(file).startswith("a/b.png: a truncated or damaged image (")
 
 
@@ -71,7 +71,7 @@ def test_memory_and_files_that_cannot_be_opened(monkeypatch, tmp_path):
     assert refusal(Encoded("x", lambda: missing.open("rb"))) == "x: cannot be read (No such file or directory)"
     assert refusal(Encoded("x", lambda: tmp_path.open("rb"))) == "x: cannot be read (Is a directory)"
     file = encoded(written(Image.new("RGB", (4, 4))))
-    monkeypatch.setattr("PIL.Image.Image.convert", fail)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
     assert refusal(file) == "it: an image that does not fit into memory"
 
 
