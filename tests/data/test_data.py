@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import InputError, data
+from kd_jax import InputError, data, methods
 from kd_jax.data import augment, resident, sources
 from kd_jax.data.cifar import cifar
 
@@ -221,6 +221,12 @@ def test_views_depend_on_seed_epoch_and_index_alone():
     assert int(augment.view_ids(KEY, 3, index, augment="crop", pad=4).max()) < 81
     assert augment.padding(32) == 4 and augment.padding(8) == 1 and augment.padding(4) == 1
     assert augment.num_views("none", 4) == 1
+
+
+def test_data_draws_from_a_root_key_of_its_own_name():
+    roots = [augment.root_key(5), augment.root_key(6), KEY, methods.base.fold(KEY, "train")]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in roots}) == 4
+    assert jnp.array_equal(jax.random.key_data(roots[0]), jax.random.key_data(methods.base.fold(KEY, "data")))
 
 
 def test_every_epoch_is_a_permutation_of_full_batches():

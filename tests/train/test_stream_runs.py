@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from kd_jax import InputError, config, data
+from kd_jax.data.augment import root_key
 from kd_jax.data.resident import Split
 from kd_jax.data.streaming import Stream
 from kd_jax.data.unloaded import Records
@@ -165,6 +166,7 @@ def test_batches_stay_as_they_were_when_readers_move_on():
     """Images large enough for shared memory, looked at only when their stream is closed."""
     resident, split = streamed(kind=Resident), Split(6, 10, 2)
     with streamed(workers=1) as source:
+        assert source.key == resident.key == root_key(3)
         found = [source.train(step, 8, split, False, True) for step in range(7)]
         judged = [source.train(step, 8, split, True) for step in (0, 2, 4)]
         tested = [[*source.test(4)], [next(source.test(4))], [*source.test(4)]]
