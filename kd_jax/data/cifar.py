@@ -45,7 +45,7 @@ _LAYOUT = {
 class _Unpickler(pickle.Unpickler):
     """Only what a CIFAR batch holds: bytes, lists and a numpy array. Anything else is refused."""
 
-    _known = {
+    _allowed = {
         ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
         ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
         ("numpy._core.numeric", "_frombuffer"): np._core.numeric._frombuffer,
@@ -55,9 +55,9 @@ class _Unpickler(pickle.Unpickler):
     }
 
     def find_class(self, module, name):
-        if (module, name) not in self._known:
+        if (module, name) not in self._allowed:
             raise pickle.UnpicklingError(f"refused global {module}.{name}")
-        return self._known[module, name]
+        return self._allowed[module, name]
 
 
 def _members(folder: epath.Path, archive: str, inside: str, names: list[str]) -> list[bytes] | None:
@@ -116,5 +116,5 @@ def cifar(classes: int, dir: str = "") -> Dataset:
     Reference: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
     """
     folder = epath.Path(dir or "~/data").expanduser()
-    (train, found), (test, _) = (_split(folder, classes, part) for part in (0, 1))
-    return Dataset(train, test, MEAN, STD, "crop_flip", f"CIFAR-{classes} ({found}) in {shown(folder)}")
+    (train, inside), (test, _) = (_split(folder, classes, part) for part in (0, 1))
+    return Dataset(train, test, MEAN, STD, "crop_flip", f"CIFAR-{classes} ({inside}) in {shown(folder)}")

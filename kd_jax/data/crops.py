@@ -1,5 +1,5 @@
 """ImageNet's augmentation, on the host: random resized crops mirrored at random for training, the resized centre
-for tests. What an image is turned into is a function of (data seed, epoch, index) and nothing else.
+for tests. The crop of an image is a function of (data seed, epoch, index) and nothing else.
 
 Reference: Szegedy et al., "Going deeper with convolutions", 2014, arXiv 1409.4842; the rule and its numbers are
   torchvision's (RandomResizedCrop, RandomHorizontalFlip, Resize, CenterCrop on Pillow images).

@@ -27,10 +27,10 @@ def folder(where: str, *, dir: str = "", size: int = 0, test_fraction: float = 0
       InputError: a missing or unreadable folder, a link that leads nowhere, classes that train or test lacks, an empty
         class, a file that is not an image, sizes that differ. It names the file.
     """
-    found = listing(where, dir=dir, test_fraction=test_fraction)
-    files = [images.Encoded(shown(e.path), partial(e.path.open, "rb")) for e in found.train + found.test]
+    listed = listing(where, dir=dir, test_fraction=test_fraction)
+    files = [images.Encoded(shown(e.path), partial(e.path.open, "rb")) for e in listed.train + listed.test]
     pixels = images.stack(files, size=size)
-    cut, classes = len(found.train), len(found.classes)
-    train = Arrays(pixels[:cut], found.labels(found.train), classes)
-    test = Arrays(pixels[cut:], found.labels(found.test), classes)
-    return Dataset(train, test, *statistics(train.images), "crop_flip", found.source, found.notes)
+    cut, classes = len(listed.train), len(listed.classes)
+    train = Arrays(pixels[:cut], listed.labels(listed.train), classes)
+    test = Arrays(pixels[cut:], listed.labels(listed.test), classes)
+    return Dataset(train, test, *statistics(train.images), "crop_flip", listed.source, listed.notes)

@@ -20,7 +20,7 @@ _LOOKED_AT = 64  # images of a folder, evenly spaced, that say whether it is a g
 
 
 class Whole(NamedTuple):
-    """The view that is augmented on the device: the whole image, as `images.stack` makes it.
+    """The view that the device augments: the whole image, as `images.stack` makes it.
 
     shape: (H, W, C). size: see `images.stack`. first: name of the image that the shape was read from. all_grey: refuse
     an image in colour.
@@ -191,29 +191,29 @@ def unloaded(
     if crop and size:
         raise InputError(f"data.size: {size}, but data.crop={crop} resizes the images already; give one of them")
     decoders.check(decoder)
-    how = {"size": size, "crop": crop, "decoder": decoder}
-    return _tfds(rest, dir, **how) if kind == "tfds" else _folder(rest, dir, test_fraction, **how)
+    pixels = {"size": size, "crop": crop, "decoder": decoder}
+    return _tfds(rest, dir, **pixels) if kind == "tfds" else _folder(rest, dir, test_fraction, **pixels)
 
 
-def _tfds(name: str, dir: str, **how) -> Dataset:
-    found = opened(name, dir)
-    described = ((split, found.builder.info.splits[split]) for split in found.splits)
+def _tfds(name: str, dir: str, **pixels) -> Dataset:
+    prepared = opened(name, dir)
+    described = ((split, prepared.builder.info.splits[split]) for split in prepared.splits)
     files = [
-        Records(tuple(map(os.fspath, info.filepaths)), f"{found.folder}: {split}", info.num_examples)
+        Records(tuple(map(os.fspath, info.filepaths)), f"{shown(prepared.folder)}: {split}", info.num_examples)
         for split, info in described
     ]
-    about = {"augment": found.augment, "source": found.source}
-    return _dataset(files, found.num_classes, found.channels, found.norm, **how, **about)
+    about = {"augment": prepared.augment, "source": prepared.source}
+    return _dataset(files, prepared.num_classes, prepared.channels, prepared.norm, **pixels, **about)
 
 
-def _folder(where: str, dir: str, test_fraction: float, **how) -> Dataset:
-    found = listing(where, dir=dir, test_fraction=test_fraction)
+def _folder(where: str, dir: str, test_fraction: float, **pixels) -> Dataset:
+    listed = listing(where, dir=dir, test_fraction=test_fraction)
     files = []
-    for part in (found.train, found.test):
-        names = np.array([os.fsencode(e.path.relative_to(found.root)) for e in part])
-        files.append(Files(os.fspath(found.root), names, found.labels(part)))
-    about = {"augment": "crop_flip", "source": found.source, "notes": found.notes}
-    return _dataset(files, len(found.classes), 0, None, **how, **about)
+    for part in (listed.train, listed.test):
+        names = np.array([os.fsencode(e.path.relative_to(listed.root)) for e in part])
+        files.append(Files(os.fspath(listed.root), names, listed.labels(part)))
+    about = {"augment": "crop_flip", "source": listed.source, "notes": listed.notes}
+    return _dataset(files, len(listed.classes), 0, None, **pixels, **about)
 
 
 def _dataset(
@@ -226,7 +226,7 @@ def _dataset(
         if decoder == "pillow":
             about["notes"] = (*about.get("notes", ()), decoders.FASTER)
     else:
-        grey = not channels and not any(images.in_colour(files[0][i][0]) for i in _spread(len(files[0])))
+        grey = not channels and not any(images.in_colour(files[0][i][0]) for i in _evenly_spaced(len(files[0])))
         first = files[0][0][0]
         shape = images.decoded(first, size=size, channels=channels or (1 if grey else 3)).shape
         kinds = (Whole(shape, size, first.name, all_grey=grey),) * 2
@@ -248,6 +248,6 @@ def statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(mean), tuple(max(s, 1e-3) for s in std)
 
 
-def _spread(n: int) -> list[int]:
+def _evenly_spaced(n: int) -> list[int]:
     """At most _LOOKED_AT positions from first to last."""
     return sorted({round(p) for p in np.linspace(0, n - 1, min(n, _LOOKED_AT))})
