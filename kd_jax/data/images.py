@@ -4,6 +4,7 @@ Pixels are taken as they are stored: the orientation that a camera notes in EXIF
 ImageFolder and TFDS do not apply it either. Transparency is dropped, and the colours under it stay.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,12 +38,19 @@ def stack(files: Sequence[Encoded], *, size: int = 0, channels: int = 0) -> np.n
       (N, H, W, C) uint8.
 
     Raises:
-      InputError: an image that cannot be read, or sizes that differ; it names the first one.
+      InputError: an image that cannot be read, or sizes that differ; it names the first one. Too little memory.
     """
     heads = [_head(file) for file in files]
     channels = channels or (1 if all(mode in _GREY for mode, _ in heads) else 3)
     width, height = (size, size) if size else _one_size(files, [shape for _, shape in heads])
-    pixels = np.empty((len(files), height, width, channels), np.uint8)
+    shape = (len(files), height, width, channels)
+    try:
+        pixels = np.empty(shape, np.uint8)
+    except MemoryError as e:
+        raise InputError(
+            f"{len(files):,} images from {files[0].name} on take {math.prod(shape) / 1e9:,.1f} GB, more than there is; "
+            "data.stream=True leaves them in their files, data.size=N makes them smaller"
+        ) from e
     for i, file in enumerate(files):
         pixels[i] = decoded(file, size=size, channels=channels)
     return pixels

@@ -75,6 +75,16 @@ def test_memory_and_files_that_cannot_be_opened(monkeypatch, tmp_path):
     assert refusal(file) == "it: an image that does not fit into memory"
 
 
+def test_a_set_that_does_not_fit_into_memory(monkeypatch):
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "empty", fail)
+    with pytest.raises(InputError, match=r"^2 images from it on take 6.0 GB, .*; data.stream=True leaves them") as e:
+        images.stack([encoded(png(20000, 4000)), encoded(png(20000, 4000))], size=31623)
+    assert "\n" not in str(e.value)
+
+
 def test_faults_of_ours_keep_their_traceback(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("ours")
