@@ -33,4 +33,5 @@ def folder(where: str, *, dir: str = "", size: int = 0, test_fraction: float = 0
     cut, classes = len(listed.train), len(listed.classes)
     train = Arrays(pixels[:cut], listed.labels(listed.train), classes)
     test = Arrays(pixels[cut:], listed.labels(listed.test), classes)
-    return Dataset(train, test, *statistics(train.images), "crop_flip", listed.source, listed.notes)
+    about = {"classes": listed.classes, "digest": listed.digest, "notes": listed.notes}
+    return Dataset(train, test, *statistics(train.images), "crop_flip", listed.source, **about)

@@ -10,6 +10,7 @@ from zlib import crc32
 import numpy as np
 from etils import epath
 
+from kd_jax.data import identity
 from kd_jax.data.names import shown
 from kd_jax.typing import InputError
 
@@ -31,13 +32,17 @@ class Listing(NamedTuple):
     root: epath.Path
     train: list[Example]
     test: list[Example]
-    classes: list[str]
+    classes: tuple[str, ...]
     notes: tuple[str, ...]
 
     def labels(self, examples: list[Example]) -> np.ndarray:
         """(N,) int32."""
         number = {name: k for k, name in enumerate(self.classes)}
         return np.array([number[e.label] for e in examples], np.int32)
+
+    def digest(self) -> str:
+        """Of the names, sizes and classes of its files."""
+        return identity.of_files([("train", self.train), ("test", self.test)], self.root)
 
     @property
     def source(self) -> str:
@@ -62,7 +67,7 @@ def listing(where: str, *, dir: str = "", test_fraction: float = 0.2) -> Listing
         train, test = _beside(root, [path for path in parts if path.name != "train"], notes)
     else:
         train, test = split(_examples(root, notes), test_fraction)
-    classes = sorted({e.label for e in train})
+    classes = tuple(sorted({e.label for e in train}))
     return Listing(root, train, test, classes, (*notes, *_alike(classes)))
 
 
@@ -170,7 +175,7 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _alike(classes: list[str]) -> list[str]:
+def _alike(classes: tuple[str, ...]) -> list[str]:
     """A note where classes have names that are easily taken for one."""
     groups = defaultdict(list)
     for name in classes:

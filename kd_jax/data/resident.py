@@ -22,10 +22,10 @@ class Split(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def part(seed: int, n: int, held_out: int, outer: bool) -> np.ndarray:
-    """Positions of the held-out examples, which the outer loss reads, or of the others; a function of the seed."""
+def part(seed: int, n: int, count: int, held_out: bool) -> np.ndarray:
+    """Positions of the `count` held-out examples, or of the n - count others; a function of the seed."""
     shuffled = np.random.default_rng((seed, 1, n)).permutation(n).astype(np.int32)
-    return np.sort(shuffled[:held_out] if outer else shuffled[held_out:])
+    return np.sort(shuffled[:count] if held_out else shuffled[count:])
 
 
 @lru_cache(maxsize=4)
@@ -35,16 +35,16 @@ def order(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 def train_index(
-    seed: int, step: int, *, n: int, batch_size: int, split: Split | None = None, outer: bool = False
+    seed: int, step: int, *, n: int, batch_size: int, split: Split | None = None, held_out: bool = False
 ) -> tuple[int, np.ndarray]:
     """Epoch and example indices (B,) of a training step. Batches are full: the ragged last one of
-    an epoch is dropped. While a split lasts, training reads only the examples that are not held out; with `outer`, the
-    indices are those of held-out examples, for the outer loss of the step.
+    an epoch is dropped. While a split lasts, training reads only the examples that are not held out; with
+    `held_out`, the indices are those of held-out examples, for the outer loss of the step.
 
     Differs: the published loaders keep the last batch (782 steps an epoch on CIFAR at 64; here 781).
     """
     if split and split.held_out and step < split.steps:
-        positions = part(seed, n, split.held_out, outer)
+        positions = part(seed, n, split.held_out, held_out)
         epoch, index = train_index(seed, step, n=len(positions), batch_size=batch_size)
         return epoch, positions[index]
     epoch, position = divmod(step, n // batch_size)

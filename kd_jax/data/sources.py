@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from kd_jax.data import identity
 from kd_jax.data.names import shown
 from kd_jax.typing import InputError
 
@@ -52,7 +54,8 @@ class Dataset(NamedTuple):
     """A training and a test set (Arrays, or the Parts of `unloaded`), and what goes with them.
 
     mean, std: of every channel, on the scale [0, 1]. augment: the usual one, of augment.AUGMENTS. source: one printable
-    line on where the data came from. notes: printable lines that a run should say once.
+    line on where the data came from. classes: their names, () where only their number is known. digest: computes the
+    digest of the files, None for arrays, whose content counts. notes: printable lines that a run should say once.
     """
 
     train: Any
@@ -61,7 +64,20 @@ class Dataset(NamedTuple):
     std: tuple[float, ...]
     augment: str
     source: str
+    classes: tuple[str, ...] = ()
+    digest: Callable[[], str] | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> dict:
+        """What makes it this data set and no other, wherever it lies, as JSON has it."""
+        return {
+            "train": len(self.train),
+            "test": len(self.test),
+            "num_classes": self.train.num_classes,
+            "classes": list(self.classes),
+            "digest": self.digest() if self.digest else identity.of_arrays(self.train, self.test),
+        }
 
 
 def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

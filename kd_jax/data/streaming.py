@@ -34,12 +34,12 @@ class TrainPlan(NamedTuple):
     n: int
     batch_size: int
     split: Split | None = None
-    outer: bool = False
+    held_out: bool = False
 
     def __call__(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Epoch, indices (B,), mask (B,)."""
         epoch, index = resident.train_index(
-            self.seed, step, n=self.n, batch_size=self.batch_size, split=self.split, outer=self.outer
+            self.seed, step, n=self.n, batch_size=self.batch_size, split=self.split, held_out=self.held_out
         )
         return epoch, index, np.ones(len(index), np.float32)
 

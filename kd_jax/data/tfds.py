@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from kd_jax.data import images
+from kd_jax.data import identity, images
 from kd_jax.data.cifar import MEAN, STD
 from kd_jax.data.names import shown
 from kd_jax.data.sources import Arrays, Dataset, statistics
@@ -40,7 +40,9 @@ def tfds(name: str, *, dir: str = "", size: int = 0) -> Dataset:
         _arrays(x, y, opened_set.num_classes, f"{opened_set.folder}: {split}")
         for x, (_, y), split in zip((pixels[:cut], pixels[cut:]), examples, opened_set.splits, strict=True)
     )
-    return Dataset(train, test, *(opened_set.norm or statistics(train.images)), opened_set.augment, opened_set.source)
+    about = {"classes": opened_set.classes, "digest": opened_set.digest}
+    mean, std = opened_set.norm or statistics(train.images)
+    return Dataset(train, test, mean, std, opened_set.augment, opened_set.source, **about)
 
 
 class Opened(NamedTuple):
@@ -58,6 +60,16 @@ class Opened(NamedTuple):
     norm: tuple | None
     augment: str
     source: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of their numbers."""
+        return tuple(self.builder.info.features["label"].names)
+
+    def digest(self) -> str:
+        """Of name, version, and names and sizes of the splits."""
+        info = self.builder.info
+        return identity.of_text(info.full_name, [(name, info.splits[name].num_examples) for name in self.splits])
 
 
 def opened(name: str, dir: str) -> Opened:

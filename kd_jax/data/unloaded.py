@@ -202,7 +202,7 @@ def _tfds(name: str, dir: str, **pixels) -> Dataset:
         Records(tuple(map(os.fspath, info.filepaths)), f"{shown(prepared.folder)}: {split}", info.num_examples)
         for split, info in described
     ]
-    about = {"augment": prepared.augment, "source": prepared.source}
+    about = {field: getattr(prepared, field) for field in ("augment", "source", "classes", "digest")}
     return _dataset(files, prepared.num_classes, prepared.channels, prepared.norm, **pixels, **about)
 
 
@@ -212,12 +212,12 @@ def _folder(where: str, dir: str, test_fraction: float, **pixels) -> Dataset:
     for part in (listed.train, listed.test):
         names = np.array([os.fsencode(e.path.relative_to(listed.root)) for e in part])
         files.append(Files(os.fspath(listed.root), names, listed.labels(part)))
-    about = {"augment": "crop_flip", "source": listed.source, "notes": listed.notes}
-    return _dataset(files, len(listed.classes), 0, None, **pixels, **about)
+    about = {field: getattr(listed, field) for field in ("source", "classes", "digest", "notes")}
+    return _dataset(files, len(listed.classes), 0, None, **pixels, **about, augment="crop_flip")
 
 
 def _dataset(
-    files: list, classes: int, channels: int, norm: tuple | None, *, size: int, crop: int, decoder: str, **about
+    files: list, num_classes: int, channels: int, norm: tuple | None, *, size: int, crop: int, decoder: str, **about
 ) -> Dataset:
     """The set of files [train, test]. channels, norm: as in `tfds.Opened`. about: other fields of the Dataset."""
     if crop:
@@ -230,7 +230,7 @@ def _dataset(
         first = files[0][0][0]
         shape = images.decoded(first, size=size, channels=channels or (1 if grey else 3)).shape
         kinds = (Whole(shape, size, first.name, all_grey=grey),) * 2
-    train, test = (Part(f, kind, classes, shape) for f, kind in zip(files, kinds, strict=True))
+    train, test = (Part(f, kind, num_classes, shape) for f, kind in zip(files, kinds, strict=True))
     mean, std = norm or statistics(train)
     return Dataset(train, test, mean, std, **about)
 

@@ -18,7 +18,7 @@ from kd_jax.typing import InputError, first_line
 # or lie in memory changes no bit either; data.crop, which needs a stream, is part of it
 NON_IDENTITY_KEYS = ("parallel.mesh", "data.dir", "data.stream", "data.workers", "log", "checkpoint")
 # keys that older runs have not, with what they did; and keys of a phase
-ADDED = {"precision": "float32", "data": {"stream": False, "crop": 0, "workers": None}}
+ADDED = {"precision": "float32", "data": {"stream": False, "crop": 0, "decoder": "pillow", "workers": None}}
 ADDED_TO_PHASES = {"accumulate": 1, "remat": False, "optim": {"clip": 0.0}}
 FILES = ("config.json", "metrics.jsonl", "summary.json", "report.md", "curves.png")
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what a folder on an object store needs

@@ -54,7 +54,7 @@ class Resident(_Batches):
     ) -> Batch:
         """The batch of a training step: a function of (seed, step) and, while a search holds out, of that. With
         `strong`, views holds the images a second time, augmented more strongly."""
-        known = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "outer": judge}
+        known = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "held_out": judge}
         epoch, index = resident.train_index(self.seed, step, **known)
         index, epoch = self.layout.put(index, "b"), np.int32(epoch)
         batch = self._train(*self.arrays["train"], index, epoch, self.key)
@@ -160,7 +160,7 @@ class Streamed(_Batches):
     def _stream(self, plan: TrainPlan | EvalPlan) -> Stream:
         if plan not in self._streams:
             tests, workers, steps = isinstance(plan, EvalPlan), self.workers, None
-            if not tests and plan.outer:
+            if not tests and plan.held_out:
                 steps, workers = range(0, plan.split.steps, plan.split.every), -(-workers // plan.split.every)
             source = self._sources["test" if tests else "train"]
             known = {"steps": steps, "seed": self.seed, "share": self.share, "workers": workers}

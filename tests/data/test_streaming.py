@@ -137,10 +137,10 @@ def test_the_next_epoch_is_cropped_anew(photos):
     assert len(twice) > 10 and all(a[0] != b[0] and a[1] != b[1] for a, b in twice)
 
 
-def test_split_and_outer_batches_follow_the_resident_order(photos):
+def test_split_and_held_out_batches_follow_the_resident_order(photos):
     split = Split(steps=4, held_out=8)
-    for outer in (False, True):
-        settings = {"n": TRAIN, "batch_size": 3, "split": split, "outer": outer}
+    for held_out in (False, True):
+        settings = {"n": TRAIN, "batch_size": 3, "split": split, "held_out": held_out}
         with Stream(photos.train, TrainPlan(7, **settings), steps=range(6), seed=7) as stream:
             for step, batch in enumerate(stream):
                 assert batch["index"].tolist() == resident.train_index(7, step, **settings)[1].tolist()
