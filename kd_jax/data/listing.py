@@ -59,12 +59,15 @@ def listing(where: str, *, dir: str = "", test_fraction: float = 0.2) -> Listing
     root = epath.Path(dir).expanduser() / epath.Path(where).expanduser()
     if not where or not root.is_dir():
         raise InputError(f"data.name: no folder {shown(root)}; give folder:DIR with DIR/CLASS/* or DIR/train/CLASS/*")
-    parts = [path for path in entries(root).folders if path.name in ("train", *TESTS)]
-    notes = []
+    folders, notes = entries(root).folders, []
+    parts = [path for path in folders if path.name in ("train", *TESTS)]
     if (root / TINY).exists():
         train, test = _tiny_imagenet(root)
     elif any(entries(path).folders for path in parts):
         train, test = _beside(root, [path for path in parts if path.name != "train"], notes)
+    elif parts and parts == folders:  # images without labels, and no classes called train and test
+        names = " and ".join(path.name for path in parts)
+        raise InputError(f"{shown(root)}: {names} without class folders; accepted: {shown(parts[0])}/CLASS/*.png")
     else:
         train, test = split(_examples(root, notes), test_fraction)
     classes = tuple(sorted({e.label for e in train}))

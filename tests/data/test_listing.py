@@ -204,6 +204,16 @@ def test_no_part_with_labels(tmp_path, rng):
     assert refusal(tmp_path).startswith(f"{tmp_path}/val: no class folder a, b, which {tmp_path}/train has; both")
 
 
+def test_parts_without_labels_are_no_classes(tmp_path, rng):
+    unlabelled(tmp_path / "train", rng)
+    accepted = f"without class folders; accepted: {tmp_path}/{{}}/CLASS/*.png"
+    assert refusal(tmp_path) == f"{tmp_path}: train {accepted.format('train')}"
+    unlabelled(tmp_path / "test", rng)
+    assert refusal(tmp_path) == f"{tmp_path}: test and train {accepted.format('test')}"
+    unlabelled(tmp_path / "other", rng)  # then all are classes
+    assert data.load(f"folder:{tmp_path}").train.num_classes == 3
+
+
 def test_classes_are_compared_by_name(tmp_path, rng):
     fill(tmp_path / "train", rng, dict.fromkeys("abcdefgh", 1))
     fill(tmp_path / "test", rng, {"a": 1, "z": 1})
