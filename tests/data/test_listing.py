@@ -80,9 +80,10 @@ def test_files_of_any_name_are_refused_in_one_printable_line(tmp_path, rng):
 
 
 def test_a_run_prints_names_that_are_not_utf8_and_notes_once(tmp_path, rng, capsys):
-    root = fill(tmp_path / os.fsdecode(b"set\xff"), rng, dict.fromkeys((os.fsdecode(b"\xe9"), "A", "a", "b", "c"), 5))
-    home = tmp_path / "run"
-    run.run(tree(data__name=f"folder:{root}"), str(home))
+    counts, home = dict.fromkeys((os.fsdecode(b"\xe9"), "A", "a", "b", "c"), 5), tmp_path / "run"
+    root = fill(tmp_path / os.fsdecode(b"set\xff"), rng, counts, height=7, width=9)
+    summary = run.run(tree(data__name=f"folder:{root}", data__size=8), str(home))
+    assert [phase["steps"] for phase in summary["phases"].values()] == [2, 2]
     printed = capsys.readouterr().out
     assert r"set\xff, 20 training" in printed and r"set\xff" in (home / "report.md").read_text()
     assert printed.count("note: classes A and a differ by letter case only") == 1
