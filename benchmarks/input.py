@@ -1,13 +1,14 @@
 """What input costs, on this machine, now: does reading images or computing with them bind?
 
 python benchmarks/input.py [--workers=0,1,2] [--batch=32] [--rounds=5] [--width=500] [--height=375] [--kilobytes=110]
-        [--crop=224] [--step_images_per_second=N]
+        [--crop=224] [--decoder=pillow] [--step_images_per_second=N]
     Images/s a core of ImageNet's training input: array_record, JPEG, random resized crop, mirrored half of the time,
     batches. Against decoding alone: the same records, read by the same workers and decoded, the pixels thrown away; by
     the decoder that the input uses, and by Pillow, as other loaders decode. Medians of --rounds interleaved rounds, in
     one run; the goal is a ratio of at least 0.85. 0 workers: one thread of this process, in seconds of its CPU time;
     otherwise in seconds of the clock, which say little where workers and others share the cores. The load of the
     machine before and after. The images are made: structure under noise, as many bytes as ImageNet's have on average.
+    --decoder: pillow or fast, as config.data.decoder.
     --step_images_per_second: what a training step consumes (see benchmarks/step.py); how many workers that takes.
 """
 
@@ -30,16 +31,16 @@ DECODERS = ("decoded", "Pillow")
 class Decoded(NamedTuple):
     """A view that decodes the image and gives nothing of it away."""
 
-    pillow: bool
+    decoder: str  # "" is Pillow without a copy of the pixels
 
     def __call__(self, encoded, seed, epoch, index):
         import numpy as np
         from PIL import Image
 
-        from kd_jax.data import crops
+        from kd_jax.data.decoders import DECODERS
 
-        if not self.pillow:
-            return crops.decode(encoded)[:1, :1]
+        if self.decoder:
+            return DECODERS[self.decoder].decode(encoded)[:1, :1]
         Image.open(encoded.open()).load()
         return np.zeros((1, 1, 3), np.uint8)
 
@@ -66,7 +67,7 @@ def photographs(width: int, height: int, kilobytes: float) -> list[bytes]:
     return [made(low) for _ in range(COUNT)]
 
 
-def sources(jpegs: list[bytes], folder: str, crop: int) -> dict:
+def sources(jpegs: list[bytes], folder: str, crop: int, decoder: str) -> dict:
     """The set as streams read it: augmented, and only decoded."""
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
@@ -83,8 +84,9 @@ def sources(jpegs: list[bytes], folder: str, crop: int) -> dict:
         writer.write(example.SerializeToString())
     writer.close()
     files = Records((path,), path, len(jpegs))
-    alone = {name: Part(files, Decoded(name == "Pillow"), 10, (1, 1, 3)) for name in DECODERS}
-    return {"augmented": Part(files, crops.RandomCrop(crop), 10, (crop, crop, 3)), **alone}
+    decoders = zip(DECODERS, (decoder, ""), strict=True)
+    alone = {name: Part(files, Decoded(one), 10, (1, 1, 3)) for name, one in decoders}
+    return {"augmented": Part(files, crops.RandomCrop(crop, decoder), 10, (crop, crop, 3)), **alone}
 
 
 def rates(parts: dict, workers: int, batch: int, rounds: int) -> dict[str, list[float]]:
@@ -124,7 +126,7 @@ def table(flags) -> None:
     print(f"{'workers':<10}{'augmented':>12}{'decoded':>12}{'ratio':>8}{'by Pillow':>12}{'ratio':>8}   images/s a core")
     least, best = dict.fromkeys(DECODERS, float("inf")), 0.0
     with tempfile.TemporaryDirectory() as folder:
-        parts = sources(jpegs, folder, flags.crop)
+        parts = sources(jpegs, folder, flags.crop, flags.decoder)
         for workers in flags.workers:
             found = rates(parts, workers, flags.batch, flags.rounds)
             each = {name: statistics.median(some) / max(workers, 1) for name, some in found.items()}
@@ -160,6 +162,7 @@ def main() -> int:
     known = {"batch": 32, "rounds": 5, "width": 500, "height": 375, "kilobytes": 110, "crop": 224}
     for name, default in known.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--decoder", choices=("pillow", "fast"), default="pillow", help="as config.data.decoder")
     parser.add_argument("--step_images_per_second", type=float, help="what a training step consumes")
     flags = parser.parse_args()
     at_least(parser, flags, batch=1, rounds=1, width=8, height=8, kilobytes=1, crop=1, step_images_per_second=1)

@@ -20,10 +20,8 @@ from kd_jax.config.records import (
 )
 from kd_jax.config.values import as_tuple, optional, typed
 
-at = config_key  # its earlier name, until nothing imports it
-
 __all__ = [
     "Checkpoint", "Data", "Eval", "Init", "Log", "Member", "Optim", "Parallel", "Phase", "Recipe", "Schedule",
-    "Strong", "as_tuple", "at", "completed", "config_key", "default_fields", "optional", "override", 
+    "Strong", "as_tuple", "completed", "config_key", "default_fields", "optional", "override", 
     "parse", "phase_template", "template", "typed", "typed_field",
 ]  # fmt: skip

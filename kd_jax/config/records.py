@@ -152,9 +152,9 @@ class Data:
     """seed None is the run's seed. augment "auto" is the data set's usual one. size: pixels a side, 0 as
     they are. test_fraction: held out where a folder has no test part. subset: training examples, 0 for
     all, below 1 a fraction, otherwise a count. stream: whether examples are read when a step needs them, in place of
-    all before the first one. crop: pixels a side of random resized crops, 0 for none. workers: processes on each host
-    that read a stream ahead, 0 for a thread of the run's own; None for as many as there are cores, or 0 where the
-    images are in memory anyway."""
+    all before the first one. crop: pixels a side of random resized crops, 0 for none. decoder: what decodes and resizes
+    images for these, "pillow" or "fast". workers: processes on each host that read a stream ahead, 0 for a thread of
+    the run's own; None for as many as there are cores, or 0 where the images are in memory anyway."""
 
     name: str = "cifar100"
     dir: str = ""
@@ -163,6 +163,7 @@ class Data:
     size: int = 0
     stream: bool = False
     crop: int = 0
+    decoder: str = "pillow"
     workers: int | None = None
     test_fraction: float = 0.2
     subset: float = 0.0
@@ -176,6 +177,9 @@ class Data:
         require(self.size >= 0, f"{at}.size", self.size, "pixels a side, or 0 for the images as they are")
         require(self.crop >= 0, f"{at}.crop", self.crop, "pixels a side, or 0 for none")
         require(self.stream or not self.crop, f"{at}.crop", self.crop, f"0 unless {at}.stream is True")
+        decoders = ("pillow", "fast") if self.crop else ("pillow",)
+        accepted = f"{' or '.join(decoders)} where {at}.crop is {self.crop}"
+        require(self.decoder in decoders, f"{at}.decoder", self.decoder, accepted)
         plain = self.augment == "auto" or not self.crop
         require(plain, f"{at}.augment", self.augment, f"auto where {at}.crop={self.crop} augments")
         require(self.workers is None or self.workers >= 0, f"{at}.workers", self.workers, "at least 0, or None")

@@ -34,6 +34,7 @@ def load(
     seed: int = 0,
     stream: bool = False,
     crop: int = 0,
+    decoder: str = "pillow",
 ) -> Dataset:
     """The data set called `name`: Arrays, decoded into memory, or Parts, whose images stay in their files.
 
@@ -48,6 +49,7 @@ def load(
       seed: of the subset.
       stream: leave the images of folder: and tfds: in their files; other sets are in memory anyway.
       crop: of streamed folder: and tfds: only; see `unloaded.unloaded`.
+      decoder: of crops only; see `decoders.DECODERS`.
 
     Raises:
       InputError: an unknown name, missing or unreadable files, a subset that cannot be drawn.
@@ -55,14 +57,16 @@ def load(
     files = name.startswith(("folder:", "tfds:"))
     if crop and not (stream and files):
         raise InputError(f"data.crop: {crop}, but {name} is not cropped; only streamed folder:DIR and tfds:NAME are")
+    if decoder != "pillow" and not crop:
+        raise InputError(f"data.decoder: {decoder!r}, but data.crop is 0; accepted without crops: 'pillow'")
     if stream and files:
-        whole = unloaded(name, dir=dir, size=size, crop=crop, test_fraction=test_fraction)
+        whole = unloaded(name, dir=dir, size=size, crop=crop, decoder=decoder, test_fraction=test_fraction)
     else:
         whole = _whole(name, dir=dir, synthetic=synthetic, size=size, test_fraction=test_fraction)
     train = subset_of(whole.train, subset, seed=seed)
     if len(train) == len(whole.train):
         return whole
-    return whole._replace(train=train, origin=f"{len(train)} of the {len(whole.train)} of {whole.origin}")
+    return whole._replace(train=train, source=f"{len(train)} of the {len(whole.train)} of {whole.source}")
 
 
 def _whole(name: str, *, dir: str, synthetic: dict | None, size: int, test_fraction: float) -> Dataset:

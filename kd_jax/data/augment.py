@@ -1,5 +1,7 @@
-"""Augmentation on the device. A view of an image is named by a small integer, so that what a teacher
-said about it can be stored per (image, view)."""
+"""Augmentation on the device. A small integer names the view of an image, so that a teacher's outputs can be stored by
+(image, view)."""
+
+from zlib import crc32
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,12 @@ import jax.numpy as jnp
 from kd_jax.typing import Array
 
 AUGMENTS = ("crop_flip", "crop", "none")
+
+
+def root_key(seed: int) -> Array:
+    """The key from which all augmentation on the device is drawn. Training may start from the same seed: its own root
+    has another name."""
+    return jax.random.fold_in(jax.random.key(seed), crc32(b"data"))
 
 
 def padding(size: int) -> int:
@@ -23,7 +31,7 @@ def view_ids(key: Array, epoch: Array, index: Array, *, augment: str, pad: int) 
     """The view of every example in an epoch: a function of (key, epoch, index) and nothing else.
 
     Args:
-      key: of the data seed.
+      key: see `root_key`.
       epoch: ().
       index: (B,) positions in the training set.
       augment: one of AUGMENTS.
@@ -59,7 +67,7 @@ def crop_flip(image: Array, view: Array, *, pad: int) -> Array:
 
 
 def augmented(image: Array, key: Array, epoch: Array, index: Array, *, augment: str, pad: int) -> Array:
-    """Every image as an epoch shows it: cropped and mirrored. Arguments as for `view_ids` and `crop_flip`."""
+    """The images of an epoch, cropped and mirrored. Arguments as for `view_ids` and `crop_flip`."""
     if augment == "none":
         return image
     return crop_flip(image, view_ids(key, epoch, index, augment=augment, pad=pad), pad=pad)

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from etils import epath
 
+from kd_jax.data.names import shown
 from kd_jax.data.pickles import Unpickler
 from kd_jax.data.sources import Arrays, Dataset
 from kd_jax.typing import InputError
@@ -96,5 +97,5 @@ def cifar(classes: int, dir: str = "") -> Dataset:
     Reference: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
     """
     folder = epath.Path(dir or "~/data").expanduser()
-    (train, found), (test, _) = (_split(folder, classes, part) for part in (0, 1))
-    return Dataset(train, test, MEAN, STD, "crop_flip", f"CIFAR-{classes} ({found}) in {folder}")
+    (train, inside), (test, _) = (_split(folder, classes, part) for part in (0, 1))
+    return Dataset(train, test, MEAN, STD, "crop_flip", f"CIFAR-{classes} ({inside}) in {shown(folder)}")

@@ -12,8 +12,8 @@ from kd_jax.typing import InputError
 
 
 def convert(source: epath.Path, target: epath.Path) -> epath.Path:
-    """Write the tfrecord files of a prepared set as array_record; its description comes last, so that
-    half a copy is none.
+    """Write the tfrecord files of a prepared set as array_record. Its description is written last, so that half a copy
+    does not count as a set.
 
     Args:
       source: folder of the set's version, with dataset_info.json.
@@ -52,11 +52,11 @@ def convert(source: epath.Path, target: epath.Path) -> epath.Path:
     return target
 
 
-def _shard(path: epath.Path, made: epath.Path) -> int:
-    """Copy the records of one file; how many there were."""
+def _shard(path: epath.Path, target: epath.Path) -> int:
+    """Copy the records of one file, and count them."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    writer, count = ArrayRecordWriter(os.fspath(made), "group_size:1"), 0
+    writer, count = ArrayRecordWriter(os.fspath(target), "group_size:1"), 0
     for record in records(path):
         writer.write(record)
         count += 1

@@ -1,15 +1,18 @@
-"""Encoded images (PNG, JPEG and whatever else pillow reads) as one uint8 array."""
+"""Encoded images (PNG, JPEG and whatever else Pillow reads) as one uint8 array.
 
-import struct
-import zlib
-from collections.abc import Callable, Sequence
+Pixels are taken as they are stored: the orientation that a camera notes in EXIF is not applied, as torchvision's
+ImageFolder and TFDS do not apply it either. Transparency is dropped, and the colours under it stay.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from kd_jax.typing import InputError
+from kd_jax.typing import InputError, first_line
 
 _GREY = ("1", "L", "LA")
 _COLOUR = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
@@ -35,31 +38,73 @@ def stack(files: Sequence[Encoded], *, size: int = 0, channels: int = 0) -> np.n
       (N, H, W, C) uint8.
 
     Raises:
-      InputError: an image that cannot be read, or sizes that differ; it names the first one.
+      InputError: an image that cannot be read, or sizes that differ; it names the first one. Too little memory.
     """
     heads = [_head(file) for file in files]
     channels = channels or (1 if all(mode in _GREY for mode, _ in heads) else 3)
     width, height = (size, size) if size else _one_size(files, [shape for _, shape in heads])
-    made = np.empty((len(files), height, width, channels), np.uint8)
+    shape = (len(files), height, width, channels)
+    try:
+        pixels = np.empty(shape, np.uint8)
+    except MemoryError as e:
+        raise InputError(
+            f"{len(files):,} images from {files[0].name} on take {math.prod(shape) / 1e9:,.1f} GB, more than there is; "
+            "data.stream=True leaves them in their files, data.size=N makes them smaller"
+        ) from e
     for i, file in enumerate(files):
-        made[i] = _pixels(file, size, channels).reshape(made.shape[1:])
-    return made
+        pixels[i] = decoded(file, size=size, channels=channels)
+    return pixels
+
+
+def decoded(file: Encoded, *, size: int = 0, channels: int = 3) -> np.ndarray:
+    """One image as (H, W, C) uint8, read only.
+
+    Args:
+      file: in any format and of any size.
+      size: see `stack`.
+      channels: 1 or 3.
+
+    Raises:
+      InputError: an image that cannot be read; it names the image.
+    """
+    from PIL import Image, ImageOps
+
+    mode = "L" if channels == 1 else "RGB"
+    with _image(file) as image:
+        with _errors_named(file):
+            image.load()
+            if "transparency" in image.info:  # else Pillow warns
+                image = image.convert("RGBA")
+            if image.mode != mode:
+                image = image.convert(mode)
+        if size:  # the centred square, then scaled: as scaling the shorter side and cropping
+            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image)
+        return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def in_colour(file: Encoded) -> bool:
     """Whether an image has colours, without decoding it.
 
     Raises:
-      InputError: as `stack`.
+      InputError: as `decoded`.
     """
     return _head(file)[0] not in _GREY
 
 
+def content(file: Encoded) -> bytes:
+    """The bytes of an image, still encoded.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
+    with _errors_named(file), file.open() as raw:
+        return raw.read()
+
+
 def _head(file: Encoded) -> tuple[str, tuple[int, int]]:
     """Mode and (width, height), without decoding."""
-    with readable(file), file.open() as raw, Image.open(raw) as image:
-        if image.mode not in _GREY + _COLOUR:
-            raise InputError(f"{file.name}: pixels of mode {image.mode}; accepted: 8 bits a channel, grey or colour")
+    with _image(file) as image:
         return image.mode, image.size
 
 
@@ -74,24 +119,44 @@ def _one_size(files: Sequence[Encoded], shapes: list[tuple[int, int]]) -> tuple[
     return shapes[0]
 
 
-def _pixels(file: Encoded, size: int, channels: int) -> np.ndarray:
-    with readable(file), file.open() as raw, Image.open(raw) as image:
-        if "transparency" in image.info:  # else pillow warns
-            image = image.convert("RGBA")
-        image = image.convert("L" if channels == 1 else "RGB")
-        if size:  # the centred square, then scaled: as scaling the shorter side and cropping
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-        return np.asarray(image)
+@contextmanager
+def _image(file: Encoded) -> Iterator[Any]:
+    """A Pillow image of an accepted mode, its pixels not decoded yet."""
+    from PIL import Image
+
+    with _errors_named(file):
+        raw = file.open()
+    with raw:
+        with _errors_named(file):
+            image = Image.open(raw)
+            several = getattr(image, "is_animated", False) and image.format != "MPO"  # a photograph with its previews
+        if several:
+            raise InputError(f"{file.name}: several pictures in one file; accepted: one picture a file")
+        if image.mode not in _GREY + _COLOUR:
+            raise InputError(f"{file.name}: pixels of mode {image.mode}; accepted: 8 bits a channel, grey or colour")
+        yield image
 
 
 @contextmanager
-def readable(file: Encoded):
-    """Whatever a damaged file makes pillow raise, as an error that names the file."""
+def _errors_named(file: Encoded) -> Iterator[None]:
+    """Whatever is raised becomes an error that names the file. Only calls that read a user's file may stand under it.
+
+    Pillow's plugins have no common error: a damaged file raises SyntaxError, struct.error, OverflowError and more.
+    """
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        yield
-    except InputError:
-        raise
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # at twice that size Pillow refuses
+            yield
     except UnidentifiedImageError as e:
         raise InputError(f"{file.name}: not an image that pillow reads (PNG, JPEG, ...)") from e
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as e:
-        raise InputError(f"{file.name}: a truncated or damaged image ({e})") from e
+    except Image.DecompressionBombError as e:
+        largest = 2 * Image.MAX_IMAGE_PIXELS
+        raise InputError(f"{file.name}: an image of too many pixels; accepted: at most {largest:,}") from e
+    except MemoryError as e:
+        raise InputError(f"{file.name}: an image that does not fit into memory") from e
+    except Exception as e:
+        system = isinstance(e, OSError) and e.strerror  # not Pillow's word, but the operating system's
+        trouble = f"cannot be read ({system})" if system else f"a truncated or damaged image ({first_line(e)})"
+        raise InputError(f"{file.name}: {trouble}") from e

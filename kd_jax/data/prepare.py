@@ -1,4 +1,4 @@
-"""What training reads, made from a download, from local archives or from a tfrecord copy.
+"""Make what training reads: from a download, from local archives or from a tfrecord copy.
 
 cifar10 and cifar100 need none of this: data.name=cifar100 reads the published archives itself.
 Converting a tfrecord copy needs no TensorFlow; preparing a set from its sources does.
@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from etils import epath
 
 from kd_jax.data.convert import convert
+from kd_jax.data.names import shown
 from kd_jax.data.tfds import FORMAT, INFO, describe, find, formats, root
 from kd_jax.typing import InputError, first_line
 
@@ -43,15 +44,16 @@ def prepare(name: str, *, data_dir: str = "", source: str = "") -> str:
     copy = (_copy(name, given) if source and given.is_dir() else None) or there
     try:
         if there is not None and FORMAT in formats(there):
-            done = f"{there} is {FORMAT} already"
+            done = f"{shown(there)} is {FORMAT} already"
         elif copy is not None:
-            done = f"converted {copy} to {FORMAT} in {convert(copy, there or _target(copy, where))}"
+            target = convert(copy, there or _target(copy, where))
+            done = f"converted {shown(copy)} to {FORMAT} in {shown(target)}"
         else:
-            done = f"prepared {_build(name, where, given if source else None)}"
+            done = f"prepared {shown(_build(name, where, given if source else None))}"
     except OSError as e:
         raise InputError(f"--data_dir={where}: cannot be read or written ({e})") from e
     hint = f"\nnote: {_no_need(name)}" if name in _ARCHIVES else ""
-    return f"{done}\nuse it by --config.data.name=tfds:{name} --config.data.dir={where}{hint}"
+    return f"{done}\nuse it by --config.data.name=tfds:{name} --config.data.dir={shown(where)}{hint}"
 
 
 def _no_need(name: str) -> str:
@@ -59,7 +61,7 @@ def _no_need(name: str) -> str:
 
 
 def _copy(name: str, source: epath.Path) -> epath.Path | None:
-    """The prepared set in a folder that is given as data_dir, or as the set's own folder or version."""
+    """The prepared set in `source`: a data_dir, the folder of the set or the folder of its version."""
     if (source / INFO).exists():
         return source
     return find(name, source) or find(source.name, source.parent)
@@ -99,7 +101,7 @@ def _build(name: str, data_dir: epath.Path, source: epath.Path | None) -> epath.
 
 
 def _archives(builder, source: epath.Path) -> epath.Path:
-    """The folder in which TFDS should look for downloads, having seen that one of its files is there."""
+    """The folder in which TFDS should look for downloads; at least one of the files that it wants is there."""
     folder = source if source.is_dir() else source.parent
     wanted = sorted({info.filename for info in (builder.url_infos or {}).values() if info.filename})
     given = {path.name for path in folder.iterdir()} if source.is_dir() else {source.name}
@@ -112,7 +114,7 @@ def _archives(builder, source: epath.Path) -> epath.Path:
 
 
 def _check_network(builder) -> None:
-    """Fail in seconds where TFDS would try for minutes; what is downloaded already needs no network."""
+    """Fail in seconds where TFDS would try for minutes. Files that are downloaded already need no network."""
     downloads = epath.Path(builder._data_dir_root) / "downloads"
     urls = [url for url in builder.url_infos or {} if url.startswith("http")]
     if not urls or (downloads.is_dir() and any(downloads.iterdir())):

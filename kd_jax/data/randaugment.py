@@ -1,7 +1,7 @@
 """RandAugment on the device: FixMatch's list of operations as Pillow does them, and strong views made with it.
 
 An operation takes pixels (B, H, W, C) int32 in 0..255, C = 1 or 3, and magnitudes (B,), one an image. All images go
-through one program: a batch costs the same whatever is drawn.
+through one program, so that a batch costs the same whatever is drawn.
 
 Reference: Cubuk, Zoph, Shlens, Le, "RandAugment: Practical automated data augmentation with a reduced search space",
   2020, arXiv 1909.13719; Sohn et al., "FixMatch", 2020, arXiv 2001.07685; as the published code of MLLD has it.
@@ -25,7 +25,7 @@ _SALT = [crc32(name.encode()) for name in ("strong", "randaugment")]  # far abov
 
 
 class Range(NamedTuple):
-    """Where an operation's magnitude is drawn from, uniformly, and the value at which it changes nothing."""
+    """The range of an operation's magnitude, which is drawn uniformly, and the value at which it changes nothing."""
 
     low: float
     high: float
@@ -52,7 +52,7 @@ _ID = {name: i for i, name in enumerate(OPS)}
 
 
 class Draw(NamedTuple):
-    """What befalls every image. op, value: (B, n), numbers in OPS and magnitudes, in order.
+    """The draws of a batch. op, value: (B, n), numbers in OPS and their magnitudes, in order.
 
     size: (B,), side of the cutout as a share of the width. centre: (B, 2), row and column, in pixels.
     """
@@ -131,12 +131,12 @@ def strong_views(
 ) -> Array:
     """The strong view of every example in an epoch: crop and flip as the data set's, then RandAugment.
 
-    A function of an example's image and of (key, epoch, its index), whatever else is in the batch; its crop and flip
-    are drawn apart from those of the usual view.
+    The strong view of an example is a function of its image and of (key, epoch, index); the rest of the batch does not
+    matter. Its crop and flip are independent of those of the usual view.
 
     Args:
       image: (B, H, W, C) in [0, 1], as they are stored.
-      key: of the data seed.
+      key: see `augment.root_key`.
       epoch: ().
       index: (B,) positions in the training set.
       augment: one of augment.AUGMENTS.

@@ -1,5 +1,5 @@
 """Batches from a data set that lives on the device. Nothing here has a state: the batch of a step is
-a function of (data seed, step), so a run resumes at the exact example."""
+a function of (data seed, step), so that a run resumes at the exact example."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,7 +15,8 @@ EXTRA_VIEWS = ("strong",)  # other images of a batch that a method can ask for, 
 
 
 class Split(NamedTuple):
-    """What of the training set a search holds out for its first `steps` steps; it reads that at every `every`th."""
+    """A search holds out `held_out` training examples during its first `steps` steps, and reads a batch of them at
+    every `every`th step."""
 
     steps: int = 0
     held_out: int = 0
@@ -23,10 +24,10 @@ class Split(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def part(seed: int, n: int, held_out: int, judge: bool) -> np.ndarray:
-    """Positions of the held-out examples (`judge`), or of the others; a function of the seed."""
+def part(seed: int, n: int, count: int, held_out: bool) -> np.ndarray:
+    """Positions of the `count` held-out examples, or of the n - count others; a function of the seed."""
     shuffled = np.random.default_rng((seed, 1, n)).permutation(n).astype(np.int32)
-    return np.sort(shuffled[:held_out] if judge else shuffled[held_out:])
+    return np.sort(shuffled[:count] if held_out else shuffled[count:])
 
 
 @lru_cache(maxsize=4)
@@ -36,18 +37,18 @@ def order(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 def train_index(
-    seed: int, step: int, *, n: int, batch_size: int, split: Split | None = None, judge: bool = False
+    seed: int, step: int, *, n: int, batch_size: int, split: Split | None = None, held_out: bool = False
 ) -> tuple[int, np.ndarray]:
     """Epoch and example indices (B,) of a training step. Batches are full: the ragged last one of
-    an epoch is dropped. While a split lasts, training goes round what it leaves, and `judge` names the
-    held-out examples that belong to the step.
+    an epoch is dropped. While a split lasts, training reads only the examples that are not held out; with
+    `held_out`, the indices are those of held-out examples, for the outer loss of the step.
 
     Differs: the published loaders keep the last batch (782 steps an epoch on CIFAR at 64; here 781).
     """
     if split and split.held_out and step < split.steps:
-        own = part(seed, n, split.held_out, judge)
-        epoch, index = train_index(seed, step, n=len(own), batch_size=batch_size)
-        return epoch, own[index]
+        positions = part(seed, n, split.held_out, held_out)
+        epoch, index = train_index(seed, step, n=len(positions), batch_size=batch_size)
+        return epoch, positions[index]
     epoch, position = divmod(step, n // batch_size)
     return epoch, order(seed, epoch, n)[position * batch_size : (position + 1) * batch_size]
 
@@ -65,24 +66,23 @@ def train_batch(images: Array, labels: Array, index: Array, epoch: Array, key: A
       images: (N, H, W, C) uint8. labels: (N,).
       index: (B,) int32.
       epoch: () int32.
-      key: PRNG key of the data seed.
+      key: see `augment.root_key`.
       augment: one of augment.AUGMENTS.
 
     Returns:
       The batch record; images in [0, 1].
     """
     batch = test_batch(images, labels, index, jnp.ones(index.shape, jnp.float32))
-    how = {"augment": augment, "pad": aug.padding(images.shape[1])}
-    return {**batch, "image": aug.augmented(batch["image"], key, epoch, index, **how)}
+    pad = aug.padding(images.shape[1])
+    return {**batch, "image": aug.augmented(batch["image"], key, epoch, index, augment=augment, pad=pad)}
 
 
 def strong_image(
     images: Array, index: Array, epoch: Array, key: Array, *, augment: str, ops: int, magnitude: int
 ) -> Array:
-    """The images (B, H, W, C) of a batch once more, augmented on top by RandAugment. Arguments as in `train_batch`;
-    the draws depend on (key, epoch, index) alone, and not on those of the first view."""
-    how = {"augment": augment, "pad": aug.padding(images.shape[1]), "ops": ops, "magnitude": magnitude}
-    return strong_views(_gathered(images, index), key, epoch, index, **how)
+    """The strong view (B, H, W, C) of a batch. Arguments as in `train_batch` and `randaugment.strong_views`."""
+    pad, image = aug.padding(images.shape[1]), _gathered(images, index)
+    return strong_views(image, key, epoch, index, augment=augment, pad=pad, ops=ops, magnitude=magnitude)
 
 
 def test_batch(images: Array, labels: Array, index: Array, mask: Array) -> Batch:

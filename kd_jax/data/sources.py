@@ -1,7 +1,8 @@
-"""Data sets that fit in memory, as arrays. A source has a length, [i] -> {image, label}, classes, shape."""
+"""Data sets that fit in memory, as arrays."""
 
 import gzip
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -9,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from kd_jax.data import identity
+from kd_jax.data.names import shown
 from kd_jax.typing import InputError
 
 
@@ -42,21 +45,39 @@ class Arrays:
         """(H, W, C)."""
         return self.images.shape[1:]
 
-    def only(self, kept: np.ndarray) -> "Arrays":
+    def take(self, positions: np.ndarray) -> "Arrays":
         """The examples at these positions."""
-        return Arrays(self.images[kept], self.labels[kept], self.num_classes)
+        return Arrays(self.images[positions], self.labels[positions], self.num_classes)
 
 
 class Dataset(NamedTuple):
-    """Two sources (Arrays, or the Parts of `unloaded`), the normalisation that goes with them, the usual
-    augmentation, and one line on where the data came from."""
+    """A training and a test set (Arrays, or the Parts of `unloaded`), and what goes with them.
+
+    mean, std: of every channel, on the scale [0, 1]. augment: the usual one, of augment.AUGMENTS. source: one printable
+    line on where the data came from. classes: their names, () where only their number is known. digest: computes the
+    digest of the files, None for arrays, whose content counts. notes: printable lines that a run should say once.
+    """
 
     train: Any
     test: Any
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: str
-    origin: str
+    source: str
+    classes: tuple[str, ...] = ()
+    digest: Callable[[], str] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> dict:
+        """What makes it this data set and no other, wherever it lies, as JSON has it."""
+        return {
+            "train": len(self.train),
+            "test": len(self.test),
+            "num_classes": self.train.num_classes,
+            "classes": list(self.classes),
+            "digest": self.digest() if self.digest else identity.of_arrays(self.train, self.test),
+        }
 
 
 def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -88,22 +109,22 @@ FASHION_DIR = "/usr/share/datasets/fashion-mnist"
 
 def _idx(folder: epath.Path, name: str) -> np.ndarray:
     """One idx file of unsigned bytes, gzipped or not."""
-    found = [p for p in (folder / f"{name}.gz", folder / name) if p.exists()]
-    if not found:
+    paths = [p for p in (folder / f"{name}.gz", folder / name) if p.exists()]
+    if not paths:
         raise InputError(
             f"data.dir: no {name}.gz in {folder}; install the Debian package dataset-fashion-mnist "
             "(apt-get install dataset-fashion-mnist) or give a folder that holds the four idx files"
         )
     try:
-        raw = found[0].read_bytes()
-        raw = gzip.decompress(raw) if found[0].suffix == ".gz" else raw
+        raw = paths[0].read_bytes()
+        raw = gzip.decompress(raw) if paths[0].suffix == ".gz" else raw
         kind, rank = struct.unpack(">HBB", raw[:4])[1:]
         shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
         if kind != 8:
             raise ValueError("not unsigned bytes")
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error) as e:
-        raise InputError(f"{found[0]}: not a readable idx file of unsigned bytes ({e})") from e
+        raise InputError(f"{paths[0]}: not a readable idx file of unsigned bytes ({e})") from e
 
 
 @lru_cache(maxsize=1)
@@ -117,17 +138,17 @@ def fashion_mnist(dir: str = "") -> Dataset:
     """
     folder = epath.Path(dir or FASHION_DIR)
     parts = [
-        _idx(folder, f"{split}-{what}")
+        _idx(folder, f"{split}-{content}")
         for split in ("train", "t10k")
-        for what in ("images-idx3-ubyte", "labels-idx1-ubyte")
+        for content in ("images-idx3-ubyte", "labels-idx1-ubyte")
     ]
     train, test = (Arrays(x[..., None], y.astype(np.int32), 10) for x, y in (parts[:2], parts[2:]))
-    return Dataset(train, test, (0.2860,), (0.3530,), "crop_flip", f"Fashion-MNIST in {folder}")
+    return Dataset(train, test, (0.2860,), (0.3530,), "crop_flip", f"Fashion-MNIST in {shown(folder)}")
 
 
 @lru_cache(maxsize=4)
 def synthetic(*, classes: int = 100, size: int = 32, channels: int = 3, train: int = 64, test: int = 32) -> Dataset:
-    """Made-up images, for tests and dry runs: a fixed random pattern a class, under noise."""
+    """Random images for tests and dry runs: every class has a fixed pattern, to which noise is added."""
     if min(classes, size, channels, train, test) < 1:
         raise InputError("data.synthetic: every number must be at least 1")
     rng = np.random.default_rng(0)
@@ -138,5 +159,5 @@ def synthetic(*, classes: int = 100, size: int = 32, channels: int = 3, train: i
         noise = rng.normal(0, 40, (n, size, size, channels))
         return Arrays(np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8), labels, classes)
 
-    made, held = split(train), split(test)
-    return Dataset(made, held, *statistics(made.images), "crop_flip", "synthetic patterns under noise")
+    train_set, test_set = split(train), split(test)
+    return Dataset(train_set, test_set, *statistics(train_set.images), "crop_flip", "synthetic patterns under noise")

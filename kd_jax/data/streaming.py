@@ -1,5 +1,5 @@
-"""Batches of sets that do not fit in memory, in the order of `resident`: a batch is a function of (data seed, step),
-and nothing here has a state that a run would have to keep. grain computes them ahead, in processes of its own."""
+"""Batches of sets that do not fit in memory, in the order of `resident`. A batch is a function of (data seed, step), so
+that a run keeps no state of its stream. grain computes batches ahead, in processes of its own."""
 
 import math
 import multiprocessing
@@ -34,24 +34,25 @@ class TrainPlan(NamedTuple):
     n: int
     batch_size: int
     split: Split | None = None
-    judge: bool = False
+    held_out: bool = False
 
     def __call__(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Epoch, indices (B,), mask (B,)."""
-        known = {"n": self.n, "batch_size": self.batch_size, "split": self.split, "judge": self.judge}
-        epoch, index = resident.train_index(self.seed, step, **known)
+        epoch, index = resident.train_index(
+            self.seed, step, n=self.n, batch_size=self.batch_size, split=self.split, held_out=self.held_out
+        )
         return epoch, index, np.ones(len(index), np.float32)
 
 
 class EvalPlan(NamedTuple):
-    """What batch `step` of the test set reads, in order; after the last comes the first again."""
+    """What batch `step` of the test set reads, in order. The batch after the last one is the first one again."""
 
     n: int
     batch_size: int
 
     @property
     def steps(self) -> int:
-        """Batches of one round; the last one is filled up and masked."""
+        """Batches of one pass over the test set; the last one is filled up and masked."""
         return -(-self.n // self.batch_size)
 
     def __call__(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
@@ -77,7 +78,7 @@ ALONE = Share()
 
 
 class Stream:
-    """The batches of steps in order, computed ahead. To be closed; a context manager closes it."""
+    """The batches of steps in order, computed ahead. The user closes it, or a `with` statement does."""
 
     def __init__(
         self,
@@ -96,8 +97,8 @@ class Stream:
           source: len, `view(i, seed, epoch) -> (pixels (H, W, C) uint8, label)`, shape (H, W, C); picklable. See
             `unloaded.Part` and `InMemory`.
           plan: TrainPlan or EvalPlan.
-          steps: which, in this order; None for all from 0. A range with a stride serves steps that are seldom read.
-          seed: the data seed, for the augmentation of the host.
+          steps: which, in this order; None for all from 0. Its stride skips steps that nobody reads.
+          seed: the data seed, for augmentation on the host.
           share: which rows of a batch this process reads.
           workers: processes that compute batches; 0 computes them in a thread of this process.
           ahead: batches computed ahead by each worker, at least 1.
@@ -105,9 +106,10 @@ class Stream:
         if workers < 0 or ahead < 1:
             raise InputError(f"workers={workers}, ahead={ahead}; accepted: at least 0 and at least 1")
         self._steps = range(sys.maxsize) if steps is None else steps
-        self._made = _Batches(source, plan, self._steps, share.rows(plan.batch_size), seed)
+        self._batches = _Batches(source, plan, self._steps, share.rows(plan.batch_size), seed)
         self._workers, self._ahead = workers, ahead
-        self._iterator, self._next, self._kept = None, 0, deque(maxlen=2)
+        self._iterator, self._next = None, 0
+        self._latest = deque(maxlen=2)  # (step, batch)
 
     def __enter__(self) -> "Stream":
         return self
@@ -120,14 +122,14 @@ class Stream:
         return (self.at(step) for step in self._steps)
 
     def at(self, step: int) -> HostBatch:
-        """The batch of a step: without waiting if it is the next in line or one of the last two; another one makes the
-        stream start anew from there.
+        """The batch of a step. The next step in order is computed already, and the last two batches are kept; any other
+        step makes the stream start anew from there.
 
         Raises:
           InputError: a damaged example; it names the record or file.
         """
-        for known, batch in self._kept:
-            if known == step:
+        for latest, batch in self._latest:
+            if latest == step:
                 return batch
         position = self._steps.index(step)
         if self._iterator is None or position != self._next:
@@ -139,7 +141,7 @@ class Stream:
             self.close()
             raise
         self._next += 1
-        self._kept.append((step, batch))
+        self._latest.append((step, batch))
         return batch
 
     def close(self) -> None:
@@ -147,33 +149,34 @@ class Stream:
         if self._iterator is not None:
             self._iterator.close()
         self._iterator = None
-        self._kept.clear()
+        self._latest.clear()
 
     def _pipeline(self, position: int):
         import grain
 
-        batches = grain.MapDataset.source(replace(self._made, steps=self._steps[position:]))
+        batches = grain.MapDataset.source(replace(self._batches, steps=self._steps[position:]))
         if not self._workers:
             return batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._ahead))
-        if not flags.FLAGS.is_parsed():  # grain reads flags of its own, which outside of launch/ nobody has parsed
+        if not flags.FLAGS.is_parsed():  # grain reads its own flags, which only launch/ parses
             flags.FLAGS.mark_as_parsed()
         # a worker computes every workers-th batch as a whole, so that their number changes nothing
         ahead = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=self._ahead)
         at_once = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         shared = grain.experimental.DatasetOptions(min_shm_size=self._shared_from())
-        made = grain.experimental.WithOptionsIterDataset(batches.to_iter_dataset(at_once), shared)
-        return made.mp_prefetch(ahead, worker_init_fn=_live_with_parent)
+        dataset = grain.experimental.WithOptionsIterDataset(batches.to_iter_dataset(at_once), shared)
+        return dataset.mp_prefetch(ahead, worker_init_fn=_live_with_parent)
 
     def _shared_from(self) -> int:
-        """Bytes from which on an array comes through shared memory: images, the rest by a pipe. Nothing does where
-        that has little room, as in many containers: a worker that fills it up is killed."""
-        rows = self._made.rows.stop - self._made.rows.start
+        """Arrays of at least so many bytes, the images, come through shared memory; smaller ones come through a pipe.
+        Where shared memory has little room, as in many containers, all come through the pipe: the system kills a worker
+        that fills it up."""
+        rows = self._batches.rows.stop - self._batches.rows.start
         waiting = self._workers * (self._ahead + 1) + 4  # batches, of which four are on their way to the devices
         try:
             room = os.statvfs("/dev/shm")
         except OSError:  # a system that keeps it elsewhere
             return 2**16
-        fits = 2 * waiting * rows * math.prod(self._made.source.shape) < room.f_bavail * room.f_frsize
+        fits = 2 * waiting * rows * math.prod(self._batches.source.shape) < room.f_bavail * room.f_frsize
         return 2**16 if fits else sys.maxsize
 
 
@@ -183,26 +186,27 @@ def train_batch(batch: Batch, epoch: Array, key: Array, *, augment: str) -> Batc
     Args:
       batch: a HostBatch of whole images.
       epoch: () int32; see `TrainPlan`.
-      key: PRNG key of the data seed.
+      key: see `augment.root_key`.
       augment: one of augment.AUGMENTS; "none" where the host has augmented.
 
     Returns:
       The batch record; images in [0, 1].
     """
-    made = test_batch(batch)
-    how = {"augment": augment, "pad": aug.padding(made["image"].shape[1])}
-    return {**made, "image": aug.augmented(made["image"], key, epoch, made["index"], **how)}
+    batch = test_batch(batch)
+    pad = aug.padding(batch["image"].shape[1])
+    image = aug.augmented(batch["image"], key, epoch, batch["index"], augment=augment, pad=pad)
+    return {**batch, "image": image}
 
 
 def strong_image(batch: Batch, epoch: Array, key: Array, *, augment: str, ops: int, magnitude: int) -> Array:
     """What `resident.strong_image` makes of the same examples, bit by bit. Arguments as for `train_batch`.
 
-    Differs: where the host has cropped, this is RandAugment on the crop of the usual view; with whole images the two
-      views are cropped apart, as published.
+    Differs: where the host crops, RandAugment changes the crop of the usual view. With whole images the two views are
+      cropped independently, as published.
     """
-    made = test_batch(batch)
-    how = {"augment": augment, "pad": aug.padding(made["image"].shape[1]), "ops": ops, "magnitude": magnitude}
-    return strong_views(made["image"], key, epoch, made["index"], **how)
+    image, index = test_batch(batch)["image"], batch["index"]
+    pad = aug.padding(image.shape[1])
+    return strong_views(image, key, epoch, index, augment=augment, pad=pad, ops=ops, magnitude=magnitude)
 
 
 def test_batch(batch: Batch) -> Batch:
@@ -248,7 +252,7 @@ class _Batches:
         image = np.empty((len(index), *self.source.shape), np.uint8)
         label = np.empty(len(index), np.int32)
         for row, i in enumerate(index.tolist()):
-            if row and i == index[row - 1]:  # what fills the last test batch up
+            if row and i == index[row - 1]:  # the last test batch is filled up with its last example
                 image[row], label[row] = image[row - 1], label[row - 1]
             else:
                 image[row], label[row] = self.source.view(i, self.seed, epoch)
@@ -256,8 +260,8 @@ class _Batches:
 
 
 def _live_with_parent(worker: int, workers: int) -> None:
-    """A worker ends when its stream is closed or its parent is gone. The signals that ask a run to save and end go to
-    its whole group; the parent still needs batches up to the next step boundary."""
+    """End a worker when its stream is closed or its parent is gone. It ignores the signals that ask a run to save and
+    end: they go to the whole process group, and the parent needs batches up to the next step boundary."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

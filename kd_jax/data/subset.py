@@ -12,7 +12,7 @@ def subset(source: Any, amount: float, *, seed: int) -> Any:
     """A stratified random part of a source, in the source's order.
 
     Args:
-      source: of N examples; Arrays or a Part, which then reads the label of every example.
+      source: of N examples: Arrays, or a Part, of which the labels of all examples are read.
       amount: 0 for all; below 1 a fraction of N; otherwise a count, a whole number of at most N.
       seed: which examples; another seed draws others.
 
@@ -28,9 +28,8 @@ def subset(source: Any, amount: float, *, seed: int) -> Any:
     quotas = shares(np.bincount(source.labels, minlength=source.num_classes), n)
     order = np.random.default_rng((seed, crc32(b"subset"))).permutation(len(source))
     labels = source.labels[order]
-    kept = np.concatenate([order[labels == k][:quota] for k, quota in enumerate(quotas)])
-    kept.sort()
-    return source.only(kept)
+    chosen = np.concatenate([order[labels == k][:quota] for k, quota in enumerate(quotas)])
+    return source.take(np.sort(chosen))
 
 
 def shares(counts: np.ndarray, n: int) -> np.ndarray:
@@ -50,12 +49,12 @@ def shares(counts: np.ndarray, n: int) -> np.ndarray:
     if n < present.sum():
         raise InputError(f"data.subset: {n} examples for {present.sum()} classes; each must keep at least one")
     exact = n * counts / counts.sum()
-    made = np.maximum(np.floor(exact).astype(np.int64), present)
-    while made.sum() < n:
-        made[np.argmax(exact - made)] += 1
-    while made.sum() > n:  # the ones for rare classes are taken from the most favoured
-        made[np.argmin(np.where(made > 1, exact - made, np.inf))] -= 1
-    return made
+    quotas = np.maximum(np.floor(exact).astype(np.int64), present)
+    while quotas.sum() < n:
+        quotas[np.argmax(exact - quotas)] += 1
+    while quotas.sum() > n:  # what rare classes get above their share is taken from the most favoured
+        quotas[np.argmin(np.where(quotas > 1, exact - quotas, np.inf))] -= 1
+    return quotas
 
 
 def _count(amount: float, n: int) -> int:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from kd_jax.data import images
+from kd_jax.data import identity, images
 from kd_jax.data.cifar import MEAN, STD
+from kd_jax.data.names import shown
 from kd_jax.data.sources import Arrays, Dataset, statistics
 from kd_jax.typing import InputError, first_line
 
@@ -31,22 +32,24 @@ def tfds(name: str, *, dir: str = "", size: int = 0) -> Dataset:
       InputError: not prepared there (the message is the command that does it), prepared in another
         format, without images or labels, damaged. Nothing is looked for in the network.
     """
-    found = opened(name, dir)
-    examples = [_read(found.builder, split, found.folder) for split in found.splits]
-    pixels = images.stack([e for encoded, _ in examples for e in encoded], size=size, channels=found.channels)
+    opened_set = opened(name, dir)
+    examples = [_read(opened_set.builder, split, opened_set.folder) for split in opened_set.splits]
+    pixels = images.stack([e for encoded, _ in examples for e in encoded], size=size, channels=opened_set.channels)
     cut = len(examples[0][1])
     train, test = (
-        _arrays(x, y, found.num_classes, f"{found.folder}: {split}")
-        for x, (_, y), split in zip((pixels[:cut], pixels[cut:]), examples, found.splits, strict=True)
+        _arrays(x, y, opened_set.num_classes, f"{opened_set.folder}: {split}")
+        for x, (_, y), split in zip((pixels[:cut], pixels[cut:]), examples, opened_set.splits, strict=True)
     )
-    return Dataset(train, test, *(found.norm or statistics(train.images)), found.augment, found.origin)
+    about = {"classes": opened_set.classes, "digest": opened_set.digest}
+    mean, std = opened_set.norm or statistics(train.images)
+    return Dataset(train, test, mean, std, opened_set.augment, opened_set.source, **about)
 
 
 class Opened(NamedTuple):
-    """A prepared set of which nothing but the description has been read.
+    """A prepared set, of which only the description has been read.
 
-    splits: names of the training and the test split. channels: to decode to, 0 for what the images have. norm: mean
-    and standard deviation where they are known. augment, origin: as in `Dataset`.
+    splits: names of the training and the test split. channels: to decode to, 0 for those of the images. norm: mean
+    and standard deviation where they are known. augment, source: as in `Dataset`.
     """
 
     folder: epath.Path
@@ -56,7 +59,17 @@ class Opened(NamedTuple):
     num_classes: int
     norm: tuple | None
     augment: str
-    origin: str
+    source: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of their numbers."""
+        return tuple(self.builder.info.features["label"].names)
+
+    def digest(self) -> str:
+        """Of name, version, and names and sizes of the splits."""
+        info = self.builder.info
+        return identity.of_text(info.full_name, [(name, info.splits[name].num_examples) for name in self.splits])
 
 
 def opened(name: str, dir: str) -> Opened:
@@ -72,25 +85,25 @@ def opened(name: str, dir: str) -> Opened:
     info = builder.info
     splits, channels = _splits(info, folder), _check_features(info.features, folder)
     norm = (MEAN, STD) if info.name in ("cifar10", "cifar100") and channels == 3 else None
-    augment, origin = "crop" if info.name in _HAS_SIDES else "crop_flip", f"TFDS's {info.full_name} in {folder}"
-    return Opened(folder, builder, splits, channels, info.features["label"].num_classes, norm, augment, origin)
+    augment, source = "crop" if info.name in _HAS_SIDES else "crop_flip", f"TFDS's {info.full_name} in {shown(folder)}"
+    return Opened(folder, builder, splits, channels, info.features["label"].num_classes, norm, augment, source)
 
 
 def root(dir: str) -> epath.Path:
-    """The data_dir that is meant, as TFDS itself has it."""
+    """TFDS's data_dir; where none is given, TFDS's own default."""
     return epath.Path(dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def command(name: str, dir: str) -> str:
-    """What prepares or converts the set."""
+    """The command that prepares or converts the set."""
     return f"python launch/prepare_data.py --dataset={name} --data_dir={root(dir)}"
 
 
 def prepared(name: str, dir: str) -> epath.Path:
-    """The folder of a set that is there as array_record.
+    """The folder of a set in the format array_record.
 
     Raises:
-      InputError: not there, or in another format; it ends with the command.
+      InputError: no such set, or another format; the message ends with the command that prepares or converts it.
     """
     folder = find(name, root(dir))
     if folder is None:
@@ -135,7 +148,7 @@ def describe(folder: epath.Path) -> dict:
 
 
 def formats(folder: epath.Path) -> list[str]:
-    """The formats a prepared set is there in; the first is the one it was made in."""
+    """The formats of a prepared set; the first is the one it was made in."""
     info = describe(folder)
     return [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
 
@@ -158,7 +171,7 @@ def _splits(info, folder: epath.Path) -> tuple[str, str]:
 
 
 def _check_features(features, folder: epath.Path) -> int:
-    """Refuse what is not image classification; the number of channels to decode to, 0 for any."""
+    """Refuse a set that is not for image classification. Returns the number of channels to decode to, 0 for any."""
     from tensorflow_datasets import features as kinds
 
     for name, kind in (("image", kinds.Image), ("label", kinds.ClassLabel)):
@@ -166,9 +179,9 @@ def _check_features(features, folder: epath.Path) -> int:
             hint = f": an {FORMAT} without {name}s" if name == "label" else ""
             raise InputError(f"{folder}: no feature {name}{hint}; it has {', '.join(sorted(features))}")
         if not isinstance(features[name], kind):
-            found = features[name]
+            other = features[name]
             raise InputError(
-                f"{folder}: feature {name} is a {type(found).__name__} of shape {found.shape}; "
+                f"{folder}: feature {name} is a {type(other).__name__} of shape {other.shape}; "
                 f"accepted: {kind.__name__}{' of shape (H, W, C)' if name == 'image' else ''}"
             )
     if features["image"].np_dtype != np.uint8:
@@ -180,8 +193,8 @@ def _check_features(features, folder: epath.Path) -> int:
 def _read(builder, split: str, folder: epath.Path) -> tuple[list[images.Encoded], np.ndarray]:
     """The images of a split, still encoded, and its labels (N,).
 
-    TFDS would decode them by OpenCV where that is installed and by pillow elsewhere, which differ in
-    the pixels of a JPEG; so they are decoded here."""
+    TFDS itself decodes by OpenCV where that is installed and by Pillow elsewhere; the pixels of a JPEG then differ.
+    Pillow decodes here, everywhere."""
     from tensorflow_datasets import decode
 
     try:
@@ -192,13 +205,14 @@ def _read(builder, split: str, folder: epath.Path) -> tuple[list[images.Encoded]
     except Exception as e:  # array_record and protobuf have no errors of their own in common
         raise InputError(f"{folder}: {split} is truncated or damaged ({first_line(e)})") from e
     encoded = [
-        images.Encoded(f"{folder}: {split}[{i}]", partial(io.BytesIO, e["image"])) for i, e in enumerate(examples)
+        images.Encoded(f"{shown(folder)}: {split}[{i}]", partial(io.BytesIO, e["image"]))
+        for i, e in enumerate(examples)
     ]
     return encoded, np.array([e["label"] for e in examples], np.int32)
 
 
-def _arrays(pixels: np.ndarray, labels: np.ndarray, classes: int, what: str) -> Arrays:
+def _arrays(pixels: np.ndarray, labels: np.ndarray, classes: int, where: str) -> Arrays:
     try:
         return Arrays(pixels, labels, classes)
     except InputError as e:
-        raise InputError(f"{what}: {e}") from e
+        raise InputError(f"{where}: {e}") from e

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from kd_jax.data import crops, images
-from kd_jax.data.folder import listing
+from kd_jax.data import crops, decoders, images
+from kd_jax.data.listing import listing
+from kd_jax.data.names import shown
 from kd_jax.data.sources import Dataset
 from kd_jax.data.tfds import opened
 from kd_jax.typing import InputError, first_line
@@ -19,7 +20,7 @@ _LOOKED_AT = 64  # images of a folder, evenly spaced, that say whether it is a g
 
 
 class Whole(NamedTuple):
-    """The view that is augmented on the device: the whole image, as `images.stack` makes it.
+    """The view that the device augments: the whole image, as `images.stack` makes it.
 
     shape: (H, W, C). size: see `images.stack`. first: name of the image that the shape was read from. all_grey: refuse
     an image in colour.
@@ -34,14 +35,14 @@ class Whole(NamedTuple):
         """(H, W, C) uint8; seed, epoch and index do not matter."""
         if self.all_grey and images.in_colour(encoded):
             raise InputError(f"{encoded.name}: in colour, but most of the set is grey; all must be one or the other")
-        made = images.stack([encoded], size=self.size, channels=self.shape[2])[0]
-        if made.shape != self.shape:
-            here, there = (f"{w} x {h}" for h, w, _ in (made.shape, self.shape))
+        pixels = images.decoded(encoded, size=self.size, channels=self.shape[2])
+        if pixels.shape != self.shape:
+            here, there = (f"{w} x {h}" for h, w, _ in (pixels.shape, self.shape))
             raise InputError(
                 f"{encoded.name}: {here} pixels, but {self.first} has {there}; all images must have one size, or "
                 "data.size=N resizes them to N x N"
             )
-        return made
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Records:
         from tensorflow_datasets.proto import tf_example_pb2
 
         try:
-            found = tf_example_pb2.Example.FromString(self._source[i]).features.feature
-            image, label = found["image"].bytes_list.value[0], found["label"].int64_list.value[0]
+            features = tf_example_pb2.Example.FromString(self._source[i]).features.feature
+            image, label = features["image"].bytes_list.value[0], features["label"].int64_list.value[0]
         except InputError:
             raise
         except Exception as e:  # array_record and protobuf have no errors of their own in common
@@ -82,11 +83,11 @@ class Records:
 
         try:
             source = ArrayRecordDataSource(list(self.paths))
-            found = len(source)
+            length = len(source)
         except Exception as e:
             raise InputError(f"{self.name}: truncated or damaged ({first_line(e)})") from e
-        if found != self.length:
-            raise InputError(f"{self.name}: {found} records, but the set's description says {self.length}")
+        if length != self.length:
+            raise InputError(f"{self.name}: {length} records, but the set's description says {self.length}")
         return source
 
     def __getstate__(self) -> dict[str, Any]:
@@ -95,7 +96,7 @@ class Records:
 
 @dataclass(frozen=True)
 class Files:
-    """Image files. names: (N,) bytes, below root. labels: (N,) int32."""
+    """Image files. names: (N,) bytes, their paths below root. labels: (N,) int32."""
 
     root: str
     names: np.ndarray = field(repr=False)
@@ -106,28 +107,28 @@ class Files:
 
     def __getitem__(self, i: int) -> tuple[images.Encoded, int]:
         """An image, still encoded, and its label."""
-        path = epath.Path(self.root) / self.names[i].decode()
-        return images.Encoded(os.fspath(path), partial(path.open, "rb")), int(self.labels[i])
+        path = epath.Path(self.root) / os.fsdecode(self.names[i])
+        return images.Encoded(shown(path), partial(path.open, "rb")), int(self.labels[i])
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Some of Records or Files. kept: (N,) their positions."""
+    """Some of Records or Files. positions: (N,), where they stand there."""
 
     files: Any
-    kept: np.ndarray = field(repr=False)
+    positions: np.ndarray = field(repr=False)
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.positions)
 
     def __getitem__(self, i: int) -> tuple[images.Encoded, int]:
         """An image, still encoded, and its label."""
-        return self.files[int(self.kept[i])]
+        return self.files[int(self.positions[i])]
 
     @property
     def labels(self) -> np.ndarray:
         """(N,) int32."""
-        return self.files.labels[self.kept]
+        return self.files.labels[self.positions]
 
 
 @dataclass(frozen=True)
@@ -153,22 +154,24 @@ class Part:
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int32. Of Records they take a pass over all of them, the first time."""
-        found = self.files.labels
-        for label in (found.min(), found.max()):
+        """(N,) int32. The first call reads all Records."""
+        labels = self.files.labels
+        for label in (labels.min(), labels.max()):
             self._check(label, "the training set")
-        return found
+        return labels
 
-    def only(self, kept: np.ndarray) -> "Part":
+    def take(self, positions: np.ndarray) -> "Part":
         """The examples at these positions."""
-        return replace(self, files=Chosen(self.files, kept))
+        return replace(self, files=Chosen(self.files, positions))
 
     def _check(self, label: int, where: str) -> None:
         if not 0 <= label < self.num_classes:
             raise InputError(f"{where}: labels must be 0 to {self.num_classes - 1}, got {label}")
 
 
-def unloaded(name: str, *, dir: str = "", size: int = 0, crop: int = 0, test_fraction: float = 0.2) -> Dataset:
+def unloaded(
+    name: str, *, dir: str = "", size: int = 0, crop: int = 0, decoder: str = "pillow", test_fraction: float = 0.2
+) -> Dataset:
     """A set whose train and test are Parts, to be streamed.
 
     Args:
@@ -177,6 +180,7 @@ def unloaded(name: str, *, dir: str = "", size: int = 0, crop: int = 0, test_fra
       crop: 0 leaves augmentation to the device: the examples are those of `data.load`, and so are mean and std, for
         which the training set is read once. Above 0 it is ImageNet's: random resized crops of crop x crop, mirrored,
         for training, and the resized centre for tests; mean and std are ImageNet's, and all images are in colour.
+      decoder: of crops only: what decodes and resizes on the host, see `decoders.DECODERS`.
 
     Raises:
       InputError: another kind of name, and what `data.load` says of such sets.
@@ -186,46 +190,49 @@ def unloaded(name: str, *, dir: str = "", size: int = 0, crop: int = 0, test_fra
         raise InputError(f"data.name: {name} lives in memory and is not streamed; accepted: tfds:NAME, folder:DIR")
     if crop and size:
         raise InputError(f"data.size: {size}, but data.crop={crop} resizes the images already; give one of them")
-    if kind == "tfds":
-        return _tfds(rest, dir, size, crop)
-    return _folder(rest, dir, size, crop, test_fraction)
+    decoders.check(decoder)
+    pixels = {"size": size, "crop": crop, "decoder": decoder}
+    return _tfds(rest, dir, **pixels) if kind == "tfds" else _folder(rest, dir, test_fraction, **pixels)
 
 
-def _tfds(name: str, dir: str, size: int, crop: int) -> Dataset:
-    found = opened(name, dir)
-    described = ((split, found.builder.info.splits[split]) for split in found.splits)
+def _tfds(name: str, dir: str, **pixels) -> Dataset:
+    prepared = opened(name, dir)
+    described = ((split, prepared.builder.info.splits[split]) for split in prepared.splits)
     files = [
-        Records(tuple(map(os.fspath, info.filepaths)), f"{found.folder}: {split}", info.num_examples)
+        Records(tuple(map(os.fspath, info.filepaths)), f"{shown(prepared.folder)}: {split}", info.num_examples)
         for split, info in described
     ]
-    known = {"channels": found.channels, "classes": found.num_classes, "norm": found.norm}
-    return _dataset(files, size, crop, **known, augment=found.augment, origin=found.origin)
+    about = {field: getattr(prepared, field) for field in ("augment", "source", "classes", "digest")}
+    return _dataset(files, prepared.num_classes, prepared.channels, prepared.norm, **pixels, **about)
 
 
-def _folder(where: str, dir: str, size: int, crop: int, test_fraction: float) -> Dataset:
-    found = listing(where, dir=dir, test_fraction=test_fraction)
+def _folder(where: str, dir: str, test_fraction: float, **pixels) -> Dataset:
+    listed = listing(where, dir=dir, test_fraction=test_fraction)
     files = []
-    for part in (found.train, found.test):
-        names = np.array([os.fspath(e.path.relative_to(found.root)).encode() for e in part])
-        files.append(Files(os.fspath(found.root), names, found.labels(part)))
-    known = {"channels": 0, "classes": len(found.classes), "norm": None}
-    return _dataset(files, size, crop, **known, augment="crop_flip", origin=found.origin)
+    for part in (listed.train, listed.test):
+        names = np.array([os.fsencode(e.path.relative_to(listed.root)) for e in part])
+        files.append(Files(os.fspath(listed.root), names, listed.labels(part)))
+    about = {field: getattr(listed, field) for field in ("source", "classes", "digest", "notes")}
+    return _dataset(files, len(listed.classes), 0, None, **pixels, **about, augment="crop_flip")
 
 
 def _dataset(
-    files: list, size: int, crop: int, *, channels: int, classes: int, norm: tuple | None, augment: str, origin: str
+    files: list, num_classes: int, channels: int, norm: tuple | None, *, size: int, crop: int, decoder: str, **about
 ) -> Dataset:
-    """The set of files [train, test]. channels, norm: as in `tfds.Opened`."""
+    """The set of files [train, test]. channels, norm: as in `tfds.Opened`. about: other fields of the Dataset."""
     if crop:
-        shape, kinds = (crop, crop, 3), (crops.RandomCrop(crop), crops.CentreCrop(crop))
-        norm, augment = (crops.MEAN, crops.STD), "none"
+        shape, kinds = (crop, crop, 3), (crops.RandomCrop(crop, decoder), crops.CentreCrop(crop, decoder))
+        norm, about["augment"] = (crops.MEAN, crops.STD), "none"
+        if decoder == "pillow":
+            about["notes"] = (*about.get("notes", ()), decoders.FASTER)
     else:
-        grey = not channels and not any(images.in_colour(files[0][i][0]) for i in _spread(len(files[0])))
+        grey = not channels and not any(images.in_colour(files[0][i][0]) for i in _evenly_spaced(len(files[0])))
         first = files[0][0][0]
-        shape = images.stack([first], size=size, channels=channels or (1 if grey else 3)).shape[1:]
+        shape = images.decoded(first, size=size, channels=channels or (1 if grey else 3)).shape
         kinds = (Whole(shape, size, first.name, all_grey=grey),) * 2
-    train, test = (Part(f, kind, classes, shape) for f, kind in zip(files, kinds, strict=True))
-    return Dataset(train, test, *(norm or statistics(train)), augment, origin)
+    train, test = (Part(f, kind, num_classes, shape) for f, kind in zip(files, kinds, strict=True))
+    mean, std = norm or statistics(train)
+    return Dataset(train, test, mean, std, **about)
 
 
 def statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -241,6 +248,6 @@ def statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(mean), tuple(max(s, 1e-3) for s in std)
 
 
-def _spread(n: int) -> list[int]:
+def _evenly_spaced(n: int) -> list[int]:
     """At most _LOOKED_AT positions from first to last."""
     return sorted({round(p) for p in np.linspace(0, n - 1, min(n, _LOOKED_AT))})

@@ -12,6 +12,7 @@ import numpy as np
 
 from kd_jax import config
 from kd_jax.data import Arrays, Dataset, resident, streaming
+from kd_jax.data.augment import root_key
 from kd_jax.data.resident import Split
 from kd_jax.data.streaming import EvalPlan, InMemory, Share, Stream, TrainPlan
 from kd_jax.distributed.mesh import Layout
@@ -27,7 +28,7 @@ class _Batches:
         self.layout, self.seed = layout, seed
         self.augment = dataset.augment if augment == "auto" else augment
         self.sizes = {"train": len(dataset.train), "test": len(dataset.test)}
-        self.key = layout.put(jax.random.key(seed))
+        self.key = layout.put(root_key(seed))
 
     def __enter__(self):
         return self
@@ -65,7 +66,7 @@ class Resident(_Batches):
           held_out: whether the batch is of the held-out examples.
           extra_views: what `views` holds beside: "strong", the images a second time, augmented more strongly.
         """
-        known = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "judge": held_out}
+        known = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "held_out": held_out}
         epoch, index = resident.train_index(self.seed, step, **known)
         index, epoch = self.layout.put(index, "b"), np.int32(epoch)
         batch = self._train(*self.arrays["train"], index, epoch, self.key)
@@ -173,7 +174,7 @@ class Streamed(_Batches):
     def _stream(self, plan: TrainPlan | EvalPlan) -> Stream:
         if plan not in self._streams:
             tests, workers, steps = isinstance(plan, EvalPlan), self.workers, None
-            if not tests and plan.judge:
+            if not tests and plan.held_out:
                 steps, workers = range(0, plan.split.steps, plan.split.every), -(-workers // plan.split.every)
             source = self._sources["test" if tests else "train"]
             known = {"steps": steps, "seed": self.seed, "share": self.share, "workers": workers}

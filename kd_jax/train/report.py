@@ -110,7 +110,7 @@ def write(
     task: Task = CLASSIFICATION,
 ) -> None:  # fmt: skip
     """report.md and curves.png; units: name or pattern of the logs that are drawn -> their unit."""
-    heading = f"# {summary['recipe']} on {dataset.origin}"
+    heading = f"# {summary['recipe']} on {dataset.source}"
     device = f"{summary['device']['count']} x {summary['device']['kind']}"
     versions = ", ".join(f"{k} {v}" for k, v in summary["versions"].items())
     last = {row["phase"]: row["logs"] for row in rows if row["split"] == "train" and row["logs"]}

@@ -31,7 +31,7 @@ class Prepared(NamedTuple):
         """One line on what runs, on which data, where."""
         train, test = self.dataset.train, self.dataset.test
         sizes = f"{len(train)} training and {len(test)} test images of {train.shape}"
-        return f"{self.recipe.name}: {self.dataset.origin}, {sizes}{self._read_by}; devices: {self.layout.count}"
+        return f"{self.recipe.name}: {self.dataset.source}, {sizes}{self._read_by}; devices: {self.layout.count}"
 
     @property
     def _read_by(self) -> str:
@@ -95,6 +95,8 @@ def run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict:
 def _run(prepared: Prepared, tree: dict, stop) -> dict:
     recipe, home, layout, dataset, plans = prepared
     log_line(prepared.heading)
+    for note in dataset.notes:
+        log_line(f"note: {note}")
     for plan in plans:
         _warn_of_milestones(plan)
         if plan.warning:

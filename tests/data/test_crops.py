@@ -9,9 +9,12 @@ from PIL import Image
 
 from kd_jax import InputError
 from kd_jax.data import crops
-from kd_jax.data.images import Encoded
+from kd_jax.data.decoders import DECODERS
+from kd_jax.data.images import Encoded, decoded
 
 BILINEAR = Image.Resampling.BILINEAR
+LEVELS = {"pillow": 0, "fast": 1}  # how far a decoder's resized pixels may be from Pillow's
+both = pytest.mark.parametrize("decoder", DECODERS)
 
 
 def encoded(raw, name="it"):
@@ -90,26 +93,27 @@ def test_areas_and_aspects_are_those_of_the_rule():
     assert min(b.left for b in boxes) < 50 and max(b.left + b.width for b in boxes) > 9950
 
 
+@both
 @pytest.mark.parametrize("shape", [(375, 500), (61, 47), (500, 90), (20, 20)])
-def test_crops_are_pillows_to_within_one_level(rng, shape):
+def test_crops_are_pillows_or_within_one_level(rng, shape, decoder):
     image = scene(rng, *shape)
     for k in range(5):
         top, left, h, w = crops.random_box(*shape, crops.generator(0, 0, k))
-        made = crops.random_resized_crop(image, crops.generator(0, 0, k), 32)
+        made = crops.random_resized_crop(image, crops.generator(0, 0, k), 32, decoder=decoder)
         whole = Image.fromarray(image).crop((left, top, left + w, top + h)).resize((32, 32), BILINEAR)
         off = made.astype(int) - np.asarray(whole)
-        assert made.shape == (32, 32, 3) and np.abs(off).max() <= 1 and abs(off.mean()) < 0.05
+        assert made.shape == (32, 32, 3) and np.abs(off).max() <= LEVELS[decoder] and abs(off.mean()) < 0.05
 
 
-def test_a_crop_does_not_see_what_is_around_it(rng):
+@both
+def test_a_crop_does_not_see_what_is_around_it(rng, decoder):
+    resize = DECODERS[decoder].resize
     image = np.full((100, 100, 3), 255, np.uint8)
     image[20:70, 30:80] = 10
-    assert (crops.resized(image[20:70, 30:80], 24) == 10).all()
+    assert (resize(image[20:70, 30:80], 24) == 10).all()
     grey = rng.integers(0, 256, (30, 20, 1), np.uint8)
-    off = crops.resized(grey, 8)[..., 0].astype(int) - np.asarray(
-        Image.fromarray(grey[..., 0]).resize((8, 8), BILINEAR)
-    )
-    assert np.abs(off).max() <= 1
+    whole = np.asarray(Image.fromarray(grey[..., 0]).resize((8, 8), BILINEAR))
+    assert np.abs(resize(grey, 8)[..., 0].astype(int) - whole).max() <= LEVELS[decoder]
 
 
 def centre(image, size, shorter):
@@ -122,42 +126,46 @@ def centre(image, size, shorter):
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
+@both
 @pytest.mark.parametrize("shape", [(375, 500), (500, 375), (333, 333), (57, 200), (400, 271), (271, 400)])
-def test_the_centre_is_torchvisions(rng, shape):
+def test_the_centre_is_torchvisions(rng, shape, decoder):
     raw = written(scene(rng, *shape), quality=90)
     expected = centre(Image.open(io.BytesIO(raw)), 224, 256)
-    np.testing.assert_array_equal(crops.CentreCrop(224)(encoded(raw), 0, 0, 0), expected)
+    np.testing.assert_array_equal(crops.CentreCrop(224, decoder)(encoded(raw), 0, 0, 0), expected)
     np.testing.assert_array_equal(crops.centre_crop(pillow(raw), 31, 36), centre(Image.fromarray(pillow(raw)), 31, 36))
 
 
+@both
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_jpeg_is_decoded_to_pillows_pixels(rng, mode, subsampling, progressive):
+def test_jpeg_is_decoded_to_pillows_pixels(rng, mode, subsampling, progressive, decoder):
     image = Image.fromarray(scene(rng, 45, 67)).convert(mode)
     raw = written(image, quality=80, progressive=progressive, **({"subsampling": subsampling} if mode == "RGB" else {}))
-    np.testing.assert_array_equal(crops.decode(encoded(raw)), pillow(raw))
-    np.testing.assert_array_equal(crops.decode(encoded(raw), backwards=True), pillow(raw)[..., ::-1])
+    np.testing.assert_array_equal(DECODERS[decoder].decode(encoded(raw)), pillow(raw))
 
 
+@both
 @pytest.mark.parametrize("form,mode", [("PNG", "RGB"), ("PNG", "P"), ("PNG", "LA"), ("BMP", "RGB"), ("GIF", "L")])
-def test_what_is_no_jpeg_is_pillows(rng, form, mode):
+def test_what_is_no_jpeg_is_pillows(rng, form, mode, decoder):
     raw = written(Image.fromarray(scene(rng, 20, 30)).convert(mode), form)
-    np.testing.assert_array_equal(crops.decode(encoded(raw)), pillow(raw))
+    np.testing.assert_array_equal(DECODERS[decoder].decode(encoded(raw)), pillow(raw))
 
 
-def test_damaged_images_are_named(rng):
+@both
+def test_damaged_images_are_named(rng, decoder):
     raw = written(scene(rng, 60, 80), quality=90)
     for bad in (raw[: len(raw) // 2], raw[:100], b"", b"text", b"\xff\xd8" + b"text"):
         with pytest.raises(InputError, match="^that one: ") as e:
-            crops.RandomCrop(8)(encoded(bad, "that one"), 0, 0, 0)
+            crops.RandomCrop(8, decoder)(encoded(bad, "that one"), 0, 0, 0)
         assert "\n" not in str(e.value)
-    np.testing.assert_array_equal(crops.decode(encoded(raw + b"more")), pillow(raw))
+    np.testing.assert_array_equal(DECODERS[decoder].decode(encoded(raw + b"more")), pillow(raw))
 
 
-def test_a_view_is_a_function_of_seed_epoch_and_index(rng):
+@both
+def test_a_view_is_a_function_of_seed_epoch_and_index(rng, decoder):
     raw = written(scene(rng, 120, 90), quality=90)
-    view = crops.RandomCrop(16)
+    view = crops.RandomCrop(16, decoder)
     made = {key: view(encoded(raw), *key).tobytes() for key in np.ndindex(3, 3, 3)}
     assert len(set(made.values())) == 27  # each another one
     assert all(view(encoded(raw), *key).tobytes() == pixels for key, pixels in reversed(made.items()))
@@ -173,3 +181,24 @@ def test_half_of_the_views_are_mirrored(rng):
         np.testing.assert_array_equal(view(encoded(raw), 3, 5, index), plain[:, ::-1] if flip else plain)
         mirrored += flip
     assert 75 <= mirrored <= 125
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@both
+def test_pixels_are_taken_as_stored_whatever_exif_says(rng, orientation, decoder):
+    pixels, exif = scene(rng, 30, 40), Image.Exif()
+    exif[0x0112] = orientation
+    raw = written(pixels, quality=95, exif=exif)
+    assert raw != written(pixels, quality=95)
+    stored = pillow(written(pixels, quality=95))
+    np.testing.assert_array_equal(DECODERS[decoder].decode(encoded(raw)), stored)
+    np.testing.assert_array_equal(decoded(encoded(raw)), stored)
+
+
+def test_fast_leaves_what_is_too_large_to_pillow(monkeypatch):
+    import simplejpeg
+
+    large = written(Image.new("L", (16000, 16000)), quality=1)
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", None)
+    with pytest.raises(InputError, match="^it: an image of too many pixels; accepted: at most 178,956,970$"):
+        DECODERS["fast"].decode(encoded(large))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import InputError, data
+from kd_jax import InputError, data, methods
 from kd_jax.data import augment, resident, sources
 from kd_jax.data.cifar import cifar
 
@@ -59,7 +59,7 @@ def test_fashion_mnist(fashion):
     d = data.load("fashion_mnist", dir=str(folder))
     np.testing.assert_array_equal(d.train.images[..., 0], made["train"][0])
     np.testing.assert_array_equal(d.test.labels, made["t10k"][1])
-    assert str(folder) in d.origin
+    assert str(folder) in d.source
 
 
 def test_fashion_mnist_files_that_are_wrong(fashion):
@@ -245,9 +245,10 @@ def test_views_depend_on_seed_epoch_and_index_alone():
     assert augment.num_views("none", 4) == 1
 
 
-def test_normalize():
-    image = jnp.ones((1, 2, 2, 2)) * 0.5
-    np.testing.assert_allclose(augment.normalize(image, (0.5, 0.25), (1.0, 0.5))[0, 0, 0], [0.0, 0.5])
+def test_data_draws_from_a_root_key_of_its_own_name():
+    roots = [augment.root_key(5), augment.root_key(6), KEY, methods.base.fold(KEY, "train")]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in roots}) == 4
+    assert jnp.array_equal(jax.random.key_data(roots[0]), jax.random.key_data(methods.base.fold(KEY, "data")))
 
 
 def test_every_epoch_is_a_permutation_of_full_batches():

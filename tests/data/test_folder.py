@@ -10,9 +10,7 @@ from PIL import Image
 
 from kd_jax import InputError, data
 from kd_jax.data import images, sources
-from kd_jax.data.folder import Example, split
-from kd_jax.train import run
-from tests.conftest import tree
+from kd_jax.data.listing import Example, split
 
 
 def picture(rng, height=8, width=8, mode="RGB"):
@@ -59,7 +57,7 @@ def test_train_and_test_side_by_side(tmp_path, rng, tests):
         assert part.labels.tolist() == labels and part.labels.dtype == np.int32 and part.num_classes == 3
         np.testing.assert_array_equal(part.images, [read(p) for p in sorted(root.glob("*/*"))])
     assert d.train.shape == (6, 9, 3) and d.augment == "crop_flip"
-    assert (d.mean, d.std) == sources.statistics(d.train.images) and str(tmp_path) in d.origin
+    assert (d.mean, d.std) == sources.statistics(d.train.images) and str(tmp_path) in d.source
 
 
 def test_jpeg(tmp_path):
@@ -215,12 +213,6 @@ def test_relative_to_data_dir(tmp_path, rng, monkeypatch):
 def test_only_files_are_resized():
     with pytest.raises(InputError, match="data.size: 16, but digits is not resized"):
         data.load("digits", size=16)
-
-
-def test_a_run(tmp_path, rng):
-    fill(tmp_path / "data", rng, dict.fromkeys("abcde", 5), height=7, width=9)
-    summary = run.run(tree(data__name=f"folder:{tmp_path / 'data'}", data__size=8), str(tmp_path / "run"))
-    assert [p["steps"] for p in summary["phases"].values()] == [2, 2]
 
 
 def tiny_imagenet(root, rng):

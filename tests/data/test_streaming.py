@@ -12,6 +12,7 @@ from PIL import Image
 
 from kd_jax import InputError, data
 from kd_jax.data import crops, resident, streaming
+from kd_jax.data.images import Encoded
 from kd_jax.data.resident import Split
 from kd_jax.data.sources import Arrays
 from kd_jax.data.streaming import EvalPlan, InMemory, Share, Stream, TrainPlan
@@ -75,7 +76,7 @@ def test_batches_are_the_crops_of_the_examples_that_training_reads(made, photos)
         assert batch["index"].tolist() == index.tolist() and batch["label"].tolist() == [labels[i] for i in index]
         assert batch["image"].dtype == np.uint8 and batch["mask"].tolist() == [1] * 6
         for pixels, i in zip(batch["image"], index, strict=True):
-            it = crops.images.Encoded("it", lambda i=i: io.BytesIO(encoded[i]))
+            it = Encoded("it", lambda i=i: io.BytesIO(encoded[i]))
             np.testing.assert_array_equal(pixels, crops.RandomCrop(32)(it, 7, epoch, int(i)))
     assert (photos.mean, photos.std, photos.augment) == (crops.MEAN, crops.STD, "none")
     assert (photos.train.num_classes, photos.train.shape) == (5, (32, 32, 3))
@@ -136,10 +137,10 @@ def test_the_next_epoch_is_cropped_anew(photos):
     assert len(twice) > 10 and all(a[0] != b[0] and a[1] != b[1] for a, b in twice)
 
 
-def test_split_and_judge_follow_the_resident_order(photos):
+def test_split_and_held_out_batches_follow_the_resident_order(photos):
     split = Split(steps=4, held_out=8)
-    for judge in (False, True):
-        settings = {"n": TRAIN, "batch_size": 3, "split": split, "judge": judge}
+    for held_out in (False, True):
+        settings = {"n": TRAIN, "batch_size": 3, "split": split, "held_out": held_out}
         with Stream(photos.train, TrainPlan(7, **settings), steps=range(6), seed=7) as stream:
             for step, batch in enumerate(stream):
                 assert batch["index"].tolist() == resident.train_index(7, step, **settings)[1].tolist()
@@ -157,7 +158,7 @@ def test_the_test_set_counts_every_example_once(made, photos, processes):
                 index, mask = (a[rows] for a in resident.test_index(step % 3, n=TEST, batch_size=4))
                 assert batch["index"].tolist() == index.tolist() and batch["mask"].tolist() == mask.tolist()
                 for pixels, label, i in zip(batch["image"], batch["label"], index, strict=True):
-                    it = crops.images.Encoded("it", lambda i=i: io.BytesIO(encoded[i]))
+                    it = Encoded("it", lambda i=i: io.BytesIO(encoded[i]))
                     np.testing.assert_array_equal(pixels, crops.CentreCrop(32)(it, 0, 0, 0))
                     assert label == labels[i]
 

@@ -81,7 +81,7 @@ def test_only_the_training_set_is_cut():
     whole = data.load("digits")
     part = data.load("digits", subset=0.1, seed=3)
     assert part.test is whole.test and (part.mean, part.std) == (whole.mean, whole.std)
-    assert len(part.train) == 144 and part.origin.startswith("144 of the 1437 of scikit-learn")
+    assert len(part.train) == 144 and part.source.startswith("144 of the 1437 of scikit-learn")
     np.testing.assert_array_equal(part.train.images, subset(whole.train, 144, seed=3).images)
     assert data.load("digits", subset=1437) is not None and data.load("digits", subset=0).train is whole.train
 

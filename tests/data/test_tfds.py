@@ -32,7 +32,7 @@ def test_what_was_prepared_is_read(tmp_path, rng, shards, shape):
         np.testing.assert_array_equal(part.images, images[kept])
         assert part.labels.tolist() == labels[kept].tolist() and part.num_classes == 3
     assert (d.mean, d.std) == sources.statistics(truth["train"][0])
-    assert d.augment == "crop_flip" and "tiny/1.0.0" in d.origin and str(folder) in d.origin
+    assert d.augment == "crop_flip" and "tiny/1.0.0" in d.source and str(folder) in d.source
     assert "tensorflow" not in sys.modules
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kd_jax import InputError, models
-from kd_jax.models import imagenet, vit
+from kd_jax.models import imagenet, network, vit
 
 HEIGHTS = {
     **dict.fromkeys(("vgg8", "vgg11", "vgg13", "vgg16", "vgg19"), [32, 16, 8, 4, 4]),
@@ -146,3 +146,8 @@ def test_create():
     assert models.create("resnet8", 10, widths=(4, 4, 8, 16)).widths == (4, 4, 8, 16)
     with pytest.raises(InputError, match="unknown model 'resnet32x8'; did you mean resnet32x4.*known: resnet8, "):
         models.create("resnet32x8", 10)
+
+
+def test_normalize():
+    image = jnp.ones((1, 2, 2, 2)) * 0.5
+    np.testing.assert_allclose(network.normalize(image, (0.5, 0.25), (1.0, 0.5))[0, 0, 0], [0.0, 0.5])

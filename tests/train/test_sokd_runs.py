@@ -78,7 +78,7 @@ def test_what_a_run_leaves(home):
 def test_held_out_examples_are_not_trained_on_while_they_judge():
     split = Split(steps=6, held_out=10)
     known = {"n": 40, "batch_size": 8, "split": split}
-    judged = {int(i) for step in range(6) for i in train_index(3, step, **known, judge=True)[1]}
+    judged = {int(i) for step in range(6) for i in train_index(3, step, **known, held_out=True)[1]}
     trained = {int(i) for step in range(6) for i in train_index(3, step, **known)[1]}
     assert len(judged) >= 8 and judged & trained == set() and judged | trained <= set(range(40))
     later = {int(i) for step in range(6, 11) for i in train_index(3, step, **known)[1]}

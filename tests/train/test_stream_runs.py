@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from kd_jax import InputError, config, data
+from kd_jax.data.augment import root_key
 from kd_jax.data.resident import Split
 from kd_jax.data.streaming import Stream
 from kd_jax.data.unloaded import Records
@@ -165,6 +166,7 @@ def test_batches_stay_as_they_were_when_readers_move_on():
     """Images large enough for shared memory, looked at only when their stream is closed."""
     resident, split = streamed(kind=Resident), Split(6, 10, 2)
     with streamed(workers=1) as source:
+        assert source.key == resident.key == root_key(3)
         found = [source.train(step, 8, split, False, ("strong",)) for step in range(7)]
         judged = [source.train(step, 8, split, True) for step in (0, 2, 4)]
         tested = [[*source.test(4)], [next(source.test(4))], [*source.test(4)]]
@@ -240,6 +242,10 @@ def test_labels_are_read_where_something_needs_them(photos, tmp_path, monkeypatc
 REFUSED = {
     "config.data.crop: must be 0 unless data.stream is True, got 32": {"data__crop": 32},
     "config.data.crop: must be pixels a side": {"data__crop": -1, "data__stream": True},
+    "config.data.decoder: must be pillow where data.crop is 0, got 'fast'": {"data__decoder": "fast"},
+    "config.data.decoder: must be pillow or fast where data.crop is 32, got 'fest'": {
+        "data__crop": 32, "data__stream": True, "data__decoder": "fest",
+    },
     "config.data.augment: must be auto where data.crop=32 augments, got 'none'": {
         "data__crop": 32, "data__stream": True, "data__augment": "none",
     },
