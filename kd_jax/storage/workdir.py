@@ -29,11 +29,16 @@ def resolve_path(path: str) -> epath.Path:
     """A folder as the user wrote it, made absolute (Orbax refuses others); gs:// and the like as is.
 
     Raises:
-      InputError: a kind of object store that is not known.
+      InputError: a kind of object store that is not known, or a path under which tensorstore would write elsewhere.
     """
     scheme, on_store, _ = path.partition("://")
     if not on_store:
-        return epath.Path(os.path.abspath(os.path.expanduser(path)))
+        absolute = os.path.abspath(os.path.expanduser(path))
+        if "\\" in absolute or not absolute.isprintable():
+            raise InputError(
+                f"{absolute!r}: no checkpoint can be kept there; accepted: printable characters, no backslash"
+            )
+        return epath.Path(absolute)
     if scheme not in PACKAGES:
         raise InputError(f"{path}: unknown kind of folder; a path of this machine, or {', '.join(PACKAGES)}://...")
     return epath.Path(path)

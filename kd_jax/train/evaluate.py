@@ -12,6 +12,7 @@ from kd_jax.models.network import Network, network_of
 from kd_jax.plan import build
 from kd_jax.storage import files, metrics_log
 from kd_jax.storage.checkpoints import Checkpoints
+from kd_jax.storage.networks import read_network
 from kd_jax.storage.workdir import completed, resolve_path
 from kd_jax.train.batches import batches_of
 from kd_jax.train.compiled import CompiledPhase
@@ -54,7 +55,7 @@ def saved(workdir: str, *, phase: str = "", best: bool = False, network: str = "
         if not (home / "checkpoints").exists():
             raise InputError(f"--phase={phase}: nothing is saved in {home} yet")
     reader = Checkpoints(home, read_only=True)
-    variables, meta = reader.network(_best(home, reader.steps()) if best else None, network)
+    variables, meta = read_network(reader, _best(home, reader.steps()) if best else None, network)
     reader.close()
     described = meta["networks"][network]["network"] if network else meta["network"]
     return network_of(described), variables, meta["step"]

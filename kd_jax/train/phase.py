@@ -14,10 +14,10 @@ from kd_jax.engine import metrics as metrics_lib
 from kd_jax.engine.state import TrainState
 from kd_jax.plan.build import PhasePlan
 from kd_jax.storage import files
-from kd_jax.storage.checkpoints import Checkpoints, names
+from kd_jax.storage.checkpoints import Checkpoints
 from kd_jax.storage.progress import Progress, log_line
 from kd_jax.storage.workdir import Workdir
-from kd_jax.train import report
+from kd_jax.train import report, saved_state
 from kd_jax.train.batches import Resident, Streamed
 from kd_jax.train.compiled import CompiledPhase, LoopState
 from kd_jax.train.evaluator import Evaluator
@@ -56,7 +56,7 @@ class PhaseRun:
         self.name = job.phase.name
         self.folder = home.path / self.name
         kept = {"keep": recipe.checkpoint.keep, "best": recipe.checkpoint.best}
-        self.checkpoints = Checkpoints(self.folder, **kept, say=log_line, whole=layout.whole)
+        self.checkpoints = Checkpoints(self.folder, **kept, say=log_line)
         self.clock, self.warned, self.teacher, self.trained = Clock(), [], None, False
         self.source_file = None  # of weights that were loaded, not trained
 
@@ -66,7 +66,7 @@ class PhaseRun:
         if not done.exists():
             return None
         outcome = files.read_json(done)
-        if self.checkpoints.is_good(outcome["steps"]):
+        if self.checkpoints.good(outcome["steps"]):
             return outcome
         log_line(f"{self.name}: the final state does not match its digest; resuming from the last good one")
         if processes.is_main():
@@ -100,7 +100,7 @@ class PhaseRun:
         programs, teachers, exam = self._begin()
         carry = self._start(programs, teachers)
         if self.checkpoints.steps():
-            self.source_file = self.checkpoints.network(0)[1]["source"]
+            self.source_file = self.checkpoints.read(step=0)[1]["source"]
         else:
             loaded = self.job.weights()
             carry, self.source_file = self._given(carry, loaded.variables), loaded.source
@@ -200,15 +200,17 @@ class PhaseRun:
     def _start(self, programs: CompiledPhase, teachers: tuple[Variables | None, ...]) -> LoopState:
         """The newest good checkpoint, or the beginning."""
         beside = programs.no_metrics(), programs.no_faults()
-        found = self.checkpoints.restore(self.layout.like(self.job.abstract), beside)
+        like = self.layout.like(self.job.abstract)
+        found = self.checkpoints.restore(saved_state.split(like, self.layout.like(beside)))
         if found is None:
             key = self.layout.put(jax.random.key(self.recipe.seed))
             carry = LoopState(programs.init(key, teachers, self.job.given()), *beside)
             return self._given(carry, self.job.start().variables) if self.job.start else carry
-        state, beside, meta = found
+        items, meta = found
         if meta["teacher"] != (self.teacher and self.teacher["digest"]):
             origin = ", ".join(self.job.phase.teacher)
             raise InputError(f"{self.folder}: was trained with another teacher than {origin} now is; add --overwrite")
+        state, beside = saved_state.join(like, beside, items, meta["step"])
         self.clock, self.warned = Clock(**meta["clock"]), meta["warned"]
         log_line(f"{self.name}: resumed at step {meta['step']} of {self.job.steps}")
         return LoopState(state, *beside)
@@ -267,8 +269,7 @@ class PhaseRun:
         progress.line(step, row["epoch"], self.job.steps / self.job.steps_per_epoch, row)
 
     def _save(self, carry: LoopState) -> None:
-        params = self.layout.whole(carry.state.params)
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        if not saved_state.is_finite(carry.state.params):
             self._stop(f"step {int(carry.state.step)}: a parameter is not finite")
         meta = {
             "phase": self.name,
@@ -282,13 +283,17 @@ class PhaseRun:
         self.log.flush()
         tested = self.log.of(self.name, "test")
         score = tested[-1]["top1"] if tested and tested[-1]["step"] == int(carry.state.step) else None
-        self.checkpoints.save(carry.state, (carry.metrics, carry.health), meta, score)
+        items = saved_state.split(carry.state, (carry.metrics, carry.health))
+        self.checkpoints.save(int(carry.state.step), items, meta, score)
 
     def _peers(self, state: TrainState) -> dict[str, dict]:
         """Of the networks that are saved beside the student: what they are and where in the checkpoint."""
         own = self.job.network
         return {
-            label: {"network": own._replace(name=peer.name).describe(), **names(state, peer.variables)._asdict()}
+            label: {
+                "network": own._replace(name=peer.name).describe(),
+                **saved_state.names(state, peer.variables)._asdict(),
+            }
             for label, peer in self.job.peers(state).items()
         }
 

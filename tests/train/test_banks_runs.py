@@ -86,7 +86,7 @@ def home(tmp_path_factory):
 
 def saved_at(folder, step):
     reader = Checkpoints(epath.Path(folder / "student"), read_only=True)
-    return {key: np.asarray(leaf) for key, leaf in reader._read(step, training=None)["training"].items()}
+    return {key: np.asarray(leaf) for key, leaf in reader.read("training", step=step)[0]["training"].items()}
 
 
 def written(*steps):

@@ -1,0 +1,74 @@
+"""What Orbax raises: whether it proves that a checkpoint is damaged."""
+
+import json
+import logging
+
+from etils import epath
+
+from kd_jax.typing import InputError, first_line
+
+# how tensorstore says that bytes are missing or do not decode; what it says of a disk or a network is not among them
+_BYTES_ARE_WRONG = (
+    "DATA_LOSS: ", "OUT_OF_RANGE: ", "NOT_FOUND: ", "FAILED_PRECONDITION: ", "Error opening ", "Error reading ",
+)  # fmt: skip
+_CHUNK = 1 << 20  # bytes
+
+
+class StorageError(OSError):
+    """A checkpoint could not be written or read. Those written before are intact, and nothing was moved."""
+
+
+class DamagedError(ValueError):
+    """The content of a checkpoint is not what was saved: a digest differs, or bytes do not decode."""
+
+
+def diagnose(error: Exception, step: epath.Path) -> Exception:
+    """What to raise for an error of reading the folder of a step: DamagedError only where every file can be read and
+    the error says that their bytes are wrong; else StorageError; errors of our own types as they are."""
+    if isinstance(error, (InputError, DamagedError, StorageError)):
+        return error
+    made = _judged(error, step)
+    made.__cause__ = error
+    return made
+
+
+def _judged(error: Exception, step: epath.Path) -> Exception:
+    try:
+        _read_every_byte(step)
+    except OSError as e:
+        return StorageError(f"{step}: cannot be read ({first_line(e)}); every file stays where it is")
+    proof = next(filter(_bytes_are_wrong, _chain(error)), None)
+    if proof:
+        return DamagedError(first_line(proof))
+    what = f"{type(error).__name__}: {first_line(error)}"
+    hint = "if you know it to be damaged, move this folder away and the run goes on from an earlier step"
+    return StorageError(f"{step}: cannot be read ({what}); every file stays where it is; {hint}")
+
+
+def _chain(error: BaseException | None):
+    """An error and those that it was raised over."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _bytes_are_wrong(error: BaseException) -> bool:
+    if isinstance(error, ValueError) and str(error).startswith(_BYTES_ARE_WRONG):
+        return True
+    return isinstance(error, (UnicodeDecodeError, json.JSONDecodeError, FileNotFoundError))
+
+
+def _read_every_byte(folder: epath.Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            _read_every_byte(path)
+        else:
+            with path.open("rb") as file:
+                while file.read(_CHUNK):
+                    pass
+
+
+def quiet() -> None:
+    """Orbax logs every save, and leaves failed ones as unretrieved tasks: their tracebacks would bury our one line."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
