@@ -8,7 +8,7 @@ from zlib import crc32
 import numpy as np
 from etils import epath
 
-from kd_jax.data import images
+from kd_jax.data import identity, images
 from kd_jax.data.sources import Arrays, Dataset, statistics
 from kd_jax.typing import InputError
 
@@ -46,7 +46,9 @@ def folder(where: str, *, dir: str = "", size: int = 0, test_fraction: float = 0
     cut, classes = len(found.train), len(found.classes)
     train = Arrays(pixels[:cut], found.labels(found.train), classes)
     test = Arrays(pixels[cut:], found.labels(found.test), classes)
-    return Dataset(train, test, *statistics(train.images), "crop_flip", found.origin)
+    return Dataset(
+        train, test, *statistics(train.images), "crop_flip", found.origin, tuple(found.classes), found.digest
+    )
 
 
 class Listing(NamedTuple):
@@ -61,6 +63,10 @@ class Listing(NamedTuple):
         """(N,) int32."""
         number = {name: k for k, name in enumerate(self.classes)}
         return np.array([number[e.label] for e in examples], np.int32)
+
+    def digest(self) -> str:
+        """Of the names, sizes and classes of its files."""
+        return identity.of_files([("train", self.train), ("test", self.test)], self.root)
 
     @property
     def origin(self) -> str:

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from kd_jax.data import identity
 from kd_jax.typing import InputError
 
 
@@ -49,7 +51,11 @@ class Arrays:
 
 class Dataset(NamedTuple):
     """Two sources (Arrays, or the Parts of `unloaded`), the normalisation that goes with them, the usual
-    augmentation, and one line on where the data came from."""
+    augmentation, and one line on where the data came from.
+
+    classes: their names, () where only their number is known. digest: computes the digest of what the files are, None
+    for arrays, whose content counts.
+    """
 
     train: Any
     test: Any
@@ -57,6 +63,19 @@ class Dataset(NamedTuple):
     std: tuple[float, ...]
     augment: str
     origin: str
+    classes: tuple[str, ...] = ()
+    digest: Callable[[], str] | None = None
+
+    @property
+    def identity(self) -> dict:
+        """What makes it this data set and no other, wherever it lies, as JSON has it."""
+        return {
+            "train": len(self.train),
+            "test": len(self.test),
+            "num_classes": self.train.num_classes,
+            "classes": list(self.classes),
+            "digest": self.digest() if self.digest else identity.of_arrays(self.train, self.test),
+        }
 
 
 def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from kd_jax.data import images
+from kd_jax.data import identity, images
 from kd_jax.data.cifar import MEAN, STD
 from kd_jax.data.sources import Arrays, Dataset, statistics
 from kd_jax.typing import InputError, first_line
@@ -39,7 +39,9 @@ def tfds(name: str, *, dir: str = "", size: int = 0) -> Dataset:
         _arrays(x, y, found.num_classes, f"{found.folder}: {split}")
         for x, (_, y), split in zip((pixels[:cut], pixels[cut:]), examples, found.splits, strict=True)
     )
-    return Dataset(train, test, *(found.norm or statistics(train.images)), found.augment, found.origin)
+    return Dataset(
+        train, test, *(found.norm or statistics(train.images)), found.augment, found.origin, found.classes, found.digest
+    )
 
 
 class Opened(NamedTuple):
@@ -57,6 +59,16 @@ class Opened(NamedTuple):
     norm: tuple | None
     augment: str
     origin: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of their numbers."""
+        return tuple(self.builder.info.features["label"].names)
+
+    def digest(self) -> str:
+        """Of name, version, and names and sizes of the splits."""
+        info = self.builder.info
+        return identity.of_text(info.full_name, [(name, info.splits[name].num_examples) for name in self.splits])
 
 
 def opened(name: str, dir: str) -> Opened:

@@ -199,7 +199,8 @@ def _tfds(name: str, dir: str, size: int, crop: int) -> Dataset:
         for split, info in described
     ]
     known = {"channels": found.channels, "classes": found.num_classes, "norm": found.norm}
-    return _dataset(files, size, crop, **known, augment=found.augment, origin=found.origin)
+    made = _dataset(files, size, crop, **known, augment=found.augment, origin=found.origin)
+    return made._replace(classes=found.classes, digest=found.digest)
 
 
 def _folder(where: str, dir: str, size: int, crop: int, test_fraction: float) -> Dataset:
@@ -209,7 +210,8 @@ def _folder(where: str, dir: str, size: int, crop: int, test_fraction: float) ->
         names = np.array([os.fspath(e.path.relative_to(found.root)).encode() for e in part])
         files.append(Files(os.fspath(found.root), names, found.labels(part)))
     known = {"channels": 0, "classes": len(found.classes), "norm": None}
-    return _dataset(files, size, crop, **known, augment="crop_flip", origin=found.origin)
+    made = _dataset(files, size, crop, **known, augment="crop_flip", origin=found.origin)
+    return made._replace(classes=tuple(found.classes), digest=found.digest)
 
 
 def _dataset(

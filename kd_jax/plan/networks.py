@@ -6,6 +6,7 @@ from etils import epath
 
 from kd_jax import config, data, models
 from kd_jax.config import at
+from kd_jax.distributed import processes
 from kd_jax.interop.loaded import Loaded
 from kd_jax.models.graft import HEAD, head_of, parse
 from kd_jax.models.network import Network
@@ -30,7 +31,7 @@ def weights_of(
     if not phase.weights:
         return network, None
     load, key = teachers.loader(phase.weights, network), f"{phase.name}.weights"
-    if (workdir / phase.name / "DONE").exists():
+    if processes.from_main(lambda: (workdir / phase.name / "DONE").exists()):
         return at(key, teachers.from_checkpoint, str(workdir / phase.name)).network, load
     return teachers.own_normalization(at(key, load).about, network), load
 

@@ -134,6 +134,16 @@ class Checkpoints:
                 self._say(f"{self.where(candidate)}: not usable, {first_line(e)}")
         raise InputError(f"{self._folder}: holds no checkpoint with a good digest")
 
+    def metas(self) -> dict[int, dict]:
+        """step -> meta, of the steps whose meta is whole; newest first."""
+        metas = {}
+        for step in self.steps():
+            try:
+                metas[step] = self._read(step, {})[1]
+            except DamagedError as e:
+                self._say(f"{self.where(step)}: not usable, {first_line(e)}")
+        return metas
+
     def good(self, step: int) -> dict | None:
         """The meta of a step if it is there and all its content is what was saved, else None.
 

@@ -1,6 +1,7 @@
 """Files of a run's folder, on a disk or an object store: whole or not there."""
 
 import json
+import os
 from typing import Any
 
 from etils import epath
@@ -23,7 +24,10 @@ def write_text(path: epath.Path, text: str) -> None:
         path.write_text(text)
         return
     beside = path.parent / f".{path.name}.new"
-    beside.write_text(text)
+    with beside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # else a loss of power may leave the new name with nothing in it
     beside.replace(path)
 
 

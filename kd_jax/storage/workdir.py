@@ -15,8 +15,11 @@ from kd_jax.storage import files
 from kd_jax.typing import InputError, first_line
 
 # a run may move to another machine, and may log or save more often: not part of its identity. Whether examples stream
-# or lie in memory changes no bit either; data.crop, which needs a stream, is part of it
-NON_IDENTITY_KEYS = ("parallel.mesh", "data.dir", "data.stream", "data.workers", "log", "checkpoint")
+# or lie in memory changes no bit either; data.crop, which needs a stream, is part of it. What only guards is free too:
+# the flag that an error advises must be accepted in the same folder
+NON_IDENTITY_KEYS = (
+    "parallel.mesh", "data.dir", "data.stream", "data.workers", "log", "checkpoint", "teacher_check", "skip_nonfinite",
+)  # fmt: skip
 # keys that older runs have not, with what they did; and keys of a phase
 ADDED = {"precision": "float32", "data": {"stream": False, "crop": 0, "workers": None}}
 ADDED_TO_PHASES = {"accumulate": 1, "remat": False, "optim": {"clip": 0.0}}
@@ -85,7 +88,11 @@ class Workdir:
         self._tree = tree
 
     def check(self, *, overwrite: bool) -> None:
-        """Refuse a folder that holds another run, or an object store that cannot be reached; changes nothing."""
+        """Refuse a folder that holds another run, or an object store that cannot be reached; changes nothing. Process 0
+        looks for all."""
+        processes.on_main(lambda: self._check(overwrite))
+
+    def _check(self, overwrite: bool) -> None:
         self._reach()
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--workdir={self.path}: is a file, not a folder")

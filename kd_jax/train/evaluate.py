@@ -17,6 +17,7 @@ from kd_jax.storage.workdir import completed, resolve_path
 from kd_jax.train.batches import batches_of
 from kd_jax.train.compiled import CompiledPhase
 from kd_jax.train.evaluator import Evaluator
+from kd_jax.train.results import Results
 from kd_jax.train.run import load_data
 from kd_jax.typing import InputError, Variables
 
@@ -55,16 +56,23 @@ def saved(workdir: str, *, phase: str = "", best: bool = False, network: str = "
         if not (home / "checkpoints").exists():
             raise InputError(f"--phase={phase}: nothing is saved in {home} yet")
     reader = Checkpoints(home, read_only=True)
-    variables, meta = read_network(reader, _best(home, reader.steps()) if best else None, network)
+    variables, meta = read_network(reader, _best(home, reader) if best else None, network)
     reader.close()
     described = meta["networks"][network]["network"] if network else meta["network"]
     return network_of(described), variables, meta["step"]
 
 
-def _best(folder: epath.Path, steps: list[int]) -> int:
-    """The saved step with the highest top-1 on the test set, by the run's own rows."""
-    rows = metrics_log.MetricsLog(folder.parent / "metrics.jsonl").of(folder.name, "test")
-    tested = {row["step"]: row["top1"] for row in rows if row["step"] in steps}
+def _best(folder: epath.Path, reader: Checkpoints) -> int:
+    """The saved step with the highest top-1 on the test set, by what the checkpoints say; older ones say nothing, then
+    by the rows of the log."""
+    metas = reader.metas()
+    tested = {
+        step: Results(**meta["results"]).at(step).get("top1") for step, meta in metas.items() if "results" in meta
+    }
+    tested = {step: top1 for step, top1 in tested.items() if top1 is not None}
+    for row in metrics_log.MetricsLog(folder.parent / "metrics.jsonl").of(folder.name, "test"):
+        if row["step"] in metas and "results" not in metas[row["step"]]:
+            tested[row["step"]] = row["top1"]
     if not tested:
         raise InputError(
             f"--best: no saved step of {folder.name} was tested; --config.checkpoint.best=1 keeps the best one"

@@ -17,11 +17,12 @@ from kd_jax.storage import files
 from kd_jax.storage.checkpoints import Checkpoints
 from kd_jax.storage.progress import Progress, log_line
 from kd_jax.storage.workdir import Workdir
-from kd_jax.train import report, saved_state
+from kd_jax.train import report, resumed, saved_state
 from kd_jax.train.batches import Resident, Streamed
 from kd_jax.train.compiled import CompiledPhase, LoopState
 from kd_jax.train.evaluator import Evaluator
 from kd_jax.train.inputs import StepInputs, resolve_teachers
+from kd_jax.train.results import Results
 from kd_jax.typing import AuxNetwork, InputError, Variables
 
 
@@ -50,28 +51,37 @@ class PhaseRun:
         source: Resident | Streamed,
         log,
         stop,
+        data_identity: dict,
     ):
-        """stop: asked after every step, with it, for the number of a signal that asks to stop, or None."""
+        """stop: asked after every step, with it, for the number of a signal that asks to stop, or None.
+        data_identity: `Dataset.identity`."""
         self.recipe, self.job, self.layout, self.source, self.log, self.stop = recipe, job, layout, source, log, stop
         self.name = job.phase.name
         self.folder = home.path / self.name
         kept = {"keep": recipe.checkpoint.keep, "best": recipe.checkpoint.best}
         self.checkpoints = Checkpoints(self.folder, **kept, say=log_line)
         self.clock, self.warned, self.teacher, self.trained = Clock(), [], None, False
+        self.data_identity, self.results = data_identity, Results()
         self.source_file = None  # of weights that were loaded, not trained
 
     def finished(self) -> dict | None:
         """The phase's result if it is done and its final state is whole."""
         done = self.folder / "DONE"
-        if not done.exists():
+        outcome = processes.from_main(lambda: files.read_json(done) if done.exists() else None)
+        if outcome is None:
             return None
-        outcome = files.read_json(done)
-        if self.checkpoints.good(outcome["steps"]):
+        meta = self.checkpoints.good(outcome["steps"])
+        if meta is not None:
+            self._check_meta(meta)
             return outcome
         log_line(f"{self.name}: the final state does not match its digest; resuming from the last good one")
         if processes.is_main():
             done.unlink()
         return None
+
+    def _check_meta(self, meta: dict) -> None:
+        resumed.check_data(meta, self.data_identity, self.checkpoints.where(meta["step"]))
+        resumed.report_lost_rows(meta, self.log, self.name)
 
     def result(self) -> dict:
         """The phase's entry in summary.json; trains whatever is not trained yet."""
@@ -107,6 +117,7 @@ class PhaseRun:
         self.log.rewind(self.name, -1)
         row = self._row("test", 0, exam.measure(carry.state))
         self.log.add(row)
+        self.results.add(row)
         log_line(f"{self.name}: weights of {self.source_file['file']}, top-1 {row['top1']:.2%}")
         self.clock.wall += time.monotonic() - began
         if not self.checkpoints.steps():
@@ -153,6 +164,8 @@ class PhaseRun:
                 self.checkpoints.wait()
                 raise Interrupted(signal, f"phase {self.name}, step {step} of {job.steps}")
             mark = (time.monotonic(), step)
+        if not self.results.at(job.steps):  # the last checkpoint is of a version that did not keep them
+            self._test_row(exam.measure(carry.state), job.steps, progress)
         progress.close()
         self.checkpoints.wait()
         self._draw(programs, teachers, carry)
@@ -207,11 +220,13 @@ class PhaseRun:
             carry = LoopState(programs.init(key, teachers, self.job.given()), *beside)
             return self._given(carry, self.job.start().variables) if self.job.start else carry
         items, meta = found
+        self._check_meta(meta)
         if meta["teacher"] != (self.teacher and self.teacher["digest"]):
             origin = ", ".join(self.job.phase.teacher)
             raise InputError(f"{self.folder}: was trained with another teacher than {origin} now is; add --overwrite")
         state, beside = saved_state.join(like, beside, items, meta["step"])
         self.clock, self.warned = Clock(**meta["clock"]), meta["warned"]
+        self.results = resumed.results_of(meta, self.log, self.name)
         log_line(f"{self.name}: resumed at step {meta['step']} of {self.job.steps}")
         return LoopState(state, *beside)
 
@@ -266,6 +281,7 @@ class PhaseRun:
     def _test_row(self, measured: dict[str, float], step: int, progress: Progress) -> None:
         row = self._row("test", step, measured)
         self.log.add(row)
+        self.results.add(row)
         progress.line(step, row["epoch"], self.job.steps / self.job.steps_per_epoch, row)
 
     def _save(self, carry: LoopState) -> None:
@@ -279,12 +295,13 @@ class PhaseRun:
             "clock": asdict(self.clock),
             "warned": self.warned,
             "source": self.source_file,
+            "data": self.data_identity,
+            "results": asdict(self.results),
+            "rows": self.log.counts(self.name, int(carry.state.step)),
         }
         self.log.flush()
-        tested = self.log.of(self.name, "test")
-        score = tested[-1]["top1"] if tested and tested[-1]["step"] == int(carry.state.step) else None
-        items = saved_state.split(carry.state, (carry.metrics, carry.health))
-        self.checkpoints.save(int(carry.state.step), items, meta, score)
+        step, items = int(carry.state.step), saved_state.split(carry.state, (carry.metrics, carry.health))
+        self.checkpoints.save(step, items, meta, self.results.at(step).get("top1"))
 
     def _peers(self, state: TrainState) -> dict[str, dict]:
         """Of the networks that are saved beside the student: what they are and where in the checkpoint."""
@@ -298,7 +315,7 @@ class PhaseRun:
         }
 
     def _outcome(self, carry: LoopState) -> dict:
-        rows, clock, peers = self.log.of(self.name, "test"), self.clock, self.job.peers(carry.state)
+        clock, peers = self.clock, self.job.peers(carry.state)
         seconds = clock.training / clock.steps if clock.steps else None
         return {
             "model": self.job.phase.model,
@@ -306,11 +323,9 @@ class PhaseRun:
             "method_params": models.count_parameters(carry.state.params["method"]),
             "steps": self.job.steps,
             "skipped_updates": int(carry.health.skipped),
-            "top1_last": rows[-1]["top1"],
-            "top1_best": max(row["top1"] for row in rows),
-            "top5_last": rows[-1]["top5"],
-            "agreement_last": rows[-1].get("agreement"),
-            "networks": {label: self._peer_outcome(label, peer, rows) for label, peer in peers.items()},
+            **self.results.summary(),
+            "agreement_last": self.results.last.get("agreement"),
+            "networks": {label: self._peer_outcome(label, peer) for label, peer in peers.items()},
             "teacher": self.teacher,
             "weights": self.source_file,
             "ms_per_step": seconds and seconds * 1000,
@@ -318,12 +333,6 @@ class PhaseRun:
             "wall_seconds": clock.wall,
         }
 
-    def _peer_outcome(self, label: str, peer: AuxNetwork, rows: list[dict]) -> dict:
-        last, top1 = rows[-1]["networks"], f"{label}/top1"
-        return {
-            "model": peer.name,
-            "params": models.count_parameters(peer.variables.params),
-            "top1_last": last[top1],
-            "top1_best": max(row["networks"][top1] for row in rows),
-            "top5_last": last[f"{label}/top5"],
-        }
+    def _peer_outcome(self, label: str, peer: AuxNetwork) -> dict:
+        params = models.count_parameters(peer.variables.params)
+        return {"model": peer.name, "params": params, **self.results.summary(label)}

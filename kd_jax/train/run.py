@@ -101,13 +101,14 @@ def _run(made: Prepared, tree: dict, stop) -> dict:
         _warn_of_milestones(job)
     log = metrics_log.MetricsLog(home.path / "metrics.jsonl")
     source = batches_of(recipe, layout, dataset)
-    runs = [PhaseRun(recipe, job, home, layout, source, log, stop) for job in jobs]
+    data_identity = processes.from_main(lambda: dataset.identity)
+    runs = [PhaseRun(recipe, job, home, layout, source, log, stop, data_identity) for job in jobs]
     phases = {}
     for job, phase in zip(jobs, runs, strict=True):
         with source:  # which no longer computes ahead after the phase, however that ends
             phases[job.phase.name] = phase.result()
     written = home.path / "summary.json"
-    if any(phase.trained for phase in runs) or not written.exists():
+    if any(phase.trained for phase in runs) or not processes.from_main(written.exists):
         summary = report.summarize(recipe, phases, tree)
         watched = {watch.log: watch.unit for job in jobs for watch in job.distiller.monitors}
 
@@ -116,7 +117,7 @@ def _run(made: Prepared, tree: dict, stop) -> dict:
             files.write_json(written, summary)  # last: where it stands, all is done
 
         processes.on_main(write)
-    summary = files.read_json(written)
+    summary = processes.from_main(lambda: files.read_json(written))
     log_line("\n" + report.text(summary, len(dataset.test)))
     return summary
 
