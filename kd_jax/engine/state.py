@@ -145,16 +145,30 @@ def trained(params: PyTree, trains: str) -> PyTree:
 def with_given(made: Vars, given: Mapping[str, Vars]) -> Vars:
     """A chain's variables; members whose labels stand in `given` start with those.
 
+    What is given may have dicts where a member has tuples, as a checkpoint has it: values are matched by the names of
+    their places (keys, fields, positions), and the member keeps its own structure.
+
     Raises:
-      ValueError: a member of another shape than the one that is given.
+      ValueError: a member of other places or shapes than the one that is given.
     """
     for label in given.keys() & (made.params | made.stats).keys():
-        for ours, theirs in ((made.params, given[label].params), (made.stats, given[label].stats)):
-            shapes = [jax.tree.map(jnp.shape, tree) for tree in (ours.get(label, {}), theirs)]
-            if shapes[0] != shapes[1]:
-                raise ValueError(f"{label}: its variables and those that it is to start with have different shapes")
-            ours |= {label: theirs} if theirs else {}
+        for members, values in ((made.params, given[label].params), (made.stats, given[label].stats)):
+            replaced = _replaced(label, members.get(label, {}), values)
+            members |= {label: replaced} if values else {}
     return made
+
+
+def _replaced(label: str, member: PyTree, values: PyTree) -> PyTree:
+    """The structure of a member with the values of a tree of the same places."""
+    by_place = {_place(path): value for path, value in jax.tree_util.tree_leaves_with_path(values)}
+    shapes = {_place(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(member)}
+    if shapes != {place: jnp.shape(value) for place, value in by_place.items()}:
+        raise ValueError(f"{label}: its variables and those that it is to start with have different shapes")
+    return jax.tree_util.tree_map_with_path(lambda path, _: by_place[_place(path)], member)
+
+
+def _place(path: tuple) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
 def abstract_state(*, context: InitContext, **kwargs) -> TrainState:
