@@ -2,6 +2,8 @@
 
 import json
 import logging
+import sys
+from functools import partial
 
 from etils import epath
 
@@ -69,6 +71,15 @@ def _read_every_byte(folder: epath.Path) -> None:
 
 
 def quiet() -> None:
-    """Orbax logs every save, and leaves failed ones as unretrieved tasks: their tracebacks would bury our one line."""
+    """Let a failed save end in our one line: Orbax logs, asyncio reports tasks that nobody waits for, and tensorstore's
+    threads print a traceback for every write that ends after its event loop."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    if getattr(sys.unraisablehook, "func", None) is not _unraisable:
+        sys.unraisablehook = partial(_unraisable, sys.unraisablehook)
+
+
+def _unraisable(otherwise, event) -> None:
+    """sys.unraisablehook, but for what tensorstore's callbacks say of a loop that is closed."""
+    if not (event.exc_type is RuntimeError and str(event.exc_value) == "Event loop is closed"):
+        otherwise(event)

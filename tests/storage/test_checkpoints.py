@@ -1,5 +1,9 @@
 """Checkpoints: exact, and never garbage."""
 
+import re
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +19,7 @@ from kd_jax.storage.checkpoints import Checkpoints, StorageError
 from kd_jax.storage.digests import digest, sequential
 from kd_jax.storage.networks import read_network
 from kd_jax.train import saved_state
+from tests.conftest import ROOT
 
 
 def state(step=3):
@@ -246,3 +251,31 @@ def test_after_a_damaged_step_training_can_save_it_again(saved, quiet_orbax):
     save(again, 3, {"phase": "p"})
     again.wait()
     same(restore(again)[0], state(3))
+
+
+FULL = """
+import resource, sys
+import numpy as np
+from etils import epath
+from kd_jax.storage.checkpoints import Checkpoints, StorageError
+
+noise = np.random.default_rng(0)
+items = {n: {str(i): noise.normal(size=5000).astype(np.float32) for i in range(200)} for n in ("network", "training")}
+checkpoints = Checkpoints(epath.Path(sys.argv[1]))
+checkpoints.save(1, items, {})
+checkpoints.wait()
+resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))  # no file may grow larger, as on a disk that is full
+try:
+    checkpoints.save(2, items, {})
+    checkpoints.wait()
+except StorageError as e:
+    sys.exit(f"error: {e}")
+"""
+
+
+def test_a_full_disk_says_one_line(tmp_path):
+    """And not what Orbax, asyncio and tensorstore say around it."""
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and not done.stdout
+    assert re.fullmatch(r"error: .*: cannot save a checkpoint \(.*\); those before it are kept\n", done.stderr)
+    assert Checkpoints(epath.Path(tmp_path), read_only=True).steps() == [1]
