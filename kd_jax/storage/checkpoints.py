@@ -15,7 +15,8 @@ from etils import epath
 
 from kd_jax.distributed import processes
 from kd_jax.storage import digests, files
-from kd_jax.storage.orbax_errors import DamagedError, StorageError, diagnose, quiet
+from kd_jax.storage.files import StorageError
+from kd_jax.storage.orbax_errors import DamagedError, diagnose, quiet
 from kd_jax.storage.orbax_path import literal
 from kd_jax.typing import InputError, PyTree, first_line
 

@@ -8,7 +8,7 @@ from collections import Counter
 from etils import epath
 
 from kd_jax.distributed import processes
-from kd_jax.storage.files import on_store, write_text
+from kd_jax.storage.files import on_store, write_text, writing
 from kd_jax.typing import InputError
 
 FLUSH = 20.0  # seconds between two writes of metrics.jsonl to an object store, which takes whole files only
@@ -44,7 +44,7 @@ class MetricsLog:
         if not processes.is_main():
             return
         if not self._on_store:
-            with self._path.open("a") as file:
+            with writing(self._path), self._path.open("a") as file:
                 file.write("".join(map(_line, rows)))
         elif time.monotonic() - self._written > FLUSH:
             self.flush()
@@ -58,7 +58,7 @@ class MetricsLog:
             self._replace(self.rows)
             self._written = time.monotonic()
         elif processes.is_main() and self._path.exists():
-            with self._path.open("a") as file:
+            with writing(self._path), self._path.open("a") as file:
                 os.fsync(file.fileno())
 
     def counts(self, phase: str, step: int) -> dict[str, int]:

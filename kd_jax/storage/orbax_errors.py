@@ -7,6 +7,7 @@ from functools import partial
 
 from etils import epath
 
+from kd_jax.storage.files import StorageError
 from kd_jax.typing import InputError, first_line
 
 # how tensorstore says that bytes are missing or do not decode; what it says of a disk or a network is not among them
@@ -14,10 +15,6 @@ _BYTES_ARE_WRONG = (
     "DATA_LOSS: ", "OUT_OF_RANGE: ", "NOT_FOUND: ", "FAILED_PRECONDITION: ", "Error opening ", "Error reading ",
 )  # fmt: skip
 _CHUNK = 1 << 20  # bytes
-
-
-class StorageError(OSError):
-    """A checkpoint could not be written or read. Those written before are intact, and nothing was moved."""
 
 
 class DamagedError(ValueError):
