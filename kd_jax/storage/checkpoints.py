@@ -44,8 +44,14 @@ class Checkpoints:
         self._folder = folder
         self._say = say
         quiet()
-        self._orbax = ocp.CheckpointManager(
-            literal(folder / "checkpoints"),
+        try:
+            self._orbax = self._opened(policies, read_only)
+        except OSError as e:
+            raise StorageError(f"{folder}: its checkpoints cannot be opened ({e.strerror or first_line(e)})") from e
+
+    def _opened(self, policies: list, read_only: bool) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            literal(self._folder / "checkpoints"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
                 create=not read_only,
