@@ -195,6 +195,8 @@ class Checkpoints:
             raise DamagedError("its meta holds no digest")
         if meta["digests"].get("meta", _meta_digest(meta)) != _meta_digest(meta):  # older ones have none
             raise DamagedError("the digest of its meta does not match")
+        if meta.get("digest_kind", 1) not in digests.OF_KIND:
+            raise InputError(f"{self.where(step)}: was saved by a newer version of kd_jax; go on with that one")
         return meta
 
     def _items(self, step: int, like: dict[str, PyTree | None], meta: dict) -> dict[str, PyTree]:

@@ -15,6 +15,7 @@ from etils import epath
 from kd_jax import InputError
 from kd_jax.distributed.mesh import Layout
 from kd_jax.engine.state import TrainState
+from kd_jax.storage import digests
 from kd_jax.storage.checkpoints import Checkpoints, StorageError
 from kd_jax.storage.digests import digest, sequential
 from kd_jax.storage.networks import read_network
@@ -185,6 +186,15 @@ def test_the_meta_has_a_digest_too(saved, quiet_orbax):
     assert "digest of its meta does not match" in said[0] and (folder / "damaged" / "3").exists()
 
 
+def test_a_digest_of_a_newer_version_is_not_damage(saved, monkeypatch):
+    checkpoints, said, folder = saved
+    before = everything(folder)
+    monkeypatch.setattr(digests, "OF_KIND", {1: sequential})
+    with pytest.raises(InputError, match="checkpoints/3: was saved by a newer version of kd_jax"):
+        restore(checkpoints)
+    assert everything(folder) == before and not said
+
+
 def test_what_is_saved_is_what_was_there(tmp_path):
     """The buffers are used up by the next step while they are written."""
     checkpoints, first = Checkpoints(epath.Path(tmp_path)), jax.jit(jnp.copy)(state(3).params["student"]["w"])
@@ -257,6 +267,7 @@ FULL = """
 import resource, sys
 import numpy as np
 from etils import epath
+from kd_jax.storage import digests
 from kd_jax.storage.checkpoints import Checkpoints, StorageError
 
 noise = np.random.default_rng(0)

@@ -135,6 +135,17 @@ def test_a_log_that_lost_rows(trained, tmp_path, capsys, keep):
     assert saved(str(home / "run"), best=True)[2] in (2, 4)  # no row of the log is needed
 
 
+def test_a_workdir_that_reads_as_a_pattern(tmp_path, capsys):
+    home = tmp_path / "abl[T=4]"
+    made = tree(teacher__steps=2, student__steps=2)
+    summary = run.run(made, str(home))
+    (home / "student" / "DONE").unlink()
+    again = run.run(made, str(home))
+    assert "student: resumed at step 2 of 2" in capsys.readouterr().out and not list(home.rglob("damaged"))
+    for key in ("top1_last", "top1_best", "teacher"):
+        assert again["phases"]["student"][key] == summary["phases"]["student"][key]
+
+
 def test_results_of_several_networks():
     results = Results()
     for step, (own, peer) in enumerate([(0.5, 0.1), (0.7, 0.3), (0.6, 0.2)]):
