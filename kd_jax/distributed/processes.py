@@ -1,12 +1,13 @@
 """Several processes that run one recipe: how they find each other, which of them writes, and what they agree on."""
 
 import atexit
+import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -184,3 +185,27 @@ def on_main(action: Callable[[], None]) -> None:
         raise InputError("process 0 has refused; its message says why")
     if outcome == 2:
         raise MainProcessError("process 0 has failed; its message says why")
+
+
+def from_main(answer: Callable[[], Any]) -> Any:
+    """What process 0 answers, in every process: what a slow shared disk may show to one and not yet to another is
+    decided once.
+
+    Args:
+      answer: called in process 0 only; it returns what JSON can hold.
+
+    Raises:
+      InputError: in the others, where process 0 has refused.
+    """
+    answers = []
+    on_main(lambda: answers.append(json.dumps(answer()).encode()))
+    if count() == 1:
+        return json.loads(answers[0])
+    (length,) = all_max(len(answers[0]) if answers else 0)
+    mine = np.frombuffer(answers[0], np.uint8) if answers else np.zeros(length, np.uint8)
+    return json.loads(merge(mine).tobytes())
+
+
+def merge(array: np.ndarray) -> np.ndarray:
+    """The element-wise maximum of what the processes bring: each fills in its part of zeros."""
+    return array if count() == 1 else multihost_utils.process_allgather(array).max(axis=0)

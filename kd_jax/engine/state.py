@@ -12,7 +12,18 @@ from kd_jax.engine.optim import policy_adam
 from kd_jax.engine.views import student_runner, student_views
 from kd_jax.methods.base import fold
 from kd_jax.models import base as models
-from kd_jax.typing import Array, Distiller, InitContext, Outputs, PyTree, Variables, Vars, View, extra_views_of
+from kd_jax.typing import (
+    Array,
+    Distiller,
+    InitContext,
+    InputError,
+    Outputs,
+    PyTree,
+    Variables,
+    Vars,
+    View,
+    extra_views_of,
+)
 
 
 class TrainState(NamedTuple):
@@ -137,13 +148,27 @@ def trained(params: PyTree, trains: str) -> PyTree:
 def with_initial_vars(vars: Vars, initial_vars: Mapping[str, Vars]) -> Vars:
     """A chain's variables; members whose labels stand in `initial_vars` start with those.
 
+    What is given may have dicts where a member has tuples, as a checkpoint has it: values are matched by the names of
+    their places (keys, fields, positions), and the member keeps its own structure.
+
     Raises:
-      ValueError: a member whose variables have other shapes than those given.
+      InputError: a member of other places or shapes than the one that is given.
     """
     for label in initial_vars.keys() & (vars.params | vars.stats).keys():
-        for ours, theirs in ((vars.params, initial_vars[label].params), (vars.stats, initial_vars[label].stats)):
-            shapes = [jax.tree.map(jnp.shape, tree) for tree in (ours.get(label, {}), theirs)]
-            if shapes[0] != shapes[1]:
-                raise ValueError(f"{label}: its variables and those that it is to start with have different shapes")
-            ours |= {label: theirs} if theirs else {}
+        for members, values in ((vars.params, initial_vars[label].params), (vars.stats, initial_vars[label].stats)):
+            replaced = _replaced(label, members.get(label, {}), values)
+            members |= {label: replaced} if values else {}
     return vars
+
+
+def _replaced(label: str, member: PyTree, values: PyTree) -> PyTree:
+    """The structure of a member with the values of a tree of the same places."""
+    by_place = {_place(path): value for path, value in jax.tree_util.tree_leaves_with_path(values)}
+    shapes = {_place(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(member)}
+    if shapes != {place: jnp.shape(value) for place, value in by_place.items()}:
+        raise InputError(f"{label}: its variables and those that it is to start with have different shapes")
+    return jax.tree_util.tree_map_with_path(lambda path, _: by_place[_place(path)], member)
+
+
+def _place(path: tuple) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)

@@ -11,6 +11,7 @@ from kd_jax.interop import state_dict
 from kd_jax.interop.loaded import Loaded, loader, own_normalization
 from kd_jax.models.network import Network, normalize
 from kd_jax.storage.checkpoints import Checkpoints
+from kd_jax.storage.networks import save_network
 from kd_jax.storage.workdir import resolve_path
 from kd_jax.typing import InputError, Variables
 
@@ -63,7 +64,7 @@ def import_weights(
             raise InputError(f"--{flag}: {values}; one number a channel is needed, {channels} in all, a std above 0")
     loaded = loader(source, network, prefix=prefix, partial=partial)()
     checkpoints = Checkpoints(folder)
-    checkpoints.save_network(loaded.variables, {"network": network.describe(), "source": loaded.source})
+    save_network(checkpoints, loaded.variables, {"network": network.describe(), "source": loaded.source})
     checkpoints.wait()
     checkpoints.close()
     return network, loaded

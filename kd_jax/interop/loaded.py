@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from kd_jax.interop import state_dict
 from kd_jax.models.network import Network
-from kd_jax.storage.checkpoints import network_digest
+from kd_jax.storage.networks import network_digest
 from kd_jax.typing import Variables
 
 

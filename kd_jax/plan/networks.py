@@ -6,11 +6,12 @@ from etils import epath
 
 from kd_jax import config, data, models
 from kd_jax.config import config_key
+from kd_jax.distributed import processes
 from kd_jax.interop.loaded import Loaded, loader, own_normalization
 from kd_jax.models.graft import HEAD, head_of, parse
 from kd_jax.models.network import Network
 from kd_jax.plan.teachers import Teacher, from_checkpoint, from_file, method_reader, of_phase
-from kd_jax.storage.checkpoints import network_digest
+from kd_jax.storage.networks import network_digest
 from kd_jax.storage.workdir import resolve_path
 from kd_jax.typing import InputError, Variables, Vars
 
@@ -30,7 +31,7 @@ def weights_of(
     if not phase.weights:
         return network, None
     load, key = loader(phase.weights, network), f"{phase.name}.weights"
-    if (workdir / phase.name / "DONE").exists():
+    if processes.from_main(lambda: (workdir / phase.name / "DONE").exists()):
         return config_key(key, from_checkpoint, str(workdir / phase.name)).network, load
     return own_normalization(config_key(key, load).about, network), load
 

@@ -128,7 +128,7 @@ def task_labels(phase: config.Phase, distiller: Distiller) -> frozenset | None:
         return None
     task_terms = frozenset(name.partition("/")[0] for name in distiller.task_terms)
     if not task_terms or len(task_terms) == len(phase.terms):
-        raise InputError(f"config.{phase.name}.optim.delta: needs a term that is the task's loss (ce), and another one")
+        raise InputError(f"config.{phase.name}.optim.delta: needs a term that is the task's loss, and another one")
     if distiller.search and distiller.search.hypergradient == "finite":
         raise InputError(f"config.{phase.name}.optim.delta: a search beside it needs hypergradient=exact, got finite")
     return task_terms

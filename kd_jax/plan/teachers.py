@@ -9,7 +9,8 @@ from kd_jax import models
 from kd_jax.interop import state_dict
 from kd_jax.interop.loaded import Loaded, loader, own_normalization
 from kd_jax.models.network import Network, network_of
-from kd_jax.storage.checkpoints import Checkpoints, network_digest
+from kd_jax.storage.checkpoints import Checkpoints
+from kd_jax.storage.networks import network_digest, read_method, read_network
 from kd_jax.storage.progress import log_line
 from kd_jax.storage.workdir import resolve_path
 from kd_jax.typing import InputError, Vars
@@ -77,7 +78,7 @@ def method_reader(folder: epath.Path) -> Callable[[], Vars]:
         if not (folder / "checkpoints").exists():
             raise InputError(f"no checkpoints in {folder}; give the folder of a phase, WORKDIR/PHASE")
         reader = Checkpoints(folder, read_only=True, say=log_line)
-        found = reader.method()
+        found = read_method(reader)
         reader.close()
         return found
 
@@ -87,7 +88,7 @@ def method_reader(folder: epath.Path) -> Callable[[], Vars]:
 def _saved(folder: epath.Path, label: str = "") -> tuple[Network, Loaded]:
     """The newest good step of a phase's folder: its network, or the one with that label beside it."""
     reader = Checkpoints(folder, read_only=True, say=log_line)
-    variables, meta = reader.network(label=label)
+    variables, meta = read_network(reader, label=label)
     reader.close()
     described = meta["networks"][label]["network"] if label else meta["network"]
     digest = network_digest(variables) if label else meta["digests"]["network"]

@@ -1,12 +1,11 @@
-"""Checkpoints of one phase, by Orbax, with a digest of their content.
+"""Checkpoints of one phase, by Orbax: named trees with a digest of their content.
 
 Orbax commits a step atomically, but it loads a damaged file without a word. So each step carries the
-digest of what was saved, and only a step whose content has that digest is a checkpoint.
+digests of what was saved, and only a step whose content has them is a checkpoint.
 """
 
 import hashlib
-import logging
-import re
+import json
 from contextlib import contextmanager
 
 import jax
@@ -15,47 +14,26 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from kd_jax.distributed import processes
-from kd_jax.engine.state import TrainState
-from kd_jax.storage import files
-from kd_jax.typing import InputError, PyTree, Variables, Vars, first_line
+from kd_jax.storage import digests, files
+from kd_jax.storage.files import StorageError
+from kd_jax.storage.orbax_errors import DamagedError, diagnose, quiet
+from kd_jax.storage.orbax_path import literal
+from kd_jax.typing import InputError, PyTree, first_line
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every save at INFO
-# and leaves failed reads as unretrieved tasks, whose tracebacks would bury the one line that we print
-logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-
-
-class StorageError(OSError):
-    """A checkpoint could not be written. Those written before are intact."""
-
-
-def digest(tree: PyTree) -> str:
-    """sha256 of a tree's paths, types, shapes and values."""
-    whole = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        whole.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode())
-        whole.update(np.ascontiguousarray(array).tobytes())
-    return whole.hexdigest()
-
-
-def network_digest(variables: Variables) -> str:
-    """The digest that a network's weights have in a checkpoint."""
-    return digest(_network(variables))
+ITEMS = ("network", "training")
 
 
 class Checkpoints:
     """The saved steps of one phase, under `folder`/checkpoints/<step>/.
 
-    A step has three items: `network` (parameters and statistics of the trained net, all that a
-    later phase needs of it), `training` (everything else) and `meta` (JSON, with the digests).
+    A step has items, which are trees of arrays (dicts, lists and tuples of them), and `meta`: JSON, with the digests.
     """
 
     def __init__(
-        self, folder: epath.Path, *, keep: int | None = None, best: int = 0, read_only: bool = False, say=print,
-        whole=jax.device_get,
-    ):  # fmt: skip
+        self, folder: epath.Path, *, keep: int | None = None, best: int = 0, read_only: bool = False, say=print
+    ):
         """keep: how many of the last steps stay, None for all. best: how many stay besides, those
-        saved with the highest score. say: prints a line. whole: brings what lives on devices to the host."""
+        saved with the highest score. say: prints a line."""
         policies = [ocp.checkpoint_managers.LatestN(n=keep)]
         if best:
             policies.append(
@@ -64,10 +42,16 @@ class Checkpoints:
                 )
             )
         self._folder = folder
-        self._whole = whole
         self._say = say
-        self._orbax = ocp.CheckpointManager(
-            folder / "checkpoints",
+        quiet()
+        try:
+            self._orbax = self._opened(policies, read_only)
+        except OSError as e:
+            raise StorageError(f"{folder}: its checkpoints cannot be opened ({e.strerror or first_line(e)})") from e
+
+    def _opened(self, policies: list, read_only: bool) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            literal(self._folder / "checkpoints"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
                 create=not read_only,
@@ -75,30 +59,29 @@ class Checkpoints:
                 cleanup_tmp_directories=not read_only,
                 enable_async_checkpointing=not read_only,
             ),
-            item_names=("network", "training", "meta"),
+            item_handlers={name: ocp.StandardCheckpointHandler() for name in ITEMS}
+            | {"meta": ocp.JsonCheckpointHandler()},
         )
 
-    def save(self, state: TrainState, extra: PyTree, meta: dict, score: float | None = None) -> None:
-        """Save at state.step; `extra` is what the loop carries beside the state. Returns once the
-        values are copied; they are written while training goes on, one step at a time. Only a step
-        with a score can be one of the best.
+    def save(self, step: int, items: dict[str, PyTree], meta: dict, score: float | None = None) -> None:
+        """Save a step. Returns once the values are copied; they are written while training goes on, one step at a
+        time. Arrays are saved in the parts in which they lie, by the processes that hold them.
+
+        Args:
+          step: its number.
+          items: name of ITEMS -> tree of arrays.
+          meta: what JSON can hold.
+          score: only a step with a score can be one of the best.
 
         Raises:
           StorageError: this step, or the one before it, could not be written.
         """
-        network, training = _split(state, extra)
-        self._write(int(state.step), {"network": network, "training": training}, meta, score)
-
-    def save_network(self, variables: Variables, meta: dict) -> None:
-        """Save a network that others trained, as step 0; errors as for `save`."""
-        self._write(0, {"network": _network(variables)}, meta)
-
-    def _write(self, step: int, items: dict, meta: dict, score: float | None = None) -> None:
-        # copies: the state's buffers are donated to the next step while these are written
-        items = jax.tree.map(np.array, self._whole(items))
-        meta = {**meta, "step": step, "digests": {name: digest(item) for name, item in items.items()}}
+        items = jax.tree.map(_copy, items)  # the buffers are donated to the next step while these are written
+        sums = {name: digests.digest(item) for name, item in items.items()}
+        meta = {**meta, "step": step, "digest_kind": digests.KIND}
+        meta["digests"] = {**sums, "meta": _meta_digest(meta)}
         saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-        with self._storage_errors():
+        with self._saving():
             args = ocp.args.Composite(**saved, meta=ocp.args.JsonSave(meta))
             self._orbax.save(step, args=args, metrics=None if score is None else {"score": score})
 
@@ -108,11 +91,11 @@ class Checkpoints:
         Raises:
           StorageError: it could not be written.
         """
-        with self._storage_errors():
+        with self._saving():
             self._orbax.wait_until_finished()
 
     @contextmanager
-    def _storage_errors(self):
+    def _saving(self):
         try:
             yield
         except Exception as e:  # tensorstore's errors have no common type
@@ -120,87 +103,136 @@ class Checkpoints:
             raise StorageError(f"{self._folder}: {why}") from e
 
     def steps(self) -> list[int]:
-        """Committed steps, newest first; whether they are good is not known yet."""
-        return sorted(self._orbax.all_steps(), reverse=True)
+        """Committed steps, newest first, as process 0 sees them; whether they are good is not known yet."""
+        return processes.from_main(lambda: sorted(self._orbax.all_steps(), reverse=True))
 
-    def restore(self, like: TrainState, extra: PyTree) -> tuple[TrainState, PyTree, dict] | None:
-        """The newest good step as (state, extra, meta), or None. Damaged ones are set aside.
-
-        Args:
-          like: state of ShapeDtypeStructs (with shardings) to restore into.
-          extra: the same for what the loop carries beside the state.
-        """
-        network, training = _split(like, extra)
-        for step in self.steps():
-            try:
-                found = self._read(step, network=network, training=training)
-            except Exception as e:  # Orbax raises anything from ValueError to bare Exception here
-                processes.check_others()
-                self._set_aside(step, e)
-                continue
-            return *_join(like, extra, found), found["meta"]
-        return None
-
-    def is_good(self, step: int) -> bool:
-        """Whether a step is there and its content is what was saved."""
-        try:
-            self._read(step, network=None, training=None)
-        except Exception:
-            return False
-        return True
-
-    def network(self, step: int | None = None, label: str = "") -> tuple[Variables, dict]:
-        """The trained network and the meta of a step; by default the newest good one.
+    def restore(self, like: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict] | None:
+        """The newest good step as (items, meta), or None. Steps whose content is proven wrong are set aside.
 
         Args:
-          step: None for the newest good one.
-          label: of a network that was trained beside it, by a member with that label or as "ema"; "" for it itself.
+          like: name -> tree of ShapeDtypeStructs (with shardings) to restore into.
 
         Raises:
-          InputError: no step is good, or there is no such network.
+          InputError: a step holds trees of another structure.
+          StorageError: a step cannot be read; nothing is moved.
         """
-        item = "training" if label else "network"
-        found = self._newest(item, step)
-        if not label:
-            return Variables(found[item]["params"], found[item]["stats"]), found["meta"]
-        known = found["meta"].get("networks", {})
-        if label not in known:
-            raise InputError(
-                f"{self._folder}: no network {label!r} beside its own; known: {', '.join(known) or 'none'}"
-            )
-        places = Variables(known[label]["params"], known[label]["stats"])
-        return jax.tree.map(lambda name: found[item][name], places), found["meta"]
+        for step in self.steps():
+            try:
+                return self._read(step, like)
+            except DamagedError as e:
+                self._set_aside(step, e)
+        return None
 
-    def method(self) -> Vars:
-        """The method's own variables in the newest good step; their policy is left out.
+    def read(self, *names: str, step: int | None = None) -> tuple[dict[str, PyTree], dict]:
+        """Some items of a step as numpy arrays, and its meta. Changes nothing.
+
+        Args:
+          names: of the items; without any, only the meta is read.
+          step: None for the newest good one.
 
         Raises:
           InputError: no step is good.
+          StorageError: a step cannot be read.
         """
-        found = self._newest("training")["training"]
-        return Vars(_nested(found, "['method']['params']"), _nested(found, "['method']['stats']"), {})
-
-    def _newest(self, item: str, step: int | None = None) -> dict:
         for candidate in self.steps() if step is None else [step]:
             try:
-                return self._read(candidate, **{item: None})
-            except Exception as e:
-                self._say(f"{self._where(candidate)}: not usable, {first_line(e)}")
+                return self._read(candidate, dict.fromkeys(names))
+            except DamagedError as e:
+                self._say(f"{self.where(candidate)}: not usable, {first_line(e)}")
         raise InputError(f"{self._folder}: holds no checkpoint with a good digest")
+
+    def metas(self) -> dict[int, dict]:
+        """step -> meta, of the steps whose meta is whole; newest first."""
+        metas = {}
+        for step in self.steps():
+            try:
+                metas[step] = self._read(step, {})[1]
+            except DamagedError as e:
+                self._say(f"{self.where(step)}: not usable, {first_line(e)}")
+        return metas
+
+    def good(self, step: int) -> dict | None:
+        """The meta of a step if it is there and all its content is what was saved, else None.
+
+        Raises:
+          StorageError: it cannot be read.
+        """
+        if step not in self.steps():
+            return None
+        try:
+            return self._read(step, None)[1]
+        except DamagedError:
+            return None
 
     def close(self) -> None:
         self._orbax.close()
 
-    def _read(self, step: int, **items) -> dict:
-        args = {name: ocp.args.StandardRestore(like) for name, like in items.items()}
-        found = self._orbax.restore(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))
-        for name in items:
-            if digest(self._whole(found[name])) != found["meta"]["digests"][name]:
-                raise ValueError(f"the digest of its {name} does not match")
-        return found
-
-    def _where(self, step: int) -> epath.Path:
+    def where(self, step: int) -> epath.Path:
+        """The folder of a step."""
         return self._folder / "checkpoints" / str(step)
+
+    def _read(self, step: int, like: dict[str, PyTree | None] | None) -> tuple[dict[str, PyTree], dict]:
+        """A step that has its digests. like: None for all items; of a name None for whatever tree is there. Where
+        nothing says how, items are numpy arrays."""
+        items, meta, problem = {}, {}, None
+        try:
+            meta = self._meta(step)
+            if like is None:
+                like = {name: None for name in meta["digests"] if name != "meta"}
+            items = self._items(step, like, meta) if like else {}
+        except Exception as e:  # Orbax raises anything from ValueError to bare Exception here
+            problem = diagnose(e, self.where(step))
+        self._raise_together(step, problem)
+        digest = digests.OF_KIND[meta.get("digest_kind", 1)]
+        for name, item in items.items():
+            if digest(item) != meta["digests"][name]:
+                raise DamagedError(f"the digest of its {name} does not match")
+        return items, meta
+
+    def _meta(self, step: int) -> dict:
+        meta = self._orbax.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        if not isinstance(meta, dict) or not isinstance(meta.get("digests"), dict):
+            raise DamagedError("its meta holds no digest")
+        if meta["digests"].get("meta", _meta_digest(meta)) != _meta_digest(meta):  # older ones have none
+            raise DamagedError("the digest of its meta does not match")
+        if meta.get("digest_kind", 1) not in digests.OF_KIND:
+            raise InputError(f"{self.where(step)}: was saved by a newer version of kd_jax; go on with that one")
+        return meta
+
+    def _items(self, step: int, like: dict[str, PyTree | None], meta: dict) -> dict[str, PyTree]:
+        absent = like.keys() - meta["digests"].keys()
+        if absent:
+            raise InputError(f"{self.where(step)}: holds {', '.join(meta['digests'])}, but no {', '.join(absent)}")
+        args = {}
+        for name, tree in like.items():
+            shapes = ocp.StandardCheckpointHandler().metadata(literal(self.where(step)) / name).tree
+            if tree is None:  # arrays of no memory, which only say "numpy"
+                tree = jax.tree.map(lambda s: np.broadcast_to(np.zeros((), s.dtype), s.shape), shapes)
+            else:
+                self._check_structure(step, name, tree, shapes)
+            args[name] = ocp.args.StandardRestore(tree)
+        found = self._orbax.restore(step, args=ocp.args.Composite(**args))
+        return {name: found[name] for name in like}
+
+    def _check_structure(self, step: int, name: str, wanted: PyTree, there: PyTree) -> None:
+        wanted, there = _shapes(wanted), _shapes(there)
+        for path in sorted({*wanted, *there}):
+            if wanted.get(path) != there.get(path):
+                raise InputError(
+                    f"{self.where(step)}: its {name}{path} is {there.get(path, 'absent')}, but this run has "
+                    f"{wanted.get(path, 'none')}; was it saved by another version? go on with that one, or start "
+                    "afresh with --overwrite"
+                )
+
+    def _raise_together(self, step: int, problem: Exception | None) -> None:
+        """All processes go on, set the step aside, or stop: none must wait for another one that has stopped."""
+        rank = 0 if problem is None else 1 if isinstance(problem, DamagedError) else 2
+        (worst,) = processes.all_max(rank)
+        if rank == worst > 0:
+            raise problem
+        if worst:
+            kind = DamagedError if worst == 1 else StorageError
+            raise kind(f"{self.where(step)}: another process cannot read it; its message says why")
 
     def _set_aside(self, step: int, error: Exception) -> None:
         target = self._folder / "damaged" / str(step)
@@ -208,67 +240,27 @@ class Checkpoints:
         def move() -> None:
             if target.exists():
                 target.rmtree()
-            files.move(self._where(step), target)
+            files.move(self.where(step), target)
 
         processes.on_main(move)
         self._orbax.reload()
-        self._say(f"{self._where(step)}: damaged ({first_line(error)}; digest not confirmed), moved to {target}")
+        self._say(f"{self.where(step)}: damaged ({first_line(error)}; digest not confirmed), moved to {target}")
 
 
-def _rest(state: TrainState, extra: PyTree) -> dict:
-    """What is saved beside the network."""
-    own = {"params": state.params["method"], "stats": state.stats["method"]}
-    parts = {"opt": state.opt, "policy": state.policy, "policy_opt": state.policy_opt, "ema": state.ema}
-    return {"method": own, **parts, "extra": extra}
+def _copy(leaf):
+    """The leaf in a buffer of its own, in the same parts."""
+    if isinstance(leaf, jax.Array):
+        return jax.device_put(leaf, leaf.sharding, may_alias=False)
+    return np.array(leaf)
 
 
-def names(state: TrainState, tree: PyTree) -> PyTree:
-    """In place of values of the state's method or average, their names in the item `training`."""
-    known = {id(x): jax.tree_util.keystr(path) for path, x in jax.tree_util.tree_leaves_with_path(_rest(state, ()))}
-    return jax.tree.map(lambda x: known[id(x)], tree)
+def _meta_digest(meta: dict) -> str:
+    """sha256 of all that a meta says beside its digests."""
+    plain = json.loads(json.dumps({key: value for key, value in meta.items() if key != "digests"}))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def _flat(tree: PyTree) -> dict:
-    """path -> leaf: optax's tuples need no description on disk."""
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _nested(flat: dict, at: str) -> dict:
-    """What `_flat` made of the dicts below a path."""
-    tree = {}
-    for path, leaf in flat.items():
-        if path.startswith(at):
-            *names, last = re.findall(r"\['(.*?)'\]", path.removeprefix(at))
-            node = tree
-            for name in names:
-                node = node.setdefault(name, {})
-            node[last] = leaf
-    return tree
-
-
-def _split(state: TrainState, extra: PyTree) -> tuple[dict, dict]:
-    """The items `network` and `training`."""
-    return _network(state.student), _flat(_rest(state, extra))
-
-
-def _network(variables: Variables) -> dict:
-    """The item `network`."""
-    return {"params": variables.params, "stats": variables.stats}
-
-
-def _join(like: TrainState, extra: PyTree, found: dict) -> tuple[TrainState, PyTree]:
-    """The inverse of `_split`, with the structure of `like` and `extra`."""
-    rest = jax.tree_util.tree_map_with_path(
-        lambda path, _: found["training"][jax.tree_util.keystr(path)], _rest(like, extra)
-    )
-    network = found["network"]
-    state = TrainState(
-        step=jax.device_put(np.int32(found["meta"]["step"]), like.step.sharding),
-        params={"student": network["params"], "method": rest["method"]["params"]},
-        stats={"student": network["stats"], "method": rest["method"]["stats"]},
-        opt=rest["opt"],
-        policy=rest["policy"],
-        policy_opt=rest["policy_opt"],
-        ema=rest["ema"],
-    )
-    return state, rest["extra"]
+def _shapes(tree: PyTree) -> dict[str, str]:
+    """path -> type and shape."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{np.dtype(leaf.dtype)} {tuple(leaf.shape)}" for path, leaf in leaves}

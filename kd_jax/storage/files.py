@@ -1,12 +1,32 @@
 """Files of a run's folder, on a disk or an object store: whole or not there."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from etils import epath
 
 from kd_jax.distributed import processes
-from kd_jax.typing import InputError
+from kd_jax.typing import InputError, first_line
+
+
+class StorageError(OSError):
+    """A file of a run could not be written or read. What was written before is intact, and nothing was moved."""
+
+
+@contextmanager
+def writing(path: epath.Path) -> Iterator[None]:
+    """What goes wrong inside, as a line that names the file.
+
+    Raises:
+      StorageError: it could not be written.
+    """
+    try:
+        yield
+    except OSError as e:
+        raise StorageError(f"{path}: cannot be written ({e.strerror or first_line(e)})") from e
 
 
 def write_json(path: epath.Path, document: Any) -> None:
@@ -19,12 +39,16 @@ def write_text(path: epath.Path, text: str) -> None:
     several processes the first one writes."""
     if not processes.is_main():
         return
-    if on_store(path):
-        path.write_text(text)
-        return
-    beside = path.parent / f".{path.name}.new"
-    beside.write_text(text)
-    beside.replace(path)
+    with writing(path):
+        if on_store(path):
+            path.write_text(text)
+            return
+        beside = path.parent / f".{path.name}.new"
+        with beside.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else a loss of power may leave the new name with nothing in it
+        beside.replace(path)
 
 
 def on_store(path: epath.Path) -> bool:

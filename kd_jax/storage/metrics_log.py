@@ -1,12 +1,14 @@
 """metrics.jsonl, and TensorBoard's events beside it."""
 
 import json
+import os
 import time
+from collections import Counter
 
 from etils import epath
 
 from kd_jax.distributed import processes
-from kd_jax.storage.files import on_store, write_text
+from kd_jax.storage.files import on_store, write_text, writing
 from kd_jax.typing import InputError
 
 FLUSH = 20.0  # seconds between two writes of metrics.jsonl to an object store, which takes whole files only
@@ -42,7 +44,7 @@ class MetricsLog:
         if not processes.is_main():
             return
         if not self._on_store:
-            with self._path.open("a") as file:
+            with writing(self._path), self._path.open("a") as file:
                 file.write("".join(map(_line, rows)))
         elif time.monotonic() - self._written > FLUSH:
             self.flush()
@@ -51,10 +53,17 @@ class MetricsLog:
                 self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
 
     def flush(self) -> None:
-        """Have all rows in the file: before a checkpoint is saved, for a run that resumes from it keeps them."""
+        """Have all rows on the disk: before a checkpoint is saved, for a run that resumes from it keeps them."""
         if self._on_store:
             self._replace(self.rows)
             self._written = time.monotonic()
+        elif processes.is_main() and self._path.exists():
+            with writing(self._path), self._path.open("a") as file:
+                os.fsync(file.fileno())
+
+    def counts(self, phase: str, step: int) -> dict[str, int]:
+        """How many rows a phase has of every split, up to a step."""
+        return dict(Counter(row["split"] for row in self.rows if row["phase"] == phase and row["step"] <= step))
 
     def mirror(self, folder: epath.Path | None, phase: str, step: int) -> None:
         """From `step` of a phase on, also write TensorBoard events under folder/phase; None: no longer."""

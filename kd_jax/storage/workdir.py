@@ -15,8 +15,11 @@ from kd_jax.storage import files
 from kd_jax.typing import InputError, first_line
 
 # a run may move to another machine, and may log or save more often: not part of its identity. Whether examples stream
-# or lie in memory changes no bit either; data.crop, which needs a stream, is part of it
-NON_IDENTITY_KEYS = ("parallel.mesh", "data.dir", "data.stream", "data.workers", "log", "checkpoint")
+# or lie in memory changes no bit either; data.crop, which needs a stream, is part of it. What only guards is free too:
+# the flag that an error advises must be accepted in the same folder
+NON_IDENTITY_KEYS = (
+    "parallel.mesh", "data.dir", "data.stream", "data.workers", "log", "checkpoint", "teacher_check", "skip_nonfinite",
+)  # fmt: skip
 FILES = ("config.json", "metrics.jsonl", "summary.json", "report.md", "curves.png")
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what a folder on an object store needs
 SEEN = 30  # seconds until a shared file system must show every process what the first one has written
@@ -26,11 +29,16 @@ def resolve_path(path: str) -> epath.Path:
     """A folder as the user wrote it, made absolute (Orbax refuses others); gs:// and the like as is.
 
     Raises:
-      InputError: a kind of object store that is not known.
+      InputError: a kind of object store that is not known, or a path under which tensorstore would write elsewhere.
     """
     scheme, on_store, _ = path.partition("://")
     if not on_store:
-        return epath.Path(os.path.abspath(os.path.expanduser(path)))
+        absolute = os.path.abspath(os.path.expanduser(path))
+        if "\\" in absolute or not absolute.isprintable():
+            raise InputError(
+                f"{absolute!r}: no checkpoint can be kept there; accepted: printable characters, no backslash"
+            )
+        return epath.Path(absolute)
     if scheme not in PACKAGES:
         raise InputError(f"{path}: unknown kind of folder; a path of this machine, or {', '.join(PACKAGES)}://...")
     return epath.Path(path)
@@ -67,7 +75,11 @@ class Workdir:
         self._tree, self._complete = tree, complete
 
     def check(self, *, overwrite: bool) -> None:
-        """Refuse a folder that holds another run, or an object store that cannot be reached; changes nothing."""
+        """Refuse a folder that holds another run, or an object store that cannot be reached; changes nothing. Process 0
+        looks for all."""
+        processes.on_main(lambda: self._check(overwrite))
+
+    def _check(self, overwrite: bool) -> None:
         self._reach()
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--workdir={self.path}: is a file, not a folder")

@@ -10,9 +10,12 @@ from kd_jax.distributed.mesh import Layout
 from kd_jax.models.network import Network, network_of
 from kd_jax.storage import files, metrics_log
 from kd_jax.storage.checkpoints import Checkpoints
+from kd_jax.storage.networks import read_network
 from kd_jax.storage.workdir import resolve_path
+from kd_jax.tasks import CLASSIFICATION
 from kd_jax.train.batches import batches_of
 from kd_jax.train.evaluator import Evaluator
+from kd_jax.train.results import Results
 from kd_jax.train.run import load_data
 from kd_jax.typing import InputError, Variables
 
@@ -51,16 +54,21 @@ def saved(workdir: str, *, phase: str = "", best: bool = False, network: str = "
         if not (home / "checkpoints").exists():
             raise InputError(f"--phase={phase}: nothing is saved in {home} yet")
     reader = Checkpoints(home, read_only=True)
-    variables, meta = reader.network(_best(home, reader.steps()) if best else None, network)
+    variables, meta = read_network(reader, _best(home, reader) if best else None, network)
     reader.close()
     described = meta["networks"][network]["network"] if network else meta["network"]
     return network_of(described), variables, meta["step"]
 
 
-def _best(folder: epath.Path, steps: list[int]) -> int:
-    """The saved step with the highest top-1 on the test set, by the run's own rows."""
-    rows = metrics_log.MetricsLog(folder.parent / "metrics.jsonl").of(folder.name, "test")
-    tested = {row["step"]: row["top1"] for row in rows if row["step"] in steps}
+def _best(folder: epath.Path, reader: Checkpoints) -> int:
+    """The saved step with the highest top-1 on the test set, by what the checkpoints say; older ones say nothing, then
+    by the rows of the log."""
+    metas, headline = reader.metas(), CLASSIFICATION.headline
+    results = {step: Results(**meta["results"]) for step, meta in metas.items() if "results" in meta}
+    tested = {step: found.at(step)[headline] for step, found in results.items() if found.at(step)}
+    for row in metrics_log.MetricsLog(folder.parent / "metrics.jsonl").of(folder.name, "test"):
+        if row["step"] in metas and "results" not in metas[row["step"]]:
+            tested[row["step"]] = row[headline]
     if not tested:
         raise InputError(
             f"--best: no saved step of {folder.name} was tested; --config.checkpoint.best=1 keeps the best one"

@@ -15,10 +15,10 @@ from kd_jax.engine.state import TrainState
 from kd_jax.methods.base import fold
 from kd_jax.plan import PhasePlan
 from kd_jax.storage import files
-from kd_jax.storage.checkpoints import Checkpoints, names
+from kd_jax.storage.checkpoints import Checkpoints
 from kd_jax.storage.progress import Progress, log_line
 from kd_jax.storage.workdir import Workdir
-from kd_jax.train import report
+from kd_jax.train import report, resumed, saved_state
 from kd_jax.train.batches import Resident, Streamed
 from kd_jax.train.compiled import CompiledPhase
 from kd_jax.train.evaluator import Evaluator
@@ -41,29 +41,38 @@ class PhaseRun:
     """A phase of a run in its folder. `result` does all there is to do."""
 
     def __init__(
-        self, recipe: config.Recipe, plan: PhasePlan, home: Workdir, source: Resident | Streamed, log, stop
+        self, recipe: config.Recipe, plan: PhasePlan, home: Workdir, source: Resident | Streamed, log, stop,
+        data_identity: dict,
     ):  # fmt: skip
-        """stop: asked after every step, with it, for the number of a signal that asks to stop, or None."""
+        """stop: asked after every step, with it, for the number of a signal that asks to stop, or None.
+        data_identity: `Dataset.identity`."""
         self.recipe, self.plan, self.source, self.log, self.stop = recipe, plan, source, log, stop
         self.name, self.layout = plan.name, plan.layout
         self.folder = home.path / self.name
         kept = {"keep": recipe.checkpoint.keep, "best": recipe.checkpoint.best}
-        self.checkpoints = Checkpoints(self.folder, **kept, say=log_line, whole=self.layout.whole)
+        self.checkpoints = Checkpoints(self.folder, **kept, say=log_line)
         self.rows, self.clock, self.teacher, self.trained = Rows(plan, log), Clock(), None, False
+        self.data_identity = data_identity
         self.source_file = None  # of weights that were loaded, not trained
 
     def finished(self) -> dict | None:
         """The phase's result if it is done and its final state is whole."""
         done = self.folder / "DONE"
-        if not done.exists():
+        outcome = processes.from_main(lambda: files.read_json(done) if done.exists() else None)
+        if outcome is None:
             return None
-        outcome = files.read_json(done)
-        if self.checkpoints.is_good(outcome["steps"]):
+        meta = self.checkpoints.good(outcome["steps"])
+        if meta is not None:
+            self._check_meta(meta)
             return outcome
         log_line(f"{self.name}: the final state does not match its digest; resuming from the last good one")
         if processes.is_main():
             done.unlink()
         return None
+
+    def _check_meta(self, meta: dict) -> None:
+        resumed.check_data(meta, self.data_identity, self.checkpoints.where(meta["step"]))
+        resumed.report_lost_rows(meta, self.log, self.name)
 
     def result(self) -> dict:
         """The phase's entry in summary.json; trains whatever is not trained yet."""
@@ -94,7 +103,7 @@ class PhaseRun:
         compiled, teachers, evaluator = self._begin()
         loop = self._start(compiled, teachers)
         if self.checkpoints.steps():
-            self.source_file = self.checkpoints.network(0)[1]["source"]
+            self.source_file = self.checkpoints.read(step=0)[1]["source"]
         else:
             loaded = self.plan.weights()
             loop, self.source_file = self._with_network(loop, loaded.variables), loaded.source
@@ -147,6 +156,8 @@ class PhaseRun:
                 self.checkpoints.wait()
                 raise Interrupted(signal, f"phase {self.name}, step {step} of {plan.steps}")
             mark = (time.monotonic(), step)
+        if not self.rows.results.at(plan.steps):  # the last checkpoint is of a version that did not keep them
+            self.rows.add_test(evaluator.measure(plan, loop.state), plan.steps, progress)
         progress.close()
         self.checkpoints.wait()
         self._draw(compiled, teachers, loop)
@@ -187,16 +198,20 @@ class PhaseRun:
     def _start(self, compiled: CompiledPhase, teachers: tuple[Variables | None, ...]) -> LoopState:
         """The newest good checkpoint, or the beginning."""
         fresh = compiled.fresh()
-        found = self.checkpoints.restore(self.layout.like(self.plan.abstract), fresh)
+        like = self.layout.like(self.plan.abstract)
+        found = self.checkpoints.restore(saved_state.split(like, self.layout.like(fresh)))
         if found is None:
             state = compiled.init(self._key("init"), teachers, self.plan.initial_vars())
             loop = LoopState(state, *fresh)
             return self._with_network(loop, self.plan.start().variables) if self.plan.start else loop
-        state, fresh, meta = found
+        items, meta = found
+        self._check_meta(meta)
         if meta["teacher"] != (self.teacher and self.teacher["digest"]):
             origin = ", ".join(self.plan.phase.teacher)
             raise InputError(f"{self.folder}: was trained with another teacher than {origin} now is; add --overwrite")
+        state, fresh = saved_state.join(like, fresh, items, meta["step"])
         self.clock, self.rows.warned = Clock(**meta["clock"]), meta["warned"]
+        self.rows.results = resumed.results_of(meta, self.log, self.name, self.plan.task)
         log_line(f"{self.name}: resumed at step {meta['step']} of {self.plan.steps}")
         return LoopState(state, *fresh)
 
@@ -226,9 +241,9 @@ class PhaseRun:
         raise NonFiniteError(f"phase {self.name}, {what}{skipped}; {kept}")
 
     def _save(self, loop: LoopState) -> None:
-        params = self.layout.whole(loop.state.params)
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-            self._stop(f"step {int(loop.state.step)}: a parameter is not finite")
+        step = int(loop.state.step)
+        if not saved_state.is_finite(loop.state.params):
+            self._stop(f"step {step}: a parameter is not finite")
         meta = {
             "phase": self.name,
             "network": self.plan.network.describe(),
@@ -237,18 +252,22 @@ class PhaseRun:
             "clock": asdict(self.clock),
             "warned": self.rows.warned,
             "source": self.source_file,
+            "data": self.data_identity,
+            "results": asdict(self.rows.results),
+            "rows": self.log.counts(self.name, step),
         }
         self.log.flush()
-        score = self.rows.score(int(loop.state.step))
-        self.checkpoints.save(loop.state, (loop.metrics, loop.health), meta, score)
+        score = self.rows.results.at(step).get(self.plan.task.headline)
+        self.checkpoints.save(step, saved_state.split(loop.state, (loop.metrics, loop.health)), meta, score)
 
     def _aux_networks(self, state: TrainState) -> dict[str, dict]:
         """Of the networks that are saved beside the student: what they are and where in the checkpoint."""
         student = self.plan.network
-        return {
-            label: {"network": student._replace(name=aux.name).describe(), **names(state, aux.variables)._asdict()}
-            for label, aux in self.plan.aux_networks(state).items()
-        }
+        networks = {}
+        for label, aux in self.plan.aux_networks(state).items():
+            places = saved_state.names(state, aux.variables)
+            networks[label] = {"network": student._replace(name=aux.name).describe(), **places._asdict()}
+        return networks
 
     def _outcome(self, loop: LoopState) -> dict:
         clock, state = self.clock, loop.state
@@ -259,7 +278,7 @@ class PhaseRun:
             "method_params": models.count_parameters(state.params["method"]),
             "steps": self.plan.steps,
             "skipped_updates": int(loop.health.skipped),
-            **self.rows.results(),
+            **self.rows.results.summary(self.plan.task),
             "networks": self.rows.network_results(self.plan.aux_networks(state)),
             "teacher": self.teacher,
             "weights": self.source_file,

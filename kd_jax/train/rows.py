@@ -11,6 +11,7 @@ from kd_jax.plan import PhasePlan
 from kd_jax.storage.metrics_log import MetricsLog
 from kd_jax.storage.progress import Progress, log_line
 from kd_jax.tasks import Task
+from kd_jax.train.results import Results
 from kd_jax.typing import AuxNetwork, Variables
 
 
@@ -25,10 +26,7 @@ class Rows:
     def __init__(self, plan: PhasePlan, log: MetricsLog):
         self._plan, self._log = plan, log
         self.warned: list[str] = []  # monitors that have warned
-
-    def tests(self) -> list[dict]:
-        """The phase's test rows, in order."""
-        return self._log.of(self._plan.name, "test")
+        self.results = Results()
 
     def add_train(self, loop: LoopState, step: int, progress: Progress) -> None:
         """The means since the last training row."""
@@ -46,30 +44,15 @@ class Rows:
     def add_test(self, measured: dict[str, Any], step: int, progress: Progress | None = None) -> None:
         """What the evaluator measured."""
         plan, row = self._plan, self._add("test", step, measured)
+        self.results.add(row, plan.task)
         if progress:
             shown = f"test loss {row['loss']:.4f}  {describe(plan.task, row)}"
             progress.line(step, row["epoch"], plan.steps / plan.steps_per_epoch, shown)
 
-    def score(self, step: int) -> float | None:
-        """The headline at a step, None where no test fell on it."""
-        tests = self.tests()
-        return tests[-1][self._plan.task.headline] if tests and tests[-1]["step"] == step else None
-
-    def results(self, network: str = "") -> dict[str, float | None]:
-        """The task's summary of the last test row, and the best headline of all. network: label of one that is trained
-        beside the student."""
-        task, rows = self._plan.task, self.tests()
-        rows = [row["networks"] for row in rows] if network else rows
-        names = {name: f"{network}/{name}" if network else name for name in task.summary}
-        last, best = rows[-1], max(row[names[task.headline]] for row in rows)
-        values = {f"{name}_last": last.get(key) for name, key in names.items()}
-        head = f"{task.headline}_last"
-        return {head: values.pop(head), f"{task.headline}_best": best, **values}
-
     def network_results(self, aux_networks: dict[str, AuxNetwork]) -> dict[str, dict]:
         """The entries of the networks that are trained beside the student."""
         return {
-            label: {"model": aux.name, "params": _count(aux.variables), **self.results(label)}
+            label: {"model": aux.name, "params": _count(aux.variables), **self.results.summary(self._plan.task, label)}
             for label, aux in aux_networks.items()
         }
 

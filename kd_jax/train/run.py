@@ -103,13 +103,14 @@ def _run(prepared: Prepared, tree: dict, stop) -> dict:
             log_line(plan.warning)
     log = metrics_log.MetricsLog(home.path / "metrics.jsonl")
     source = batches_of(recipe, layout, dataset)
-    runs = [PhaseRun(recipe, plan, home, source, log, stop) for plan in plans]
+    data_identity = processes.from_main(lambda: dataset.identity)
+    runs = [PhaseRun(recipe, plan, home, source, log, stop, data_identity) for plan in plans]
     results = {}
     for phase in runs:
         with source:  # which no longer computes ahead after the phase, however that ends
             results[phase.name] = phase.result()
     written, task = home.path / "summary.json", plans[0].task
-    if any(phase.trained for phase in runs) or not written.exists():
+    if any(phase.trained for phase in runs) or not processes.from_main(written.exists):
         summary = report.summarize(recipe, results, tree)
         units = {monitor.log: monitor.unit for plan in plans for monitor in plan.distiller.monitors}
 
@@ -118,7 +119,7 @@ def _run(prepared: Prepared, tree: dict, stop) -> dict:
             files.write_json(written, summary)  # last: where it stands, all is done
 
         processes.on_main(write)
-    summary = files.read_json(written)
+    summary = processes.from_main(lambda: files.read_json(written))
     log_line("\n" + report.text(summary, len(dataset.test), task))
     return summary
 

@@ -36,6 +36,18 @@ def test_what_was_prepared_is_read(tmp_path, rng, shards, shape):
     assert "tensorflow" not in sys.modules
 
 
+def test_identity(tmp_path, rng):
+    """The same in another folder and where images stay in their files; another with other shards or sizes."""
+    found = []
+    for i, changes in enumerate([{}, {}, {"shards": 3}, {"train": 13}]):
+        tiny.write_tiny(tmp_path / str(i), rng, **changes)
+        found += [
+            data.load("tfds:tiny", dir=str(tmp_path / str(i)), stream=stream).identity for stream in (False, True)
+        ]
+    assert all(found[i] == found[i + 1] for i in range(0, len(found), 2)) and found[0] == found[2]
+    assert len({each["digest"] for each in found}) == 3 and len(found[0]["classes"]) == 3
+
+
 def test_validation_is_the_test_set_where_there_is_no_test(tmp_path, rng):
     _, truth = tiny.write_tiny(tmp_path, rng, tests="validation")
     np.testing.assert_array_equal(data.load("tfds:tiny", dir=str(tmp_path)).test.images, truth["validation"][0])

@@ -19,7 +19,8 @@ import kd_jax
 from kd_jax import methods, models
 from kd_jax.distributed.mesh import SMALL, Layout
 from kd_jax.storage.checkpoints import Checkpoints
-from kd_jax.train import run
+from kd_jax.storage.networks import network_digest
+from kd_jax.train import run, saved_state
 from kd_jax.train.evaluate import saved
 from tests.conftest import tree
 from tests.distributed.devices import KEY, batches, far
@@ -88,13 +89,15 @@ def check_parts():
 def check_checkpoints(folder, state):
     """What is saved under one mesh is restored under any other, bit for bit."""
     layout = Layout((2, 2))
-    writer = Checkpoints(epath.Path(folder), whole=layout.whole)
-    writer.save(layout.put(state, "s"), {"n": layout.put(np.int32(7))}, {})
+    writer = Checkpoints(epath.Path(folder))
+    writer.save(7, saved_state.split(layout.put(state, "s"), {"n": layout.put(np.int32(7))}), {})
     writer.wait()
     for mesh in ((4,), (2, 2), (1, 4), (1,)):
         layout = Layout(mesh)
         like, extra = (layout.like(jax.tree.map(np.asarray, x)) for x in (state, {"n": np.int32(0)}))
-        found, _, _ = Checkpoints(epath.Path(folder), read_only=True, whole=layout.whole).restore(like, extra)
+        items, meta = Checkpoints(epath.Path(folder), read_only=True).restore(saved_state.split(like, extra))
+        found, _ = saved_state.join(like, extra, items, int(state.step))
+        assert meta["digests"]["network"] == network_digest(state.student), mesh
         assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s.sharding, x.ndim), found, like))
         assert jax.tree.all(jax.tree.map(np.array_equal, layout.whole(found), state)), mesh
     kernel = layout.split(state).params["student"]["layer3"]["0"]["conv2"]["kernel"]

@@ -1,5 +1,8 @@
 """One folder, one configuration."""
 
+import pytest
+
+from kd_jax import InputError
 from kd_jax.storage.workdir import difference, resolve_path
 
 
@@ -7,6 +10,13 @@ def test_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert str(resolve_path("runs/a")) == str(tmp_path / "runs" / "a")
     assert str(resolve_path("gs://bucket/a")) == "gs://bucket/a"
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a\nb", "a\udcff"])
+def test_a_path_where_checkpoints_cannot_be_read_back_is_refused(name):
+    with pytest.raises(InputError, match="no checkpoint can be kept there") as e:
+        resolve_path(f"/tmp/{name}")
+    assert "\n" not in str(e.value)
 
 
 def test_difference():

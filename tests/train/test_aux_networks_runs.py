@@ -8,7 +8,7 @@ from configs import dml, dot, ema_teacher, kd, multi_teacher, sokd_fitnet
 from kd_jax import InputError, models, recipes
 from kd_jax.interop import exchange
 from kd_jax.models.network import normalize
-from kd_jax.storage.checkpoints import network_digest
+from kd_jax.storage.networks import network_digest
 from kd_jax.train import inputs, run
 from kd_jax.train.dry_run import dry_run
 from kd_jax.train.evaluate import evaluate, saved

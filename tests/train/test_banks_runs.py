@@ -86,7 +86,7 @@ def home(tmp_path_factory):
 
 def saved_at(folder, step):
     reader = Checkpoints(epath.Path(folder / "student"), read_only=True)
-    return {key: np.asarray(leaf) for key, leaf in reader._read(step, training=None)["training"].items()}
+    return {key: np.asarray(leaf) for key, leaf in reader.read("training", step=step)[0]["training"].items()}
 
 
 def written(*steps):
@@ -163,3 +163,31 @@ def test_what_is_wrong_is_named(tmp_path, changes, told):
     with pytest.raises(InputError, match=told) as e:
         run.run(tree(**changes), str(tmp_path / "run"))
     assert "\n" not in str(e.value) and not (tmp_path / "run").exists()
+
+
+def warm(teacher, method, **student):
+    """CRD alone; a second student starts with the banks, the scales, the negatives and the projections of the first."""
+    made = plain(shrunk(crd.get_config("resnet8,resnet8,smoke"), **SMALL))
+    second = {**made["student"], **student, "teacher": teacher, "init": {**made["student"]["init"], "method": method}}
+    return {**made, "phases": ["teacher", "student", "again"], "again": second}
+
+
+def test_a_warm_start_of_crd(tmp_path):
+    """From an earlier phase, and from its checkpoint: the tables, tuples in the method, come back as what they were."""
+    still = {"steps": 2, "optim": {**warm("", "")["student"]["optim"], "lr": 1e-30, "weight_decay": 0.0}}
+    made = warm("phase:teacher", "phase:student", **still)
+    run.run(made, str(tmp_path / "run"))
+    there = {name: f"checkpoint:{tmp_path / 'run' / name}" for name in ("teacher", "student")}
+    elsewhere = {**warm(there["teacher"], there["student"], **still), "phases": ["again"]}
+    run.run(elsewhere, str(tmp_path / "elsewhere"))
+    first = last_state(tmp_path / "run", "student")
+    ends = [last_state(tmp_path / name, "again") for name in ("run", "elsewhere")]
+    projections = [name for name in first if "['method']['params']['crd']" in name]
+    tables = [name for name in first if "['crd']" in name and "negatives" in name]
+    assert len(tables) > 1 and projections
+    for name in first:
+        np.testing.assert_array_equal(ends[0][name], ends[1][name], err_msg=name)
+    for name in projections:
+        np.testing.assert_allclose(ends[0][name], first[name], atol=1e-25, err_msg=name)
+    for name in tables:
+        np.testing.assert_array_equal(ends[0][name], first[name], err_msg=name)

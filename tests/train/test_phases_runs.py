@@ -10,6 +10,7 @@ from kd_jax import InputError
 from kd_jax.interop import exchange
 from kd_jax.models.graft import HEAD, head_of
 from kd_jax.storage.checkpoints import Checkpoints
+from kd_jax.storage.networks import read_method
 from kd_jax.train import phase, run
 from kd_jax.train.dry_run import dry_run
 from kd_jax.train.evaluate import evaluate, saved
@@ -63,7 +64,7 @@ def homes(tmp_path_factory):
 
 
 def method_of(folder, name):
-    return Checkpoints(epath.Path(folder / name), read_only=True).method()
+    return read_method(Checkpoints(epath.Path(folder / name), read_only=True))
 
 
 def same(a, b):

@@ -32,8 +32,8 @@ def rows(workdir):
 def last_state(workdir, name):
     """Every saved leaf of a phase's last step, by path."""
     checkpoints = Checkpoints(epath.Path(workdir / name), read_only=True)
-    found = checkpoints._read(checkpoints.steps()[0], network=None, training=None)
-    leaves = jax.tree_util.tree_leaves_with_path({k: found[k] for k in ("network", "training")})
+    items, _ = checkpoints.read("network", "training", step=checkpoints.steps()[0])
+    leaves = jax.tree_util.tree_leaves_with_path(items)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
@@ -103,7 +103,7 @@ def test_a_finished_run_changes_nothing(unbroken, capsys):
 def test_the_teacher_is_read_not_changed(unbroken):
     home, summary = unbroken
     reader = Checkpoints(epath.Path(home / "teacher"), read_only=True)
-    assert reader.network()[1]["digests"]["network"] == summary["phases"]["student"]["teacher"]["digest"]
+    assert reader.read("network")[1]["digests"]["network"] == summary["phases"]["student"]["teacher"]["digest"]
     assert not any("teacher" in key for key in last_state(home, "student"))
 
 

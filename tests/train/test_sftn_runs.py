@@ -10,6 +10,7 @@ from etils import epath
 from configs import sftn
 from kd_jax import InputError, models
 from kd_jax.storage.checkpoints import Checkpoints
+from kd_jax.storage.networks import read_method
 from kd_jax.train import phase, run
 from kd_jax.train.evaluate import saved
 from tests.conftest import shrunk
@@ -87,7 +88,7 @@ def test_a_student_that_starts_from_a_branch(tmp_path, share):
     changes = {"teacher__terms__sftn_branches__share": share}
     random = first_student(tmp_path / "a", **changes)
     begun = first_student(tmp_path / "b", **changes, init="phase:teacher/sftn_branches")
-    found = Checkpoints(epath.Path(tmp_path / "b" / "teacher"), read_only=True).method()
+    found = read_method(Checkpoints(epath.Path(tmp_path / "b" / "teacher"), read_only=True))
     branch = found.params["sftn_branches"]["shared" if share else "branch1"]["student"]
     assert set(branch) == {"layer2", "layer3", "fc"} and set(random) == {"conv1", "bn1", "layer1", *branch}
     for name, params in begun.items():

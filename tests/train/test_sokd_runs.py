@@ -25,7 +25,7 @@ def tree(**changes):
 
 
 def policy_at(folder, step):
-    found = Checkpoints(epath.Path(folder / "student"), read_only=True)._read(step, training=None)["training"]
+    found = Checkpoints(epath.Path(folder / "student"), read_only=True).read("training", step=step)[0]["training"]
     return {key: np.asarray(leaf) for key, leaf in found.items() if key.startswith("['policy']")}
 
 

@@ -1,0 +1,47 @@
+"""What a checkpoint says of the run that it was saved by, against the run that goes on from it."""
+
+from kd_jax.data import identity
+from kd_jax.storage.metrics_log import MetricsLog
+from kd_jax.storage.progress import log_line
+from kd_jax.tasks import Task
+from kd_jax.train.results import Results
+from kd_jax.typing import InputError
+
+
+def check_data(meta: dict, here: dict, where) -> None:
+    """Refuse to go on with other data.
+
+    Args:
+      meta: of the checkpoint; one of an older version says nothing of its data.
+      here: `Dataset.identity` of this run.
+      where: the checkpoint's folder.
+
+    Raises:
+      InputError: it says what differs.
+    """
+    changed = "data" in meta and identity.difference(meta["data"], here)
+    if changed:
+        raise InputError(
+            f"{where}: was trained on other data than config.data now names: {changed}; "
+            "give the same data, name another folder or add --overwrite"
+        )
+
+
+def report_lost_rows(meta: dict, log: MetricsLog, phase: str) -> None:
+    """Say how many rows the log lacks that were in it when the checkpoint was saved (after a loss of power)."""
+    there, saved = log.counts(phase, meta["step"]), meta.get("rows", {})
+    lost = sum(max(count - there.get(split, 0), 0) for split, count in saved.items())
+    if lost:
+        total = sum(saved.values())
+        log_line(f"{phase}: metrics.jsonl has lost {lost} of {total} rows; the results are kept in the checkpoints")
+
+
+def results_of(meta: dict, log: MetricsLog, phase: str, task: Task) -> Results:
+    """The results up to a checkpoint; of an older version, which has none, what the log's test rows say."""
+    if "results" in meta:
+        return Results(**meta["results"])
+    results = Results()
+    for row in log.of(phase, "test"):
+        if row["step"] <= meta["step"]:
+            results.add(row, task)
+    return results
