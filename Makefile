@@ -1,9 +1,9 @@
 # make quickstart   set up .venv and run the main job on embedded data
 # make test         set up .venv and run the test suite
+# make test-all     the full matrices too, and coverage
 PYTHON ?= python3
 BIN := .venv/bin
 TESTED := losses layers methods engine
-UNITS := $(TESTED:%=tests/%)
 
 .PHONY: quickstart test test-all lint clean
 
@@ -11,11 +11,11 @@ quickstart: .venv/.run
 	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: .venv/.test
-	$(BIN)/python -m pytest $(UNITS) -m "not full" -n 3 --dist loadfile --cov-fail-under=95 $(TESTED:%=--cov=kd_jax/%)
-	$(BIN)/python -m pytest $(UNITS:%=--ignore=%) -m "not full" -n 3 --dist loadfile
+	$(BIN)/python -m pytest -m "not full" -n 2 --dist worksteal
 
+# everything, and how much of losses, layers, methods and engine the tests reach
 test-all: .venv/.test
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov-fail-under=95 $(TESTED:%=--cov=kd_jax/%)
 
 lint: .venv/.test
 	$(BIN)/ruff check .

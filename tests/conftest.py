@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # the programs are the same; LLVM takes a third less time over them
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
@@ -19,6 +19,7 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from kd_jax import InitContext, Match, Outputs, View, models, recipes  # noqa: E402
+from tests import tiny  # noqa: E402
 
 settings.register_profile("kd_jax", max_examples=25, deadline=None, derandomize=True)
 settings.load_profile("kd_jax")
@@ -47,6 +48,27 @@ def nets():
     variables = [init(m, jax.random.key(i), image) for i, m in enumerate((teacher, student))]
     batch = {"image": image, "label": jnp.arange(8) % 10}
     return {"teacher": teacher, "student": student, "tv": variables[0], "sv": variables[1], "batch": batch}
+
+
+@pytest.fixture(scope="module")
+def tiny_resnet8():
+    """For tests about running: resnet8 is a network of two convolutions, in this process."""
+    with tiny.in_place():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def plain_pictures(monkeypatch):
+    """Runs draw their pictures, but coarsely: most of the time goes into laying them out."""
+    from kd_jax.train import report
+
+    fine = report._png
+
+    def coarse(figure) -> bytes:
+        figure.set_layout_engine("none")
+        return fine(figure, dpi=30)
+
+    monkeypatch.setattr(report, "_png", coarse)
 
 
 @pytest.fixture

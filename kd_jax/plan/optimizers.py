@@ -92,7 +92,8 @@ def term_dependencies(
     """Which parameters the terms depend on: those in `task_terms`, and all others.
 
     None where the optimiser does not ask: it has one gradient, and a task loss, which depends on the whole network.
-    Otherwise the objective is traced, with its gradient: once for the terms in `task_terms`, if any, and once for the others.
+    Otherwise the objective is traced, with its gradient: once for the terms in `task_terms`, if any, and once for the
+    others.
 
     Args:
       phase, student, distiller, context, task: of the plan.

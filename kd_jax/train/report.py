@@ -178,9 +178,9 @@ def overlays(images: np.ndarray, maps: dict[str, np.ndarray], count: int = 8) ->
     return _png(figure)
 
 
-def _png(figure) -> bytes:
+def _png(figure, dpi: int = 120) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 

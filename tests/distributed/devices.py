@@ -19,9 +19,10 @@ from kd_jax.engine.objective import objective, split_losses
 from kd_jax.plan.trace import step_inputs
 from kd_jax.tasks import CLASSIFICATION
 from kd_jax.typing import Distiller, Outputs, Vars
+from tests.tiny import TinyNet, in_place
 
 BATCH, STEPS = 16, 10
-STUDENT = models.create("resnet8", 10, widths=(4, 4, 8, 16))
+STUDENT = TinyNet(num_classes=10)
 DISTILLER = methods.chain(skd=methods.skd(bound=0.5), ce=methods.ce(weight=0.1), kd=methods.kd(weight=0.9))
 KEY = jax.random.key(0)
 LABELS = np.arange(48) % 10
@@ -247,4 +248,5 @@ def main(n):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    with in_place():
+        main(int(sys.argv[1]))

@@ -24,6 +24,7 @@ from kd_jax.train import run, saved_state
 from kd_jax.train.evaluate import saved
 from tests.conftest import tree
 from tests.distributed.devices import KEY, batches, far
+from tests.tiny import in_place
 
 STUDENT = models.create("resnet8", 10, widths=(16, 16, 32, 64))
 DISTILLER = methods.chain(skd=methods.skd(bound=0.5), ce=methods.ce(weight=0.1), kd=methods.kd(weight=0.9))
@@ -129,7 +130,8 @@ def main(folder):
     state = check_steps()
     check_parts()
     check_checkpoints(home / "saved", state)
-    check_run(home)
+    with in_place():
+        check_run(home)
     print("same")
 
 

@@ -1,6 +1,6 @@
-"""Run a recipe in this process and die by SIGKILL, or get another signal, at a chosen point.
+"""Run a recipe in this process and die by SIGKILL, or get another signal, at a chosen point. resnet8 is the tiny network.
 
-python tests/train/killer.py CONFIG.json WORKDIR POINT   with POINT one of
+python -m tests.train.killer CONFIG.json WORKDIR POINT   with POINT one of
 train:N     before the N-th training step of this process
 save:N:MS   MS milliseconds into the N-th save
 term:N      SIGTERM before the N-th training step, likewise int:N
@@ -67,8 +67,10 @@ if __name__ == "__main__":
     arm(point)
     from kd_jax.tools import cli
     from kd_jax.train import run
+    from tests import tiny
 
     with open(config) as file:
         tree = json.load(file)
     sys.argv = sys.argv[:1]
-    cli.main(lambda: run.run(tree, workdir))
+    with tiny.in_place():
+        cli.main(lambda: run.run(tree, workdir))

@@ -17,6 +17,8 @@ from tests.train.test_banks_runs import assert_resumes, plain
 from tests.train.test_phases_runs import begun, checked, same
 from tests.train.test_run import rows
 
+pytestmark = pytest.mark.usefixtures("tiny_resnet8")
+
 FIGURES = ("loss", "top1", "top5")
 LONG = {"student__steps": 5, "checkpoint__every": 2, "log__every": 2}
 

@@ -18,6 +18,8 @@ from kd_jax.train.dry_run import dry_run
 from tests.conftest import shrunk
 from tests.train.test_run import last_state
 
+pytestmark = pytest.mark.usefixtures("tiny_resnet8")
+
 SMALL = {"student__terms__crd__negatives": 10, "student__terms__crd__dim": 8}
 LONG = {"student__steps": 8, "checkpoint__every": 3, "checkpoint__keep": 9, "log__every": 4}
 BANKS = {f"['method']['stats']['crd']['bank']['{seat}']" for seat in ("student", "teacher")}

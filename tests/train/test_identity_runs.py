@@ -14,6 +14,8 @@ from kd_jax.train.evaluate import saved
 from kd_jax.train.results import Results
 from tests.conftest import tree
 
+pytestmark = pytest.mark.usefixtures("tiny_resnet8")
+
 
 def pictures(folder, count=9):
     rng = np.random.default_rng(0)

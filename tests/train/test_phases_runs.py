@@ -18,6 +18,8 @@ from tests.conftest import shrunk
 from tests.train.test_banks_runs import assert_resumes, plain
 from tests.train.test_run import rows
 
+pytestmark = pytest.mark.usefixtures("tiny_resnet8")
+
 FULL = pytest.mark.full
 CONFIGS = {"ab": ab, "fsp": fsp, "ft": ft, "simkd": simkd}
 PAIRS = {"ab": "resnet8x4,resnet8", "fsp": "resnet8,resnet8", "ft": "resnet8x4,resnet8", "simkd": "resnet8x4,resnet8"}

@@ -16,6 +16,8 @@ from kd_jax.train.evaluate import saved
 from tests.conftest import shrunk
 from tests.train.test_run import last_state
 
+pytestmark = pytest.mark.usefixtures("tiny_resnet8")
+
 
 def tree(**changes):
     config = sftn.get_config("resnet8,resnet8,smoke")

@@ -14,6 +14,8 @@ from kd_jax.train import phase, run
 from tests.conftest import shrunk
 from tests.train.test_run import last_state
 
+pytestmark = pytest.mark.usefixtures("tiny_resnet8")
+
 LONG = {"student__steps": 8, "checkpoint__every": 2, "log__every": 2, "student__refine__dafa__rate": 0.05}
 
 

@@ -28,6 +28,8 @@ from tests.data.test_streaming import KINDS, photographs
 from tests.distributed.test_processes import RECIPE, end, far, start, together
 from tests.train.test_run import last_state, rows
 
+pytestmark = pytest.mark.usefixtures("tiny_resnet8")
+
 LONG = {"teacher__steps": 4, "student__steps": 7, "checkpoint__every": 3, "log__every": 2, "seed": 5}
 
 
