@@ -1,4 +1,4 @@
-"""Run a recipe in this process and die by SIGKILL, or get another signal, at a chosen point. resnet8 is the tiny network.
+"""Run a recipe, with the tiny network as resnet8, and die by SIGKILL, or get another signal, at a chosen point.
 
 python -m tests.train.killer CONFIG.json WORKDIR POINT   with POINT one of
 train:N     before the N-th training step of this process
