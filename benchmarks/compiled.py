@@ -50,11 +50,11 @@ def main() -> int:
         made = trials.prepare(flags.pair, tuple(names), flags.batch, 32)
     except InputError as e:
         parser.error(str(e))
-    jobs, teacher, now = {job.phase.name: job for job in made.jobs}, trials.teacher_of(made), {}
+    plans, teacher, now = {plan.name: plan for plan in made.plans}, trials.teacher_of(made), {}
     print(f"{flags.pair}, batch {flags.batch}, jax {jax.__version__}\n")
     print(f"{'':<12}" + "".join(f"{count:>16}" for count in COUNTS))
     for name in names:
-        now[name] = found(trials.Trial(jobs[name.replace("+", "_")], made, teacher))
+        now[name] = found(trials.Trial(plans[name.replace("+", "_")], made, teacher))
         changed = "  changed" if name in before["methods"] and before["methods"][name] != now[name] else ""
         print(f"{name:<12}" + "".join(f"{now[name][count]:>16,}" for count in COUNTS) + changed, flush=True)
     if flags.out:

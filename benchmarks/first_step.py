@@ -87,7 +87,7 @@ def _child(began: float, out: Path, workdir: str) -> None:
         return train(self, step, *rest)
 
     data.load = staged(data.load, "flags, configuration, devices", "data")
-    run.plan = staged(run.plan, "data", "build: networks, methods, shapes")
+    run.build = staged(run.build, "data", "build: networks, methods, the traced steps")
     batches.Resident.train = batch
     sys.argv = ["launch/train.py", "--config=configs/quickstart.py", f"--workdir={workdir}"]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -27,7 +27,7 @@ def measured(trial, kd, of_kd, rounds: int) -> dict:
     import trials
 
     own = trials.compiled(trial.lowered)[1]
-    contenders = {"kd": kd.step, "method": trial.step} | ({"policy": trial.search} if trial.job.split.steps else {})
+    contenders = {"kd": kd.step, "method": trial.step} | ({"policy": trial.search} if trial.plan.split.steps else {})
     spent = {name: statistics.median(seconds) for name, seconds in trials.rounds(contenders, rounds).items()}
     extra = {
         part: getattr(own, f"{part}_size_in_bytes") - getattr(of_kd, f"{part}_size_in_bytes")
@@ -61,17 +61,17 @@ def main() -> int:
         made = trials.prepare(flags.pair, names, flags.batch, flags.image, flags.examples)
     except InputError as e:
         parser.error(str(e))
-    jobs, teacher = {job.phase.name: job for job in made.jobs}, trials.teacher_of(made)
-    kd, rows = trials.Trial(jobs["kd"], made, teacher), {}
+    plans, teacher = {plan.name: plan for plan in made.plans}, trials.teacher_of(made)
+    kd, rows = trials.Trial(plans["kd"], made, teacher), {}
     of_kd = trials.compiled(kd.lowered)[1]
     print(f"{flags.pair}, batch {flags.batch}, {flags.steps} rounds; {jax.devices()[0].device_kind}, ", end="")
     print(f"{os.cpu_count()} cores, jax {jax.__version__}; load before: {before}\n")
     print(f"{'':<12}{'time of kd':>11}{'temporaries':>14}{'arguments':>14}{'parameters':>12}{'policy step':>12}")
     spelled = {name.replace("+", "_"): name for name in names}
-    for job in (job for job in made.jobs if job.phase.name.partition("-")[0] in spelled):
-        label, *phase = job.phase.name.split("-")
+    for plan in (plan for plan in made.plans if plan.name.partition("-")[0] in spelled):
+        label, *phase = plan.name.split("-")
         name = "-".join([spelled[label], *phase])
-        row = rows[name] = measured(trials.Trial(job, made, teacher), kd, of_kd, flags.steps)
+        row = rows[name] = measured(trials.Trial(plan, made, teacher), kd, of_kd, flags.steps)
         policy = f"{row['policy']:>12.2f}" if "policy" in row else ""
         sizes = f"{row['temp']:>+14,}{row['argument']:>+14,}{row['parameters']:>12,}"
         print(f"{name:<14}{row['time']:>9.3f}{sizes}{policy}", flush=True)

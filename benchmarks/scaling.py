@@ -35,21 +35,6 @@ def collectives(module: str) -> dict[str, tuple[int, int]]:
     return {kind: value for kind, value in found.items() if value[0]}
 
 
-def compiled_step(job, layout):
-    """A phase's training step for a layout, compiled from shapes alone."""
-    import jax
-
-    from kd_jax.engine.step import inputs
-    from kd_jax.train.compiled import CompiledPhase, LoopState
-
-    programs = CompiledPhase(job, layout)
-    carry = LoopState(
-        layout.like(job.abstract), *(jax.eval_shape(f) for f in (programs.no_metrics, programs.no_faults))
-    )
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return programs.train.lower(carry, *inputs(job.context.view_shapes, job.distiller.needs), key).compile()
-
-
 def measured(program) -> dict:
     """Of one device: bytes of arguments and temporaries, flops; and the collectives."""
     memory = program.memory_analysis()
@@ -101,9 +86,9 @@ def main() -> int:
             made = trials.prepare(flags.pair, methods, batch, flags.image, **how, precision=flags.precision)
         except InputError as e:
             flags.error(str(e))
-        jobs = {job.phase.name: job for job in made.jobs}
+        plans = {plan.name: plan for plan in made.plans}
         for method in methods:
-            found = measured(compiled_step(jobs[method.replace("+", "_")], made.layout))
+            found = measured(plans[method.replace("+", "_")].traced.train.lower().compile())
             rows.append({"method": method, "mesh": mesh, "batch": batch, "classes": classes, **found})
             sent = ", ".join(f"{kind} {size / 1e6:.3f} ({n})" for kind, (n, size) in found["collectives"].items())
             sizes = (f"{found[name] / 1e6:.2f}" for name in ("arguments", "temporaries"))

@@ -53,14 +53,14 @@ def table(flags) -> None:
     method = flags.method.replace("+", "_")
     before, made = load(), trials.prepare(flags.pair, (flags.method,), flags.batch, flags.image)
     teacher = trials.teacher_of(made)
-    jobs = {job.phase.name: job for job in made.jobs}
-    tried = {name: trials.Trial(jobs[name], made, teacher) for name in dict.fromkeys(("kd", method, "alone"))}
+    plans = {plan.name: plan for plan in made.plans}
+    tried = {name: trials.Trial(plans[name], made, teacher) for name in dict.fromkeys(("kd", method, "alone"))}
     programs = {f"{name}: training step": trial.lowered for name, trial in tried.items()}
     programs["teacher: forward"] = tried["kd"].lowered_teacher
     compiled = {name: trials.compiled(lowered) for name, lowered in programs.items()}
     contenders = {f"{name}: whole step": trial.step for name, trial in tried.items() if name != "alone"}
     contenders |= {"student's step alone": tried["alone"].step, "teacher's forward alone": tried["kd"].forward}
-    if jobs[method].distiller.search:
+    if plans[method].distiller.search:
         contenders[f"{method}: policy step"] = tried[method].search
     other = trials.torch_step(tried["kd"], made)
     if not isinstance(other, str):

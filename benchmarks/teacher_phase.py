@@ -22,13 +22,13 @@ def report(pair: str, batch: int, steps: int, image: int) -> None:
     config = recipes.recipe("teacher_phase", data="synthetic", **phases)
     config.data.synthetic.size, config.data.synthetic.train = image, batch
     made = run.prepare(config.to_dict(), "never-written")
-    tried = {job.phase.name: trials.Trial(job, made, None) for job in made.jobs}
+    tried = {plan.name: trials.Trial(plan, made, None) for plan in made.plans}
     spent = trials.rounds({name: trial.step for name, trial in tried.items()}, steps)
     medians = {name: statistics.median(seconds) for name, seconds in spent.items()}
     flops = {name: trial.lowered.cost_analysis()["flops"] for name, trial in tried.items()}
     print(f"{pair}, batch {batch}, {image} x {image} pixels, {steps} rounds")
     for name, trial in tried.items():
-        own = models.count_parameters(trial.job.abstract.params["student"])
+        own = models.count_parameters(trial.plan.abstract.params["student"])
         print(
             f"{name:<6} {1e3 * medians[name]:>9.1f} ms/step, {medians[name] / medians['plain']:.3f} of plain; flops "
             f"{flops[name] / flops['plain']:.3f} of plain; parameters {own:,} + {trial.parameters:,} of branches"

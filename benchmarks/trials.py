@@ -10,7 +10,7 @@ from kd_jax import models, recipes
 from kd_jax.models.resnet import ResNet
 from kd_jax.train import run
 from kd_jax.train.batches import batches_of
-from kd_jax.train.compiled import CompiledPhase, LoopState
+from kd_jax.train.compiled import CompiledPhase
 from kd_jax.train.inputs import StepInputs
 
 
@@ -39,44 +39,44 @@ def prepare(pair: str, methods: tuple[str, ...], batch: int, image: int, example
 
 def teacher_of(made: run.Prepared):
     """A teacher's variables, untrained: the cost is the same."""
-    return CompiledPhase(made.jobs[0], made.layout).init(made.layout.put(jax.random.key(1)), ()).student
+    return CompiledPhase(made.plans[0]).init(made.layout.put(jax.random.key(1)), (), {}).student
 
 
 class Trial:
     """One phase's programs, and a state that they move on. Without a teacher where the phase has none."""
 
-    def __init__(self, job, made: run.Prepared, teacher):
-        self.job, self.teachers = job, (teacher,) * len(job.teachers)
-        self.programs, self.key = CompiledPhase(job, made.layout), made.layout.put(jax.random.key(0))
-        begin, source = self.programs, batches_of(made.recipe, made.layout, made.dataset)
-        self.carry = LoopState(begin.init(self.key, self.teachers, job.blank), begin.no_metrics(), begin.no_faults())
-        self.batch = StepInputs(begin, source, self.teachers).train(0, self.carry.state)[1]
-        self.lowered = begin.train.lower(self.carry, self.taught(), self.batch, self.key)
-        self.lowered_teacher = jax.jit(begin.teach).lower(self.teachers, self.batch["image"])
+    def __init__(self, plan, made: run.Prepared, teacher):
+        self.plan, self.teachers = plan, (teacher,) * len(plan.teachers)
+        self.programs, self.key = CompiledPhase(plan), made.layout.put(jax.random.key(0))
+        source = batches_of(made.recipe, made.layout, made.dataset)
+        self.loop = self.programs.loop_state(self.programs.init(self.key, self.teachers, plan.blank_vars))
+        self.batch = StepInputs(plan, self.programs.teach, source, self.teachers).train(0, self.loop.state)[1]
+        self.lowered = plan.traced.train.lower()
+        self.lowered_teacher = jax.jit(self.programs.teach.__call__).lower(self.teachers, self.batch["image"])
 
     @property
     def parameters(self) -> int:
         """How many the method has of its own."""
-        return models.count_parameters(self.job.abstract.params["method"])
+        return models.count_parameters(self.plan.abstract.params["method"])
 
-    def taught(self):
-        """What the teachers say of the batch, as often as a step of the phase asks them."""
-        if not self.job.needs_teachers:
+    def teacher_outputs(self):
+        """The teachers' outputs for the batch, as often as a step of the phase asks them."""
+        if not self.plan.needs_teachers:
             return ()
         for view in self.batch.get("views", {}).values():
             view["teachers"] = self.programs.teach(self.teachers, view["image"])
         return self.programs.teach(self.teachers, self.batch["image"])
 
     def forward(self) -> None:
-        jax.block_until_ready(self.taught())
+        jax.block_until_ready(self.teacher_outputs())
 
     def step(self) -> None:
-        self.carry = jax.block_until_ready(self.programs.train(self.carry, self.taught(), self.batch, self.key))
+        self.loop = jax.block_until_ready(self.programs.train(self.loop, self.teacher_outputs(), self.batch, self.key))
 
     def search(self) -> None:
         """A step of the policy, by the same batch inside and outside."""
-        pair = (self.taught(), self.batch)
-        self.carry = jax.block_until_ready(self.programs.search(self.carry, pair, pair, self.key))
+        pair = (self.teacher_outputs(), self.batch)
+        self.loop = jax.block_until_ready(self.programs.search(self.loop, pair, pair, self.key))
 
     def flops(self, teacher) -> tuple[float, float]:
         """XLA's count of the whole step, and of a teacher's forward and three of the student's, each alone."""
@@ -86,8 +86,8 @@ class Trial:
             return run.lower(variables, self.batch["image"]).cost_analysis()["flops"]
 
         whole = sum(lowered.cost_analysis()["flops"] for lowered in (self.lowered, self.lowered_teacher))
-        student = forward(self.job.network, self.carry.state.student)
-        return whole, forward(self.job.teachers[0].network, teacher) + 3 * student
+        student = forward(self.plan.network, self.loop.state.student)
+        return whole, forward(self.plan.teachers[0].network, teacher) + 3 * student
 
 
 def compiled(lowered) -> tuple[float, object]:
@@ -118,7 +118,7 @@ def torch_step(trial: Trial, made: run.Prepared):
             raise
         return "no PyTorch step: torch is not installed; pip install -e '.[torch]' adds it"
     nets = []
-    for network in (trial.job.teachers[0].network, trial.job.network):
+    for network in (trial.plan.teachers[0].network, trial.plan.network):
         if not isinstance(network.model, ResNet) or network.model.head != "fc":
             return f"no PyTorch step: benchmarks/torch_resnet.py has no {network.name}, only resnet8 and its like"
         nets.append(torch_resnet.ResNet(6 * network.model.blocks[0] + 2, network.model.widths, network.num_classes))
