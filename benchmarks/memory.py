@@ -20,10 +20,10 @@ def report(steps: int) -> None:
     """Train a tiny student by SKD for `steps` steps, with saves and evaluations; print resident memory
     after a tenth of them, after all, and the ratio."""
     from configs import skd
-    from kd_jax.tools import cli
+    from kd_jax.tools import environment
     from kd_jax.train import batches, run
 
-    cli.limit_arenas()  # as the commands do
+    environment.limit_arenas()  # as the commands do
 
     config = skd.get_config("resnet8,resnet8,smoke")
     config.data.synthetic.size, config.data.synthetic.classes = 8, 5

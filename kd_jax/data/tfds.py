@@ -67,9 +67,10 @@ class Opened(NamedTuple):
         return tuple(self.builder.info.features["label"].names)
 
     def digest(self) -> str:
-        """Of name, version, and names and sizes of the splits."""
+        """Of name, version, and the splits: their names, sizes, and sizes of shards, which order the examples."""
         info = self.builder.info
-        return identity.of_text(info.full_name, [(name, info.splits[name].num_examples) for name in self.splits])
+        sizes = [(name, info.splits[name].num_examples, list(info.splits[name].shard_lengths)) for name in self.splits]
+        return identity.of_text(info.full_name, sizes)
 
 
 def opened(name: str, dir: str) -> Opened:

@@ -21,7 +21,7 @@ def test_split_parameters_train_the_same(tmp_path):
 
 def test_one_device_splits_nothing():
     layout = Layout((1, 1))
-    assert layout.spread is None and layout.count == layout.fsdp == 1
+    assert layout.param_sharding is None and layout.count == layout.fsdp == 1
     places = layout.split({"a": np.zeros((64, 64)), "b": jax.ShapeDtypeStruct((3,), np.float32)})
     assert all(place.is_fully_replicated for place in places.values())
 
