@@ -124,14 +124,13 @@ def classics(layout, steps=3):
     context, init = prepared(distiller, BATCH, optax.sgd(0.02), ema=True)
     shapes = jax.eval_shape(init, KEY)
 
-    def apart(params, state, taught, batch, key):
+    def part(i, params, state, taught, batch, key):
         given = (params, state.policy, state, taught, batch, key)
-        return split_losses(partial(objective, **parts), *given, task_terms=task_terms, mask=jnp.ones(BATCH))[0]
+        return split_losses(partial(objective, **parts), *given, task_terms=task_terms, mask=jnp.ones(BATCH))[0][i]
 
-    reached = loss_dependencies(
-        apart, shapes.params, shapes, *step_inputs(context, distiller.needs, CLASSIFICATION), KEY
-    )
-    tx = dot(lambda step: 0.02, reached=reached, delta=0.05)
+    rest = (shapes, *step_inputs(context, distiller.needs, CLASSIFICATION), KEY)
+    pair = tuple(loss_dependencies(partial(part, i), shapes.params, *rest) for i in range(2))
+    tx = dot(lambda step: 0.02, dependencies=pair, delta=0.05)
     state = layout.put(prepared(distiller, BATCH, tx, ema=True)[1](KEY))
     step = partial(kd_jax.train_step, **parts, tx=tx, task_terms=task_terms, ema=0.5, axis_name=layout.axis_name)
     step = compiled(layout, step)

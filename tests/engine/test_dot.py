@@ -225,7 +225,7 @@ def test_a_step_with_two_gradients(nets):
     taught = kd_jax.teacher_outputs(nets["teacher"], nets["tv"], nets["batch"]["image"])
     after = []
     for tx, task in ((plain, None), (paired, frozenset({"ce"}))):
-        parts = {"student": nets["student"], "distiller": distiller, "tx": tx, "task": task}
+        parts = {"student": nets["student"], "distiller": distiller, "tx": tx, "task_terms": task}
         state = jax.jit(partial(start, tx=tx))()
         step = jax.jit(lambda state, parts=parts: kd_jax.train_step(state, taught, nets["batch"], KEY, **parts)[0])
         after.append([state := step(state) for _ in range(3)])

@@ -1,6 +1,8 @@
 """A batch in parts, blocks computed twice, and another precision: what must stay the same, and what is refused."""
 
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -160,10 +162,10 @@ def test_a_graft_is_told_inside():
     assert model.remat and model.student.remat and not model.teacher.remat
 
 
-def plan(devices=1, **changes):
+def plan(**changes):
     recipe = config.parse(tree(**changes))
     dataset = data.load(recipe.data.name, synthetic=recipe.data.synthetic)
-    return build(recipe, dataset, epath.Path("/nowhere"), Layout((devices,)))
+    return build(recipe, dataset, epath.Path("/nowhere"), Layout((1,)))
 
 
 WHOLE = [
@@ -191,9 +193,9 @@ def test_what_may_be_cut_is_not_refused():
     """SKD over classes, without attention, and no SKD; the printed line says how the batch is made up."""
     per_class = recipes.member("skd", tokens="classes")
     for changes in ({"refine_order": ()}, {"refine__skd": per_class}, {"refine__skd__attention": False}):
-        _, student = plan(devices=2, student__accumulate=2, **{f"student__{k}": v for k, v in changes.items()})
+        _, student = plan(student__accumulate=2, **{f"student__{k}": v for k, v in changes.items()})
     told = "batch 8 = 2 devices x 2 accumulated x 2; BatchNorm sees one accumulated part at a time"
-    assert student.batch_line == told
+    assert replace(student, layout=SimpleNamespace(count=2)).batch_line == told
     assert plan()[0].batch_line == "batch 8 = 1 device x 8"
 
 

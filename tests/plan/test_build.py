@@ -1,5 +1,7 @@
 """Plans: everything about a recipe is checked before its first phase trains."""
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import pytest
 from etils import epath
@@ -18,7 +20,7 @@ def plan(devices=1, synthetic=None, **changes):
     made["data"]["synthetic"] |= synthetic or {}
     recipe = config.parse(made)
     dataset = data.load(recipe.data.name, synthetic=recipe.data.synthetic)
-    return build(recipe, dataset, epath.Path("/nowhere"), Layout((devices,)))
+    return build(recipe, dataset, epath.Path("/nowhere"), SimpleNamespace(count=devices) if devices > 1 else Layout((1,)))
 
 
 def test_a_plan():
@@ -98,8 +100,13 @@ def test_a_term_that_needs_what_a_network_has_not(monkeypatch, seat):
 
 def test_a_network_without_class_activation_maps(monkeypatch):
     monkeypatch.setitem(methods.CRITERIA, "hint", lambda: identity()._replace(needs=frozenset({"student.cam"})))
-    whole = base.apply
-    monkeypatch.setattr(base, "apply", lambda *a, **k: (whole(*a, **k)[0]._replace(cam=None), {}))
+    whole = base.shapes
+
+    def without_cam(*args):
+        variables, outputs = whole(*args)
+        return variables, outputs._replace(cam=None)
+
+    monkeypatch.setattr(base, "shapes", without_cam)
     told = r"^config.student.terms.low: needs class activation maps \(student.cam\), which resnet8 has not$"
     with pytest.raises(InputError, match=told):
         plan(student__terms__low=recipes.member("hint"))
