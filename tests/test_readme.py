@@ -1,4 +1,4 @@
-"""What the README says can be typed, can be typed."""
+"""What the README and the docs say can be typed, can be typed; their links lead somewhere."""
 
 import re
 import shlex
@@ -12,9 +12,11 @@ from kd_jax.train import run
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+TEXT = "\n".join(PAGES.values())
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
-COMMANDS = [c.replace("\\\n", " ") for c in re.findall(r"^python launch/train\.py(?:.*\\\n)*.*$", README, re.M)]
-OVERRIDES = re.findall(r"`(--config\.[^`]*)`", README)
+COMMANDS = [c.replace("\\\n", " ") for c in re.findall(r"^python launch/train\.py(?:.*\\\n)*.*$", TEXT, re.M)]
+OVERRIDES = list(dict.fromkeys(re.findall(r"`(--config\.[^`]*)`", TEXT)))
 
 
 def read(spelled):
@@ -76,8 +78,29 @@ def test_the_python_blocks_run_and_the_own_recipe_trains(tmp_path, capsys):
         models.MODELS.pop("mlp", None)
 
 
-def test_names_in_the_readme_exist():
-    for path in re.findall(r"`((?:kd_jax|configs|tests|launch|docs)/[\w/.]+\.\w+)`", README):
-        assert (ROOT / path).exists(), path
+def anchors(text):
+    """The names that headings of a page have in links."""
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    prose = re.sub(r"`[^`]*`|^ {4}.*$", "", PAGES[page], flags=re.M)  # without code and formulas
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", prose):
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path.read_text()), target
+
+
+def test_the_readme_is_short_and_names_every_page():
+    assert len(README.split()) <= 1100
+    assert all(f"](docs/{page.name})" in README for page in PAGES if page.parent.name == "docs")
+
+
+def test_names_in_the_pages_exist():
+    for path in re.findall(r"`((?:kd_jax|configs|tests|launch|docs|benchmarks)/[\w/.]+\.\w+)`", TEXT):
+        assert (ROOT / path).exists() or "NAME" in path, path
     for model in ("resnet8x4", "resnet32x4", "wrn_16_1"):
         assert model in README and model in models.MODELS

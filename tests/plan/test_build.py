@@ -20,7 +20,9 @@ def plan(devices=1, synthetic=None, **changes):
     made["data"]["synthetic"] |= synthetic or {}
     recipe = config.parse(made)
     dataset = data.load(recipe.data.name, synthetic=recipe.data.synthetic)
-    return build(recipe, dataset, epath.Path("/nowhere"), SimpleNamespace(count=devices) if devices > 1 else Layout((1,)))
+    return build(
+        recipe, dataset, epath.Path("/nowhere"), SimpleNamespace(count=devices) if devices > 1 else Layout((1,))
+    )
 
 
 def test_a_plan():
