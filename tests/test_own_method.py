@@ -65,9 +65,14 @@ def test_one_file_and_one_config(tmp_path):
     (tmp_path / "config.py").write_text(CONFIG)
     sizes = {"size": 8, "classes": 5, "train": 40, "test": 13}
     flags = [f"--config.data.synthetic.{key}={value}" for key, value in sizes.items()]
-    command = [sys.executable, str(ROOT / "launch" / "train.py"), f"--config={tmp_path / 'config.py'}:smoke"]
-    command += [f"--workdir={tmp_path / 'run'}", "--config.student.terms.shift_consistency.shifts=(1, 3)", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    command = [sys.executable, str(ROOT / "launch" / "train.py"), f"--config={tmp_path / 'config.py'}:smoke", *flags]
+    shifts = "--config.student.terms.shift_consistency.shifts"
+
+    def train(name, *more):
+        given = [*command, f"--workdir={tmp_path / name}", *more]
+        return subprocess.run(given, capture_output=True, text=True, cwd=tmp_path)
+
+    done = train("run", f"{shifts}=(1, 3)")
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["student"]["terms"]["shift_consistency"]["shifts"] == [1, 3]
@@ -78,7 +83,6 @@ def test_one_file_and_one_config(tmp_path):
         np.isfinite(row["terms"]["shift_consistency"]) and row["terms"]["shift_consistency"] > 0 for row in steps
     )
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["phases"]["student"]["method_params"] == 5
-    wrong = subprocess.run([*command[:-4], "--config.student.terms.shift_consistency.shifts=()", *flags],
-                           capture_output=True, text=True, cwd=tmp_path)  # fmt: skip
+    wrong = train("other", f"{shifts}=()")
     assert wrong.returncode == 2 and "shifts must name one shift or more" in wrong.stderr
     assert wrong.stderr.count("\n") == 1
