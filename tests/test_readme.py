@@ -103,4 +103,4 @@ def test_names_in_the_pages_exist():
     for path in re.findall(r"`((?:kd_jax|configs|tests|launch|docs|benchmarks)/[\w/.]+\.\w+)`", TEXT):
         assert (ROOT / path).exists() or "NAME" in path, path
     for model in ("resnet8x4", "resnet32x4", "wrn_16_1"):
-        assert model in README and model in models.MODELS
+        assert model in TEXT and model in models.MODELS
