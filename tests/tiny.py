@@ -24,7 +24,7 @@ class TinyNet(Net):
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
         layers = (
-            conv(self.widths[0], 3, 1, name="conv0"),
+            conv(self.widths[0], 3, 1, name="conv1"),
             lambda x: x,
             conv(self.widths[1], 3, 2, name="conv2"),
             partial(nn.avg_pool, window_shape=(2, 2), strides=(2, 2)),

@@ -211,14 +211,14 @@ def taught_by(criterion: Distiller, teacher: int) -> Distiller:
     """
     name = alone(teacher)
     if extra_views_of(criterion.needs):
-        raise ValueError(f"teacher {teacher}: a criterion on two views of the batch reads all teachers, not one")
+        raise InputError(f"teacher {teacher}: a criterion on two views of the batch reads all teachers, not one")
 
     def _single(view: View) -> View:
         return view.extra_views[name]._replace(apply_student=view.apply_student, student_stats=view.student_stats)
 
     def init(key: Array, context: InitContext) -> Vars:
         if not 0 <= teacher < len(context.view_shapes.teachers):
-            raise ValueError(f"teacher {teacher}: there are {len(context.view_shapes.teachers)}, counted from 0")
+            raise InputError(f"teacher {teacher}: there are {len(context.view_shapes.teachers)}, counted from 0")
         single = _single(context.view_shapes)
         return criterion.init(key, context._replace(view_shapes=single, teachers=context.teachers[teacher:][:1]))
 

@@ -134,7 +134,7 @@ def test_what_the_run_says(home):
     assert all(set(found) == {"ce", "crd", "kd", "mlld", "mlld/ce"} for found in terms) and len(terms) == 2
     assert all(np.isfinite(value) for found in terms for value in found.values())
     student = home[1]["phases"]["student"]
-    assert student["method_params"] == 2 * (64 * 8 + 8) and set(student["networks"]) == {"ema"}
+    assert student["method_params"] == 2 * (8 * 8 + 8) and set(student["networks"]) == {"ema"}
     assert student["teacher"]["origin"] == "phase:teacher,ema" and student["teacher"]["digest"].endswith(",ema")
 
 
