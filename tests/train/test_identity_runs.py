@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from kd_jax import InputError, data
+from kd_jax.tasks import CLASSIFICATION
 from kd_jax.train import run
 from kd_jax.train.evaluate import saved
 from kd_jax.train.results import Results
@@ -152,9 +153,10 @@ def test_results_of_several_networks():
     results = Results()
     for step, (own, peer) in enumerate([(0.5, 0.1), (0.7, 0.3), (0.6, 0.2)]):
         networks = {"dml/top1": peer, "dml/top5": 0.9, "dml/loss": 1.0}
-        results.add({"step": step, "top1": own, "top5": 0.8, "networks": networks})
-    assert results.summary() == {"top1_last": 0.6, "top1_best": 0.7, "top5_last": 0.8}
-    assert results.summary("dml") == {"top1_last": 0.2, "top1_best": 0.3, "top5_last": 0.9}
+        results.add({"step": step, "top1": own, "top5": 0.8, "networks": networks}, CLASSIFICATION)
+    own, peer = results.summary(CLASSIFICATION), results.summary(CLASSIFICATION, "dml")
+    assert own == {"top1_last": 0.6, "top1_best": 0.7, "top5_last": 0.8, "agreement_last": None}
+    assert peer == {"top1_last": 0.2, "top1_best": 0.3, "top5_last": 0.9, "agreement_last": None}
     assert results.at(2)["top1"] == 0.6 and results.at(1) == {}
 
 
