@@ -52,9 +52,9 @@ def build(
         by_name[name] = with_options(network.with_options, remat=phase.remat)
         teachers = tuple(networks.teacher_of(phase, origin, by_name, workdir) for origin in phase.teacher)
         teachers = tuple(t._replace(network=with_options(t.network.with_options)) for t in teachers)
-        start = networks.start_of(phase, by_name, plans, teachers, workdir)
         initial = networks.initial_vars_of(phase, {n: method_vars(p.abstract) for n, p in plans.items()}, workdir)
         plan = _plan(recipe, phase, dataset, by_name[name], teachers, initial, layout, task)
+        start = networks.start_of(phase, by_name, plans, teachers, workdir)
         plans[name] = replace(plan, weights=load, steps=0) if load else replace(plan, start=start)
         for label, aux in plan.aux_networks(plan.abstract).items():
             by_name[f"{name}/{label}"] = network._replace(name=aux.name, model=aux.model)

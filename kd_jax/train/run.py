@@ -58,10 +58,11 @@ def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
     layout = Layout(recipe.parallel.mesh, recipe.parallel.scope)
     if recipe.data.stream:
         share_of(layout)
+    dataset = load_data(recipe)
+    plans = build(recipe, dataset, home.path, layout)
     for phase in recipe.phases:
         _refuse_headless(phase)
-    dataset = load_data(recipe)
-    return Prepared(recipe, home, layout, dataset, build(recipe, dataset, home.path, layout))
+    return Prepared(recipe, home, layout, dataset, plans)
 
 
 def _refuse_headless(phase: config.Phase) -> None:

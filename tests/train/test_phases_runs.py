@@ -190,7 +190,7 @@ def checked(made, folder, told):
 
 @pytest.mark.parametrize(("name", "changes", "told"), [
     ("ft", {"student__init__method": ""},
-     'config.student: ft: there is no trained paraphraser: give init.method="phase'),
+     'config.student.terms.ft: ft: there is no trained paraphraser: give init.method="phase'),
     ("ft", {"student__init__method": "phase:teacher"}, "config.student.init.method: phase:teacher: holds nothing; no"),
     ("ft", {"student__init__method": "phase:nobody"}, r"config.student.init.method: must be phase:NAME of an earlier"),
     ("ft", {"student__init__method": "phase:student"}, r"config.student.init.method: must be phase:NAME of an earlier"),
@@ -202,7 +202,7 @@ def checked(made, folder, told):
     ("ft", {"student__model": "resnet8x4", "paraphrase__model": "resnet8"},
      "config.paraphrase.init.student: .*resnet8x4"),
     ("ft", {"paraphrase__init__student": "", "paraphrase__model": "resnet8"},
-     "config.student.terms.ft: ft: .*maps of width 256"),
+     "config.student.terms.ft: ft: .*maps of width 16"),
     ("ft", {"paraphrase__terms": {"ce": {"weight": 1.0}}}, "config.paraphrase.trains: method, but no member has param"),
     ("ft", {"paraphrase__terms__paraphraser__rate": 0.001},
      "config.paraphrase.terms.paraphraser: paraphraser: rate 0.001 of the last"),
@@ -215,7 +215,7 @@ def checked(made, folder, told):
     ("ab", {"pretrain__model": "MobileNetV2"}, "config.pretrain.terms.ab: needs pre-activation features"),
     ("ab", {"pretrain__terms__ab__margin": -1.0}, "config.pretrain.terms.ab: ab: margin must be"),
     ("fsp", {"pretrain__model": "resnet8x4"},
-     "config.pretrain.terms.fsp: fsp: stages of equal widths wanted, the student has 32"),
+     "config.pretrain.terms.fsp: fsp: stages of equal widths wanted, the student has 8"),
     ("simkd", {"student__model": "resnet8"},
      r"config.student.terms.simkd: simkd: the student is no graft on this teacher: .*graft:STUDENT\+TEACHER"),
     ("simkd", {"student__teacher": "", "student__terms": {"ce": {"weight": 1.0}}},
