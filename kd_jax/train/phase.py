@@ -1,6 +1,7 @@
 """One phase of a run: restore or start, train, measure, save, until its last step."""
 
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 import jax
@@ -76,11 +77,17 @@ class PhaseRun:
 
     def result(self) -> dict:
         """The phase's entry in summary.json; trains whatever is not trained yet."""
-        outcome = self.finished()
-        if outcome is None:
-            outcome = self._train() if self.plan.weights is None else self._take_weights()
-            self.trained = True
-            files.write_json(self.folder / "DONE", outcome)
+        try:
+            outcome = self.finished()
+            if outcome is None:
+                outcome = self._train() if self.plan.weights is None else self._take_weights()
+                self.trained = True
+                files.write_json(self.folder / "DONE", outcome)
+        except BaseException:
+            if processes.count() == 1:  # several would wait for each other
+                with suppress(Exception):  # the first error counts
+                    self.checkpoints.close()  # a save that is under way ends
+            raise
         self.checkpoints.close()
         return outcome
 
