@@ -372,7 +372,9 @@ def test_four_devices(unbroken, tmp_path, scope):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(made))
     home = str(tmp_path / "four")
-    code = "import json; from kd_jax.train import run; from tests import tiny; held = tiny.in_place(); held.__enter__(); "
+    code = (
+        "import json; from kd_jax.train import run; from tests import tiny; held = tiny.in_place(); held.__enter__(); "
+    )
     code += f"run.run(json.load(open({str(config)!r})), {home!r})"
     env = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env)

@@ -92,7 +92,7 @@ def test_a_student_that_starts_from_a_branch(tmp_path, share):
     begun = first_student(tmp_path / "b", **changes, init="phase:teacher/sftn_branches")
     found = read_method(Checkpoints(epath.Path(tmp_path / "b" / "teacher"), read_only=True))
     branch = found.params["sftn_branches"]["shared" if share else "branch1"]["student"]
-    assert set(branch) == {"layer2", "layer3", "fc"} and set(random) == {"conv1", "bn1", "layer1", *branch}
+    assert set(branch) == {"conv2", "bn2", "bn3", "fc"} and set(random) == {"conv1", "bn0", "bn1", *branch}
     for name, params in begun.items():
         expected = branch.get(name, random[name])
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-25), params, expected)
@@ -109,7 +109,7 @@ def test_a_student_that_starts_from_a_trained_network(home, tmp_path):
 @pytest.mark.parametrize(("changes", "told"), [
     ({"init": "phase:nobody"}, r"config.student.init.student: must be phase:NAME of an earlier phase \(teacher\)"),
     ({"init": "teacher"}, "config.student.init.student: must be empty, phase:NAME, phase:NAME/LABEL"),
-    ({"init": "phase:teacher/ce"}, "unknown label 'ce' in teacher; known: terms of kind sftn_branches"),
+    ({"init": "phase:teacher/ce"}, "unknown label 'ce' in teacher; known: sftn_branches$"),
     ({"init": "phase:teacher", "student__model": "resnet14"}, "is a resnet8, but config.student.model is resnet14"),
     ({"init": "phase:teacher/sftn_branches", "student__model": "vgg8"}, "but config.student.model is vgg8"),
     ({"init": "weights:/nowhere"}, "config.student.init.student: /nowhere: "),
