@@ -188,7 +188,7 @@ WRONG = [
     (dot, {"student__optim__nesterov": True}, "config.student.optim.nesterov: must be False unless"),
     (dot, {"student__terms": {"kd": {"weight": 1.0}}},
      "config.student.optim.delta: needs a term that is the task's loss, and another"),
-    (dot, {"student__terms": {"ce": {}}}, "config.student.optim.delta: needs a term that is the task's loss, and another"),
+    (dot, {"student__terms": {"ce": {}}}, "config.student.optim.delta: needs a term that is the task's"),
     (kd, {"student__optim__name": "DOT"},
      "config.student.optim.name: unknown name 'DOT'; did you mean dot. known: sgd, adamw, dot"),
     (kd, {"student__teacher": "ema"}, "config.student.teacher: must be another one unless student.ema, its decay"),
