@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import linen as nn
 
 import kd_jax
@@ -67,6 +68,7 @@ def of_operation(policy, name):
     return weight.sum(), *mean
 
 
+@pytest.mark.full  # 25,000 steps
 def test_search_finds_what_helps():
     """Moving the map back by two of its eight columns helps: as published, magnitude 0.5 + 0.5 * 2 / (0.45 * 8) does
     it. A shuffle of channels hurts. At the start every operation has a share of 2 / 9 and probability 0.5."""

@@ -67,6 +67,7 @@ def taught(tmp_path_factory):
     return made.teacher.to_json(), home / "teacher"
 
 
+@pytest.mark.usefixtures("tiny_resnet8")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.full) if n in TWICE else n for n in CONFIGS])
 def test_every_config_takes_two_steps(name, tmp_path, taught, capfd):
     made = importlib.import_module(f"configs.{name}").get_config(spelled(name))
