@@ -146,6 +146,11 @@ def test_the_readme_is_short_and_names_every_page():
     assert not [page.name for page in DOCS if f"](docs/{page.name})" not in README]
 
 
+def test_the_two_tables_of_the_quickstart_are_one():
+    (table,) = re.findall(r"^\| phase \| model \|.*?\n\n", README, re.M | re.S)
+    assert table.count("\n") == 7 and table in PAGES[ROOT / "docs" / "results.md"]
+
+
 def test_names_in_the_pages_exist():
     for path in re.findall(r"`((?:kd_jax|configs|tests|launch|docs|benchmarks)/[\w/.]+\.\w+)`", TEXT):
         assert (ROOT / path).exists() or "NAME" in path, path
