@@ -6,17 +6,25 @@ import subprocess
 
 import pytest
 
-from kd_jax import InputError, config, data, methods, models
+from kd_jax import InputError, config, data, engine, methods, models
+from kd_jax.storage.workdir import flatten
 from kd_jax.tools import config_file
 from kd_jax.train import run
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
-PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *DOCS)}
+LINKING = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 TEXT = "\n".join(PAGES.values())
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 COMMANDS = [c.replace("\\\n", " ") for c in re.findall(r"^python launch/train\.py(?:.*\\\n)*.*$", TEXT, re.M)]
-OVERRIDES = list(dict.fromkeys(re.findall(r"`(--config\.[^`]*)`", TEXT)))
+SCRIPTS = list(  # of the other scripts: those that stand on lines of their own, and those in the text
+    dict.fromkeys(re.findall(r"python (?:launch|benchmarks)/\w+\.py[^`\n]*", TEXT.replace("\\\n", " ")))
+)
+OWN = PAGES[ROOT / "docs" / "own.md"]  # whose flags change a recipe of its own
+FLAG = r"`(--config\.(?!KEY)[^`]*)`"
+OVERRIDES = list(dict.fromkeys(re.findall(FLAG, TEXT.replace(OWN, ""))))
 
 
 def read(spelled):
@@ -44,6 +52,22 @@ def test_overrides(flags):
     flags = flags if "=" in flags else f"{flags}="  # a key by itself
     assert config.override(made, shlex.split(flags)) == []
     config.parse(made.to_dict())
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_flags_of_scripts_exist(command):
+    script, *words = command.split()[1:]
+    source = (ROOT / script).read_text()
+    names = {word.removeprefix("--").partition("=")[0] for word in words if word.startswith("--")}
+    given = {name for name in names if not name.startswith("config")}
+    assert all(re.search(rf'"(--)?{name}"', source) for name in given), given
+
+
+def test_every_key_stands_in_the_page_of_flags_with_its_default():
+    page = (ROOT / "docs" / "flags.md").read_text()
+    whole = config.template(config.Recipe).to_dict() | {"PHASE": config.phase_template().to_dict()}
+    defaults = {key: tuple(v) if isinstance(v, list) else v for key, v in flatten(whole).items()}
+    assert not [key for key, value in defaults.items() if f"\n| `{key}` | `{value!r}` | " not in page]
 
 
 def test_make_has_the_two_commands():
@@ -78,15 +102,38 @@ def test_the_python_blocks_run_and_the_own_recipe_trains(tmp_path, capsys):
         models.MODELS.pop("mlp", None)
 
 
+def test_the_page_on_own_methods_gives_a_recipe_that_can_be_planned(tmp_path):
+    """Its blocks in their order: every phase is built and traced, a wrong value is refused under its key."""
+    space = {}
+    try:
+        for block in re.findall(r"```python\n(.*?)```", OWN, re.S):
+            exec(block, space)
+        made = space["get_config"]("resnet8,resnet8,smoke")
+        made.data.synthetic.size, made.data.synthetic.classes = 8, 5
+        flags = [*re.findall(FLAG, OWN), "--config.student.optim.name=lion"]
+        assert config.override(made, flags) == [] and made.student.terms.consistency.shifts == (1, 3)
+        plan = run.prepare(made.to_dict(), str(tmp_path / "run")).plans[-1]
+        assert plan.abstract.params["method"]["consistency"]["scale"].shape == (5,)
+        assert list(plan.distiller.monitors) == [space["Monitor"]("consistency/scale")]
+        made.student.terms.consistency.shifts = ()
+        with pytest.raises(InputError, match="config.student.terms.consistency: consistency: shifts must name"):
+            run.prepare(made.to_dict(), str(tmp_path / "run"))
+        assert not list(tmp_path.iterdir())
+    finally:
+        methods.CRITERIA.pop("consistency", None)
+        methods.REFINERS.pop("sharpen", None)
+        engine.OPTIMIZERS.pop("lion", None)
+
+
 def anchors(text):
     """The names that headings of a page have in links."""
-    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", LINKING, ids=lambda path: path.name)
 def test_links_lead_somewhere(page):
-    prose = re.sub(r"`[^`]*`|^ {4}.*$", "", PAGES[page], flags=re.M)  # without code and formulas
+    prose = re.sub(r"`[^`]*`|^ {4}.*$", "", page.read_text(), flags=re.M)  # without code and formulas
     for target in re.findall(r"\]\((?!https?://)([^)]+)\)", prose):
         name, _, anchor = target.partition("#")
         path = (page.parent / name).resolve() if name else page
@@ -96,7 +143,12 @@ def test_links_lead_somewhere(page):
 
 def test_the_readme_is_short_and_names_every_page():
     assert len(README.split()) <= 1100
-    assert all(f"](docs/{page.name})" in README for page in PAGES if page.parent.name == "docs")
+    assert not [page.name for page in DOCS if f"](docs/{page.name})" not in README]
+
+
+def test_the_two_tables_of_the_quickstart_are_one():
+    (table,) = re.findall(r"^\| phase \| model \|.*?\n\n", README, re.M | re.S)
+    assert table.count("\n") == 7 and table in PAGES[ROOT / "docs" / "results.md"]
 
 
 def test_names_in_the_pages_exist():
