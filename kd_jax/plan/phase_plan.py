@@ -65,11 +65,6 @@ class PhasePlan:
         return extra_views_of(self.distiller.needs)
 
     @property
-    def fixed_teachers(self) -> tuple[Teacher, ...]:
-        """The teachers that do not move: those that are evaluated, and with whom agreement is measured."""
-        return tuple(teacher for teacher in self.teachers if teacher.load)
-
-    @property
     def batch_line(self) -> str:
         """One line: what a batch is made of, and what sees less of it. The learning rate is per batch, however it is
         cut."""
