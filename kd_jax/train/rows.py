@@ -11,7 +11,7 @@ from kd_jax.plan import PhasePlan
 from kd_jax.storage.metrics_log import MetricsLog
 from kd_jax.storage.progress import Progress, log_line
 from kd_jax.tasks import Task
-from kd_jax.train.results import Results
+from kd_jax.train.phase_storage import PhaseRecord
 from kd_jax.typing import AuxNetwork, Variables
 
 
@@ -23,10 +23,9 @@ def describe(task: Task, metrics: dict[str, Any]) -> str:
 class Rows:
     """The rows of one phase in the run's log."""
 
-    def __init__(self, plan: PhasePlan, log: MetricsLog):
-        self._plan, self._log = plan, log
-        self.warned: list[str] = []  # monitors that have warned
-        self.results = Results()
+    def __init__(self, plan: PhasePlan, log: MetricsLog, record: PhaseRecord):
+        """record: gets the results, and which monitors have warned."""
+        self._plan, self._log, self._record = plan, log, record
 
     def add_train(self, loop: LoopState, step: int, progress: Progress) -> None:
         """The means since the last training row."""
@@ -44,7 +43,7 @@ class Rows:
     def add_test(self, measured: dict[str, Any], step: int, progress: Progress | None = None) -> None:
         """What the evaluator measured."""
         plan, row = self._plan, self._add("test", step, measured)
-        self.results.add(row, plan.task)
+        self._record.results.add(row, plan.task)
         if progress:
             shown = f"test loss {row['loss']:.4f}  {describe(plan.task, row)}"
             progress.line(step, row["epoch"], plan.steps / plan.steps_per_epoch, shown)
@@ -52,7 +51,11 @@ class Rows:
     def network_results(self, aux_networks: dict[str, AuxNetwork]) -> dict[str, dict]:
         """The entries of the networks that are trained beside the student."""
         return {
-            label: {"model": aux.name, "params": _count(aux.variables), **self.results.summary(self._plan.task, label)}
+            label: {
+                "model": aux.name,
+                "params": _count(aux.variables),
+                **self._record.results.summary(self._plan.task, label),
+            }
             for label, aux in aux_networks.items()
         }
 
@@ -64,9 +67,9 @@ class Rows:
 
     def _warn(self, step: int, logs: dict[str, float]) -> None:
         for monitor in self._plan.distiller.monitors:
-            if monitor.minimum is None or monitor.log in self.warned or logs[monitor.log] >= monitor.minimum:
+            if monitor.minimum is None or monitor.log in self._record.warned or logs[monitor.log] >= monitor.minimum:
                 continue
-            self.warned.append(monitor.log)
+            self._record.warned.append(monitor.log)
             value = f"{monitor.log} = {logs[monitor.log]:.3g} < {monitor.minimum:g}"
             log_line(f"warning: {self._plan.name}, step {step}: {value}: {monitor.message}")
 

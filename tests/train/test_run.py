@@ -11,6 +11,7 @@ import pytest
 from etils import epath
 
 from kd_jax import InputError
+from kd_jax.engine.metrics import NonFiniteError
 from kd_jax.storage.checkpoints import Checkpoints
 from kd_jax.train import phase, run
 from tests.conftest import ROOT, tree
@@ -277,7 +278,7 @@ def test_several_teachers(unbroken, tmp_path):
 def test_a_loss_that_is_not_finite(tmp_path):
     """Names phase, step and term; the last good checkpoint stays and is the one resumed from."""
     made = tree(teacher__steps=9, checkpoint__every=1, log__every=3, teacher__optim__lr=1e18)
-    with pytest.raises(phase.NonFiniteError, match=r"phase teacher, step \d: .*") as e:
+    with pytest.raises(NonFiniteError, match=r"phase teacher, step \d: .*") as e:
         run.run(made, str(tmp_path))
     kept = Checkpoints(epath.Path(tmp_path / "teacher"), read_only=True).steps()
     assert ("no checkpoint was saved yet" in str(e.value)) == (not kept)
@@ -304,7 +305,7 @@ def test_bad_updates_can_be_skipped_up_to_a_number(tmp_path, monkeypatch):
     assert all(np.isfinite(r["loss"]) for r in rows(tmp_path))
     state = last_state(tmp_path, "student")
     assert all(np.isfinite(leaf).all() for leaf in state.values())
-    with pytest.raises(phase.NonFiniteError, match="phase teacher, step 5: the loss is not finite .*skipped 1 before"):
+    with pytest.raises(NonFiniteError, match="phase teacher, step 5: the loss is not finite .*skipped 1 before"):
         run.run({**made, "skip_nonfinite": 1}, str(tmp_path / "less"))
 
 
@@ -319,7 +320,7 @@ def test_a_term_that_is_not_finite_is_named(tmp_path, monkeypatch):
     from kd_jax import losses
 
     monkeypatch.setattr(losses, "kd", lambda **kw: kw["student"].sum(-1) * np.nan)
-    with pytest.raises(phase.NonFiniteError, match=r"phase student, step 1: the loss is not finite \(term: kd\)"):
+    with pytest.raises(NonFiniteError, match=r"phase student, step 1: the loss is not finite \(term: kd\)"):
         run.run(tree(), str(tmp_path))
 
 
