@@ -1,0 +1,168 @@
+"""A phase in its folder: what a checkpoint of it holds, restored, checked and saved."""
+
+from dataclasses import asdict, dataclass, field
+
+import jax
+import numpy as np
+from etils import epath
+
+from kd_jax import config
+from kd_jax.distributed import processes
+from kd_jax.engine.loop import LoopState
+from kd_jax.engine.metrics import NonFiniteError
+from kd_jax.engine.state import TrainState
+from kd_jax.plan import PhasePlan
+from kd_jax.storage import files
+from kd_jax.storage.checkpoints import Checkpoints
+from kd_jax.storage.metrics_log import MetricsLog
+from kd_jax.storage.progress import log_line
+from kd_jax.train import resumed, saved_state
+from kd_jax.train.results import Results
+from kd_jax.typing import InputError, Variables
+
+
+@dataclass
+class Clock:
+    """Seconds so far: in all, and spent on `steps` training steps (compilation left out)."""
+
+    wall: float = 0.0
+    training: float = 0.0
+    steps: int = 0
+
+
+@dataclass
+class PhaseRecord:
+    """What a phase knows beside its loop state; saved with it.
+
+    teacher: origin, digest and measured headline, or None. source_file: of weights that were loaded, not trained.
+    warned: logs whose monitors have warned.
+    """
+
+    clock: Clock = field(default_factory=Clock)
+    results: Results = field(default_factory=Results)
+    warned: list[str] = field(default_factory=list)
+    teacher: dict | None = None
+    source_file: dict | None = None
+
+
+class PhaseStorage:
+    """The folder of a phase of a run."""
+
+    def __init__(
+        self, recipe: config.Recipe, plan: PhasePlan, folder: epath.Path, log: MetricsLog, data_identity: dict
+    ):
+        """data_identity: `Dataset.identity`."""
+        self.recipe, self.plan, self.folder, self.log, self.data_identity = recipe, plan, folder, log, data_identity
+        numbers = {"keep": recipe.checkpoint.keep, "best": recipe.checkpoint.best}
+        self.checkpoints = Checkpoints(folder, **numbers, say=log_line)
+
+    def outcome(self) -> dict | None:
+        """The phase's entry in summary.json if it is done and its final state is whole."""
+        done = self.folder / "DONE"
+        outcome = processes.from_main(lambda: files.read_json(done) if done.exists() else None)
+        if outcome is None:
+            return None
+        meta = self.checkpoints.good(outcome["steps"])
+        if meta is not None:
+            self._check_meta(meta)
+            return outcome
+        log_line(f"{self.plan.name}: the final state does not match its digest; resuming from the last good one")
+        if processes.is_main():
+            done.unlink()
+        return None
+
+    def write_outcome(self, outcome: dict) -> None:
+        """Mark the phase as done."""
+        files.write_json(self.folder / "DONE", outcome)
+
+    def restore(self, fresh: tuple, record: PhaseRecord) -> LoopState | None:
+        """The newest good checkpoint, or None.
+
+        Args:
+          fresh: metrics and health of a phase that has just begun.
+          record: names the teacher; gets what the checkpoint holds.
+
+        Raises:
+          InputError: it is of other data or of another teacher.
+        """
+        plan, layout = self.plan, self.plan.layout
+        like = layout.like(plan.abstract)
+        restored = self.checkpoints.restore(saved_state.split(like, layout.like(fresh)))
+        if restored is None:
+            return None
+        items, meta = restored
+        self._check_meta(meta)
+        if meta["teacher"] != (record.teacher and record.teacher["digest"]):
+            origin = ", ".join(plan.phase.teacher)
+            raise InputError(f"{self.folder}: was trained with another teacher than {origin} now is; add --overwrite")
+        state, fresh = saved_state.join(like, fresh, items, meta["step"])
+        record.clock, record.warned = Clock(**meta["clock"]), meta["warned"]
+        record.results = resumed.results_of(meta, self.log, plan.name, plan.task)
+        log_line(f"{plan.name}: resumed at step {meta['step']} of {plan.steps}")
+        return LoopState(state, *fresh)
+
+    def save(self, loop: LoopState, record: PhaseRecord) -> None:
+        """Save a checkpoint.
+
+        Raises:
+          NonFiniteError: a parameter is not finite.
+        """
+        step = int(loop.state.step)
+        if not saved_state.is_finite(loop.state.params):
+            self.stop(f"step {step}: a parameter is not finite")
+        meta = {
+            "phase": self.plan.name,
+            "network": self.plan.network.describe(),
+            "networks": self._aux_networks(loop.state),
+            "teacher": record.teacher and record.teacher["digest"],
+            "clock": asdict(record.clock),
+            "warned": record.warned,
+            "source": record.source_file,
+            "data": self.data_identity,
+            "results": asdict(record.results),
+            "rows": self.log.counts(self.plan.name, step),
+        }
+        self.log.flush()
+        score = record.results.at(step).get(self.plan.task.headline)
+        self.checkpoints.save(step, saved_state.split(loop.state, (loop.metrics, loop.health)), meta, score)
+
+    def stop_if_not_finite(self, loop: LoopState) -> None:
+        """Raise NonFiniteError where the loss is not finite, naming the step and the term."""
+        health = jax.device_get(loop.health)
+        if health.step < 0:
+            return
+        terms = ", ".join(name.removeprefix("terms/") for name, bad in health.terms.items() if bad) or "their sum"
+        self.stop(f"step {int(health.step)}: the loss is not finite (term: {terms})")
+
+    def stop(self, what: str) -> None:
+        """Raise NonFiniteError, and say what is kept."""
+        steps = self.checkpoints.steps()
+        kept = f"the last good checkpoint, step {steps[0]}, is kept" if steps else "no checkpoint was saved yet"
+        skipped = f"; skipped {self.recipe.skip_nonfinite} before" if self.recipe.skip_nonfinite else ""
+        raise NonFiniteError(f"phase {self.plan.name}, {what}{skipped}; {kept}")
+
+    def _check_meta(self, meta: dict) -> None:
+        resumed.check_data(meta, self.data_identity, self.checkpoints.where(meta["step"]))
+        resumed.report_lost_rows(meta, self.log, self.plan.name)
+
+    def _aux_networks(self, state: TrainState) -> dict[str, dict]:
+        """Of the networks that are saved beside the student: what they are and where in the checkpoint."""
+        student = self.plan.network
+        networks = {}
+        for label, aux in self.plan.aux_networks(state).items():
+            places = saved_state.names(state, aux.variables)
+            networks[label] = {"network": student._replace(name=aux.name).describe(), **places._asdict()}
+        return networks
+
+
+def with_network(plan: PhasePlan, loop: LoopState, network: Variables) -> LoopState:
+    """The loop state with a network, or with the parts of it that there are."""
+    state, layout = loop.state, plan.layout
+    network = layout.put(jax.tree.map(np.array, network), "s")  # a copy: the loop state is donated
+    params = {**state.params, "student": {**state.params["student"], **network.params}}
+    stats = {**state.stats, "student": {**state.stats["student"], **network.stats}}
+    state = state._replace(params=params, stats=stats)
+    if state.ema:
+        average = jax.tree.map(np.array, layout.whole(state.student._asdict()))
+        state = state._replace(ema=layout.put(average, "s"))
+    return loop._replace(state=state)
