@@ -11,6 +11,7 @@ from kd_jax.interop import state_dict
 from kd_jax.interop.loaded import Loaded, loader, own_normalization
 from kd_jax.models.network import Network, normalize
 from kd_jax.storage.checkpoints import Checkpoints
+from kd_jax.storage.files import StorageError, writing
 from kd_jax.storage.networks import save_network
 from kd_jax.storage.workdir import resolve_path
 from kd_jax.typing import InputError, Variables
@@ -115,7 +116,8 @@ def export(network: Network, variables: Variables, *, format: str, out: str) -> 
     if target.is_dir():
         raise InputError(f"--out={out}: is a folder; name a file")
     variables = jax.tree.map(np.asarray, variables)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     if format == "stablehlo":
         return _stablehlo(network, variables, target)
     about = {"network": network.describe()}
@@ -123,7 +125,7 @@ def export(network: Network, variables: Variables, *, format: str, out: str) -> 
     again = models.load_torch(str(target), network.model, network.image_shape)
     same = jax.tree.map(np.array_equal, tuple(variables), tuple(again))
     if not all(jax.tree.leaves(same)):
-        raise OSError(f"{target}: read back, the weights are not those that were written")
+        raise StorageError(f"{target}: read back, the weights are not those that were written")
     count = len(state_dict.to_torch(variables))
     return f"{target}: {network.name}, {count} tensors under the published names; read back, bit for bit the same"
 
@@ -132,7 +134,8 @@ def _stablehlo(network: Network, variables: Variables, target: epath.Path) -> st
     def logits(image):
         return models.apply(network.model, variables, normalize(image, network.mean, network.std))[0].logits
 
-    target.write_bytes(portable(logits, network.image_shape))
+    with writing(target):
+        target.write_bytes(portable(logits, network.image_shape))
     compiled, again = (
         Layout((1,)).jit(logits, ins="r", outs="r"),
         jax.export.deserialize(bytearray(target.read_bytes())),
@@ -143,7 +146,7 @@ def _stablehlo(network: Network, variables: Variables, target: epath.Path) -> st
         ours, theirs = np.asarray(compiled(image)), np.asarray(again.call(image))
         worst = max(worst, float(np.abs(ours - theirs).max() / np.abs(ours).max()))
     if not worst < 1e-4:
-        raise OSError(f"{target}: read back, its logits differ by {worst:.1e} of the largest")
+        raise StorageError(f"{target}: read back, its logits differ by {worst:.1e} of the largest")
     return f"{target}: {network.name}, images {('B', *network.image_shape)} in [0, 1] to logits; " + (
         f"read back, the logits of batches of 1 and 3 agree to {worst:.1e} of the largest"
     )

@@ -1,5 +1,8 @@
 """Methods combined by name: who brings which terms, and what every pair makes of it."""
 
+import importlib
+import itertools
+
 import pytest
 
 from configs import compose, pairs, skd_dkd, skd_sokd
@@ -12,44 +15,53 @@ def student(spelled, pair="resnet32x4,resnet8x4"):
     return {m.label: m.kwargs["weight"] for m in phase.terms}, [m.label for m in phase.refine]
 
 
-@pytest.mark.parametrize(
-    ("spelled", "terms", "refine"),
-    [
-        ("skd", {"ce": 0.1, "kd": 0.9}, ["skd"]),
-        ("skd+dkd", {"ce": 1.0, "dkd": 1.0}, ["skd"]),
-        ("dkd+skd", {"ce": 1.0, "dkd": 1.0}, ["skd"]),
-        ("skd+fitnet", {"ce": 1.0, "fitnet": 100.0, "kd": 0.9}, ["skd"]),
-        ("kd+lskd", {"ce": 0.1, "kd": 9.0}, ["lskd"]),
-        ("lskd+skd", {"ce": 0.1, "kd": 9.0}, ["skd", "lskd"]),
-        ("sftn+lskd", {"ce": 0.1, "kd": 9.0}, ["lskd"]),
-        ("lskd+dkd", {"ce": 1.0, "dkd": 9.0}, ["lskd"]),
-        ("sokd+cat_kd", {"ce": 1.0, "cat_kd": 15.0, "fitnet": 1000.0}, ["dam", "dafa"]),
-        ("ctkd+lskd+skd+dist", {"ce": 1.0, "dist": 1.0}, ["skd", "lskd", "ctkd"]),
-        ("sokd", {"ce": 1.0, "fitnet": 1000.0}, ["dam", "dafa"]),
-        ("sokd+fitnet", {"ce": 1.0, "fitnet": 1000.0}, ["dam", "dafa"]),
-        ("sokd+reviewkd", {"ce": 1.0, "reviewkd": 5.0}, ["dam", "dafa"]),
-        ("sokd+ofd", {"ce": 1.0, "ofd": 1e-3}, ["dam", "dafa"]),
-        ("sokd+kd", {"ce": 1.0, "kd": 0.9, "fitnet": 1000.0}, ["dam", "dafa"]),
-        ("sokd+skd", {"ce": 1.0, "kd": 0.9, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
-        ("sftn", {"ce": 0.1, "kd": 0.9}, []),
-        ("sftn+at", {"ce": 1.0, "at": 1000.0}, []),
-        ("sftn+sokd", {"ce": 1.0, "fitnet": 1000.0}, ["dam", "dafa"]),
-        ("crd+kd", {"ce": 1.0, "kd": 0.9, "crd": 0.8}, []),
-        ("skd+crd", {"ce": 1.0, "kd": 0.9, "crd": 0.8}, ["skd"]),
-        ("mlld", {"ce": 0.1, "mlld": 0.9}, []),
-        ("skd+mlld", {"ce": 0.1, "mlld": 0.9}, ["skd"]),
-        ("mlld+lskd", {"ce": 0.1, "mlld": 9.0}, ["lskd"]),
-        ("ab", {"ce": 1.0}, []),
-        ("ft", {"ce": 1.0, "ft": 200.0}, []),
-        ("simkd", {"simkd": 1.0}, []),
-        ("skd+simkd", {"ce": 0.1, "kd": 0.9, "simkd": 1.0}, ["skd"]),
-        ("dot", {"ce": 0.1, "kd": 0.9}, []),
-        ("dot+dkd", {"ce": 1.0, "dkd": 1.0}, []),
-        ("sftn+skd+sokd+rkd", {"ce": 1.0, "rkd": 1.0, "kd": 0.9, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
-    ],
-)
-def test_what_a_composition_holds(spelled, terms, refine):
+# where parts agree on something, what their authors took: weights of the terms, and the refiners in order
+AGREED = [
+    ("skd", {"ce": 0.1, "kd": 0.9}, ["skd"]),
+    ("skd+fitnet", {"ce": 1.0, "fitnet": 100.0, "kd": 0.9}, ["skd"]),
+    ("kd+lskd", {"ce": 0.1, "kd": 9.0}, ["lskd"]),
+    ("lskd+dkd", {"ce": 1.0, "dkd": 9.0}, ["lskd"]),
+    ("mlld+lskd", {"ce": 0.1, "mlld": 9.0}, ["lskd"]),
+    ("ctkd+lskd+skd+dist", {"ce": 1.0, "dist": 1.0}, ["skd", "lskd", "ctkd"]),
+    ("sokd+fitnet", {"ce": 1.0, "fitnet": 1000.0}, ["dam", "dafa"]),
+    ("sokd+skd", {"ce": 1.0, "kd": 0.9, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
+    ("sftn", {"ce": 0.1, "kd": 0.9}, []),
+    ("skd+simkd", {"ce": 0.1, "kd": 0.9, "simkd": 1.0}, ["skd"]),
+    ("dot+dkd", {"ce": 1.0, "dkd": 1.0}, []),
+    ("sftn+skd+sokd+rkd", {"ce": 1.0, "rkd": 1.0, "kd": 0.9, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
+]
+
+
+@pytest.mark.parametrize(("spelled", "terms", "refine"), AGREED)
+def test_what_parts_agree_on(spelled, terms, refine):
     assert student(spelled) == (terms, refine)
+
+
+@pytest.mark.parametrize("name", compose.PARTS)
+def test_one_part_is_its_own_config(name):
+    alone = importlib.import_module(f"configs.{'sokd_fitnet' if name == 'sokd' else name}").get_config("vgg13,vgg8")
+    combined = compose.get_config(f"{name},vgg13,vgg8")
+    assert {**combined.to_dict(), "name": alone.name} == alone.to_dict()
+
+
+def members(spelled):
+    """{label: (kind, keywords)} of what trains the student; warm-ups count as keywords."""
+    phase = config.parse(compose.get_config(f"{spelled},vgg13,vgg8").to_dict()).phases[-1]
+    return {m.label: (m.kind, m.warmup_epochs, m.kwargs) for m in phase.refine + phase.terms}
+
+
+def test_a_part_beside_another_keeps_what_is_its_own():
+    """Nothing is lost and nothing is changed, but for the task's weight, what LSKD multiplies, and the loss that a
+    refiner brings along where there is none."""
+    apart = {name: members(name) for name in compose.PARTS}
+    brought_along = {"skd": "kd", "lskd": "kd", "ctkd": "kd", "sftn": "kd", "dot": "kd", "sokd": "fitnet"}
+    for a, b in itertools.permutations(compose.PARTS, 2):
+        together = members(f"{a}+{b}")
+        for label, member in apart[a].items():
+            shared = label == "ce" or label in apart[b] or "lskd" in (a, b)
+            if not shared and brought_along.get(a) != label:
+                assert together[label] == member, (a, b, label)
+        assert together.keys() <= apart[a].keys() | apart[b].keys(), (a, b)
 
 
 def test_a_composition_in_full():
