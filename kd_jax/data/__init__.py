@@ -41,7 +41,7 @@ def load(
     Args:
       name: a key of SOURCES, "folder:DIR" or "tfds:NAME".
       dir: folder of its files, where it has files; "" is the data set's usual place.
-      synthetic: sizes of the synthetic set.
+      synthetic: sizes of the synthetic set: classes, size, channels, train, test.
       size: of folder: and tfds: only; images are resized to size x size, 0 leaves them as they are.
       test_fraction: of folder: only, where it has no test part of its own.
       subset: training examples to keep, see `subset.subset`; the test set stays whole, and so do mean
@@ -80,5 +80,7 @@ def _whole(name: str, *, dir: str, synthetic: dict | None, size: int, test_fract
     if size:
         raise InputError(f"data.size: {size}, but {name} is not resized; only folder:DIR and tfds:NAME are")
     if name == "synthetic":
-        return sources.synthetic(**(synthetic or {}))
+        if synthetic is None:
+            raise InputError("data.synthetic: None; give its sizes: classes, size, channels, train, test")
+        return sources.synthetic(**synthetic)
     return SOURCES[name](dir=dir) if name in _IN_FILES else SOURCES[name]()

@@ -147,7 +147,7 @@ def fashion_mnist(dir: str = "") -> Dataset:
 
 
 @lru_cache(maxsize=4)
-def synthetic(*, classes: int = 100, size: int = 32, channels: int = 3, train: int = 64, test: int = 32) -> Dataset:
+def synthetic(*, classes: int, size: int, channels: int, train: int, test: int) -> Dataset:
     """Random images for tests and dry runs: every class has a fixed pattern, to which noise is added."""
     if min(classes, size, channels, train, test) < 1:
         raise InputError("data.synthetic: every number must be at least 1")

@@ -32,6 +32,7 @@ def main(run: Callable[[], None], *, config: ConfigFlag | None = None, required:
       config: its flag --config, if it has one.
       required: flags that must be given.
     """
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not show what is in a file's name
     try:
         _parse(sys.argv, config, required)
         environment.prepare()

@@ -235,3 +235,10 @@ def test_a_stop_by_a_signal():
 def test_help():
     done = train("--help")
     assert done.returncode == 0 and "--workdir" in done.stdout and "python launch/train.py" in done.stdout
+
+
+def test_a_terminal_that_cannot_show_a_name():
+    code = "from kd_jax.tools import cli; cli.main(lambda: print('folder:\xe9'))"
+    env = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env)
+    assert (done.returncode, done.stdout) == (0, "folder:\\xe9\n"), done.stderr
