@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from kd_jax.interop import torch_write, weights_file
-from kd_jax.interop.weights_file import COUNTER, Fit, Found, ambiguous, read
+from kd_jax.interop.weights_file import COUNTER, Fit, WeightsFile, ambiguous, read
 from kd_jax.models.base import init
 from kd_jax.typing import InputError, Variables
 
@@ -60,12 +60,12 @@ def published(model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> d
     return {_name(path[1:]): _turned(np.broadcast_to(0, leaf.shape), back=False).shape for path, leaf in leaves}
 
 
-def fit(file: Found, model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> Fit:
+def fit(file: WeightsFile, model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> Fit:
     """How the names and shapes in a file fit those of a network; see `weights_file.fit`."""
     return weights_file.fit(file, published(model, image_shape))
 
 
-def image_channels(file: Found, model: nn.Module) -> int:
+def image_channels(file: WeightsFile, model: nn.Module) -> int:
     """Number of image channels that the first convolution in the file takes; 3 where that is unclear."""
     tensors, wanted = fit(file, model).tensors, published(model)
     first = [v.shape[1] for k, v in tensors.items() if v.ndim == 4 and wanted.get(k, ())[1:2] == (3,)]
@@ -81,7 +81,7 @@ def image_size(tensors: dict[str, np.ndarray]) -> int:
     return math.isqrt(max(positions[1] - 1, 0)) * patches[-1] or 32
 
 
-def recognize(file: Found) -> tuple[str, int] | None:
+def recognize(file: WeightsFile) -> tuple[str, int] | None:
     """Name in MODELS and number of classes of the network in the file; None if no network fits.
 
     Raises:
@@ -93,7 +93,7 @@ def recognize(file: Found) -> tuple[str, int] | None:
     return next(iter(networks.values()), None)
 
 
-def networks_in(file: Found) -> dict[str, tuple[str, int]]:
+def networks_in(file: WeightsFile) -> dict[str, tuple[str, int]]:
     """Prefix -> name in MODELS and number of classes, for each network in the file.
 
     A graft is recognised by the name that kd_jax wrote beside it, because its student alone fits its tensors too.
@@ -114,12 +114,12 @@ def networks_in(file: Found) -> dict[str, tuple[str, int]]:
     return networks
 
 
-def _left(file: Found, prefixes: Iterable[str]) -> bool:
+def _left(file: WeightsFile, prefixes: Iterable[str]) -> bool:
     """Whether the file holds matrices or convolutions outside of these networks."""
     return any(v.ndim > 1 and not name.startswith(tuple(prefixes)) for name, v in file.tensors.items())
 
 
-def _fits_of(file: Found, make: Callable[..., nn.Module]) -> dict[str, int]:
+def _fits_of(file: WeightsFile, make: Callable[..., nn.Module]) -> dict[str, int]:
     """Prefix -> number of classes, for the networks of one architecture in the file; one prefix for equal networks."""
     fitted, wanted = fit(file, make(num_classes=2)), published(make(num_classes=2))
     if fitted.missing or fitted.unexpected:
@@ -139,7 +139,7 @@ def _behind(prefix: str) -> str:
     return f" behind the prefix {prefix!r}" if prefix else ""
 
 
-def table(file: Found, fitted: Fit, what: str) -> str:
+def table(file: WeightsFile, fitted: Fit, what: str) -> str:
     """A line that counts what does not fit, and below it lines with the names."""
     kinds = {"missing": fitted.missing, "unexpected": fitted.unexpected, "of another shape": fitted.misshaped}
     counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in kinds.items() if rows)
@@ -155,7 +155,7 @@ def table(file: Found, fitted: Fit, what: str) -> str:
 
 
 def from_torch(
-    file: Found,
+    file: WeightsFile,
     model: nn.Module,
     image_shape: tuple[int, ...] = (32, 32, 3),
     *,

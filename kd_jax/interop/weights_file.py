@@ -19,7 +19,7 @@ COUNTER = "num_batches_tracked"
 DEPTH = 8  # dicts within dicts that are looked into
 
 
-class Found(NamedTuple):
+class WeightsFile(NamedTuple):
     """The tensors of a file.
 
     tensors: name -> array. Names are those in the file; where it holds several state dicts, behind the keys of theirs
@@ -50,7 +50,7 @@ class Fit(NamedTuple):
         return not (self.missing or self.unexpected or self.misshaped)
 
 
-def read(path: str | epath.Path, prefix: str | None = None) -> Found:
+def read(path: str | epath.Path, prefix: str | None = None) -> WeightsFile:
     """The tensors in a .pth or .safetensors file.
 
     Args:
@@ -76,7 +76,7 @@ def read(path: str | epath.Path, prefix: str | None = None) -> Found:
         (tensors,) = states.values()
     else:
         tensors = {f"{place}.{name}": v for place, state in states.items() for name, v in state.items()}
-    return Found(path, tensors, about, hashlib.sha256(path.read_bytes()).hexdigest(), prefix)
+    return WeightsFile(path, tensors, about, hashlib.sha256(path.read_bytes()).hexdigest(), prefix)
 
 
 def _described(about: Any) -> bool:
@@ -107,7 +107,7 @@ def _state_dicts(content: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
             left += [((*place, k), inner) for k, inner in reversed(value.items()) if isinstance(k, str)]
 
 
-def fit(file: Found, names: Mapping[str, tuple[int, ...]]) -> Fit:
+def fit(file: WeightsFile, names: Mapping[str, tuple[int, ...]]) -> Fit:
     """How the tensors of a file fit a network: those behind the prefix that the most of them fit behind.
 
     Args:
@@ -146,7 +146,7 @@ def _chosen(groups: dict[str, dict], prefix: str) -> dict[str, dict]:
     return {p: g for p, g in groups.items() if f".{dotted}" in f".{p}"}
 
 
-def _fit(file: Found, names: Mapping, prefix: str, whole: Sequence[str]) -> Fit:
+def _fit(file: WeightsFile, names: Mapping, prefix: str, whole: Sequence[str]) -> Fit:
     """With one prefix. whole: prefixes that all of the names stand behind; another network is no part of this one."""
     inner = tuple(p for p in whole if p != prefix and p.startswith(prefix))
     keys = [k for k in file.tensors if k.startswith(prefix) and not (inner and k.startswith(inner))]
