@@ -2,7 +2,7 @@
 
 python launch/train.py --config=configs/multi_teacher.py:resnet56+wrn_40_2,resnet20 --workdir=runs/multi
     --config.data.dir=DIR
-0.1 CE + 0.9 KD of the average; the terms kd_0, kd_1, ... see one teacher each and weigh 0 until told otherwise:
+0.1 CE + 0.9 KD of the average; the terms kd_0, kd_1, ... see one teacher each and weigh 0 by default:
 --config.student.terms.kd_1.weight=0.5. Features are read from the first teacher, or from that which a term names
 (--config.student.terms.LABEL.teacher=1). The phases of the teachers are teacher_0, teacher_1, ...
 """

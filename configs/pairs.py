@@ -6,8 +6,8 @@ config, and everything for vision transformers. kd_jax.recipes has the phases' r
 
 def of(table: dict, pair: tuple, otherwise):
     """What a table says of (teacher, student, ...), letter case aside; `otherwise` for a pair that is not listed."""
-    known = {(a.lower(), b.lower()): value for (a, b), value in table.items()}
-    return known.get((pair[0].lower(), pair[1].lower()), otherwise)
+    lowered = {(a.lower(), b.lower()): value for (a, b), value in table.items()}
+    return lowered.get((pair[0].lower(), pair[1].lower()), otherwise)
 
 
 def batch(pair, size: int) -> dict:

@@ -48,16 +48,16 @@ def about(name: str) -> str:
 
 def block(docstring: str) -> str:
     """The first indented block before the arguments; "" where there is none."""
-    found = re.search(r"^    .*\n(?:    .*\n|\n(?=    ))*", docstring.partition("Args:")[0], re.M)
-    return found[0].rstrip() if found else ""
+    match = re.search(r"^    .*\n(?:    .*\n|\n(?=    ))*", docstring.partition("Args:")[0], re.M)
+    return match[0].rstrip() if match else ""
 
 
 def weights(name: str, pair: recipes.Argument) -> str:
     """The terms of a method's recipe, or of its phase (METHOD-PHASE), with their weights."""
     method, _, phase = name.partition("-")
-    made = compose.get_config(f"{method},{pair.teacher},{pair.student}")
+    config_dict = compose.get_config(f"{method},{pair.teacher},{pair.student}")
     said = []
-    for label, term in made[phase or "student"].terms.items():
+    for label, term in config_dict[phase or "student"].terms.items():
         ramp = f" over {term.warmup_epochs:g} epochs" if term.warmup_epochs else ""
         said.append(f"{term.weight:g} {label}{ramp}")
     return ", ".join(sorted(said, key=lambda s: s.split()[1] != "ce"))
@@ -93,12 +93,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     flags, file = parser.parse_args(), HERE / "methods.md"
-    made = page()
+    text = page()
     if flags.check:
-        same = file.exists() and file.read_text() == made
+        same = file.exists() and file.read_text() == text
         print(f"{file.name}: {'up to date' if same else 'not what docs/make_methods.py would write'}")
         return not same
-    file.write_text(made)
+    file.write_text(text)
     return 0
 
 

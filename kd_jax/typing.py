@@ -30,9 +30,9 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """What an error says after an unknown name: the nearest known one, letter case aside, and all of them."""
-    spelled = {k.lower(): k for k in known}
+def suggest(name: str, accepted: Iterable[str]) -> str:
+    """What an error says after an unknown name: the nearest accepted one, letter case aside, and all of them."""
+    spelled = {k.lower(): k for k in accepted}
     close = get_close_matches(name.lower(), spelled, n=1)
     hint = f"did you mean {spelled[close[0]]}? " if close else ""
     return f"{hint}known: {', '.join(spelled.values())}"
@@ -292,9 +292,9 @@ class Distiller(_Distiller):
 
     def __new__(cls, *fields, **named):
         """Make it and check its needs."""
-        made = super().__new__(cls, *fields, **named)
-        check_needs(made.needs | made.refines)
-        return made
+        distiller = super().__new__(cls, *fields, **named)
+        check_needs(distiller.needs | distiller.refines)
+        return distiller
 
     def _replace(self, **changes) -> "Distiller":
         return type(self)(**{**self._asdict(), **changes})

@@ -17,13 +17,13 @@ NETWORK = flags.DEFINE_string("network", "", "label of one that the phase traine
 def run() -> None:
     from kd_jax.train.evaluate import evaluate
 
-    found = evaluate(WORKDIR.value, phase=PHASE.value, data_dir=DATA_DIR.value, best=BEST.value, network=NETWORK.value)
+    result = evaluate(WORKDIR.value, phase=PHASE.value, data_dir=DATA_DIR.value, best=BEST.value, network=NETWORK.value)
     print(
-        f"{found['phase']} ({found['model']}, step {found['step']}): top-1 {found['top1']:.2%}  "
-        f"top-5 {found['top5']:.2%}  loss {found['loss']:.4f}"
+        f"{result['phase']} ({result['model']}, step {result['step']}): top-1 {result['top1']:.2%}  "
+        f"top-5 {result['top5']:.2%}  loss {result['loss']:.4f}"
     )
-    if EXPECT_TOP1.value is not None and found["top1"] < EXPECT_TOP1.value:
-        print(f"error: top-1 {found['top1']:.2%} is below the expected {EXPECT_TOP1.value:.2%}", file=sys.stderr)
+    if EXPECT_TOP1.value is not None and result["top1"] < EXPECT_TOP1.value:
+        print(f"error: top-1 {result['top1']:.2%} is below the expected {EXPECT_TOP1.value:.2%}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -39,7 +39,7 @@ def room(dotted):
     return rest.partition(".")[0] if top == "kd_jax" and rest else None
 
 
-def own_room(path):
+def room_of(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -48,17 +48,17 @@ FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_down(path):
-    own = own_room(path)
+    here = room_of(path)
     for name in imports(path):
         other = room(name)
-        assert other in (None, own, "__version__") or FLOOR[other] < FLOOR[own], f"{own} imports {name}"
-    if own == "engine":  # never a named method or model
+        assert other in (None, here, "__version__") or FLOOR[other] < FLOOR[here], f"{here} imports {name}"
+    if here == "engine":  # never a named method or model
         named = [n for n in imports(path) if n.startswith(("kd_jax.methods", "kd_jax.models"))]
         assert all(n.split(".")[2:3] in (["base"], ["network"]) for n in named), named
 
 
 def test_every_room_has_a_floor():
-    assert {own_room(p) for p in FILES} == set(FLOOR)
+    assert {room_of(p) for p in FILES} == set(FLOOR)
     assert {p.name for p in PACKAGE.iterdir() if p.is_file()} == {"__init__.py", "typing.py"}
 
 
@@ -66,11 +66,11 @@ def test_files_import_each_other_in_no_circle():
     def module(path):
         return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
-    known = {module(p) for p in FILES if p.name != "__init__.py"}
+    modules = {module(p) for p in FILES if p.name != "__init__.py"}
     graph = {}
     for path in FILES:
-        named = {n if n in known else n.rpartition(".")[0] for n in imports(path)}
-        graph[module(path)] = named & known - {module(path)}
+        named = {n if n in modules else n.rpartition(".")[0] for n in imports(path)}
+        graph[module(path)] = named & modules - {module(path)}
     TopologicalSorter(graph).prepare()  # CycleError names the circle
 
 

@@ -48,7 +48,7 @@ def test_dry_run_of_local():
     (alone,) = dry("local.sh", "1", "--dry_run", *RUN, "--", "--dry_run")  # the second one is train.py's
     assert alone[2:] == [*RUN, "--dry_run"]
     shared = dry("local.sh", "2", *RUN, "--dry_run", CUDA_VISIBLE_DEVICES="0,1,4,5")
-    assert [line[:2] for line in shared] == [["env", f"CUDA_VISIBLE_DEVICES={own}"] for own in ("0,1", "4,5")]
+    assert [line[:2] for line in shared] == [["env", f"CUDA_VISIBLE_DEVICES={devices}"] for devices in ("0,1", "4,5")]
 
 
 def test_dry_run_of_slurm():
@@ -69,10 +69,12 @@ def test_dry_run_of_gke():
     plain = [RUN[0], RUN[2]]
     done = launch("gke_jobset.sh", "--dry_run", *SET, *plain)
     assert (done.returncode, done.stderr) == (0, "") and "${" not in done.stdout
-    made = yaml.safe_load(done.stdout)
-    assert (made["kind"], made["metadata"]["name"]) == ("JobSet", "run")
-    assert made["spec"]["network"]["enableDNSHostnames"] is True and made["spec"]["failurePolicy"]["maxRestarts"] > 0
-    job = made["spec"]["replicatedJobs"][0]["template"]["spec"]
+    jobset = yaml.safe_load(done.stdout)
+    assert (jobset["kind"], jobset["metadata"]["name"]) == ("JobSet", "run")
+    assert (
+        jobset["spec"]["network"]["enableDNSHostnames"] is True and jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
+    )
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert (job["parallelism"], job["completions"], job["completionMode"]) == (4, 4, "Indexed")
     (container,) = job["template"]["spec"]["containers"]
     assert container["image"] == "i" and container["resources"]["limits"] == {"google.com/tpu": 4}
@@ -84,7 +86,7 @@ def test_dry_run_of_gke():
 
 
 @pytest.mark.parametrize(
-    ("script", "args", "told"),
+    ("script", "args", "message"),
     [
         ("local.sh", [], "the first argument is the number of processes, not ''"),
         ("local.sh", ["0", *RUN], "number of processes, not '0'"),
@@ -101,16 +103,16 @@ def test_dry_run_of_gke():
         ("gke_jobset.sh", [*SET, RUN[0], "--workdir=runs/x"], "--workdir=runs/x: must be seen by all pods"),
     ],
 )
-def test_refusals(script, args, told):
+def test_refusals(script, args, message):
     done = launch(script, *args, SLURM_JOB_ID="")
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and told in done.stderr and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
 
 
 def children(pid):
     """Processes below a process, the nearest first."""
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
-    return [int(own) for own in found] + [below for own in found for below in children(own)]
+    pids = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
+    return [int(child) for child in pids] + [below for child in pids for below in children(child)]
 
 
 @pytest.mark.full

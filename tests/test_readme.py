@@ -35,10 +35,10 @@ def read(spelled):
 def test_commands(command):
     flags = [part for part in shlex.split(command)[2:] if part != "--dry_run"]
     (spelled,) = (flag.removeprefix("--config=") for flag in flags if flag.startswith("--config="))
-    made = read(spelled)
-    others = [flag.partition("=")[0] for flag in config.override(made, flags)]
+    config_dict = read(spelled)
+    others = [flag.partition("=")[0] for flag in config.override(config_dict, flags)]
     assert sorted(others) == ["--config", "--workdir"]
-    config.parse(made.to_dict())
+    config.parse(config_dict.to_dict())
 
 
 def test_there_are_commands():
@@ -48,10 +48,10 @@ def test_there_are_commands():
 @pytest.mark.parametrize("flags", OVERRIDES)
 def test_overrides(flags):
     special = {"sftn": "configs/sftn.py", "dafa": "configs/sokd_fitnet.py"}
-    made = read(next((config for name, config in special.items() if name in flags), "configs/skd.py"))
+    config_dict = read(next((config for name, config in special.items() if name in flags), "configs/skd.py"))
     flags = flags if "=" in flags else f"{flags}="  # a key by itself
-    assert config.override(made, shlex.split(flags)) == []
-    config.parse(made.to_dict())
+    assert config.override(config_dict, shlex.split(flags)) == []
+    config.parse(config_dict.to_dict())
 
 
 @pytest.mark.parametrize("command", SCRIPTS)
@@ -84,15 +84,15 @@ def test_the_python_blocks_run_and_the_own_recipe_trains(tmp_path, capsys):
         for block in BLOCKS:
             exec(block, space)
         assert "terms/kd" in capsys.readouterr().out
-        made = space["get_config"]("smoke")
-        made.data.synthetic.size, made.data.synthetic.classes = 8, 5
-        assert made.student.terms.mse.scale == 1.0  # every keyword is a flag
-        told = "config.student: precision=bfloat16, but MLP is no kd_jax.models.base.Net"
-        with pytest.raises(InputError, match=told):
-            run.run({**made.to_dict(), "precision": "bfloat16"}, str(tmp_path))
-        summary = run.run(made.to_dict(), str(tmp_path))
+        config_dict = space["get_config"]("smoke")
+        config_dict.data.synthetic.size, config_dict.data.synthetic.classes = 8, 5
+        assert config_dict.student.terms.mse.scale == 1.0  # every keyword is a flag
+        message = "config.student: precision=bfloat16, but MLP is no kd_jax.models.base.Net"
+        with pytest.raises(InputError, match=message):
+            run.run({**config_dict.to_dict(), "precision": "bfloat16"}, str(tmp_path))
+        summary = run.run(config_dict.to_dict(), str(tmp_path))
         assert summary["phases"]["student"]["model"] == "mlp"
-        x = data.load("synthetic", synthetic=made.data.synthetic.to_dict()).train.images[:2] / 255.0
+        x = data.load("synthetic", synthetic=config_dict.data.synthetic.to_dict()).train.images[:2] / 255.0
         model = models.create("mlp", 5)
         variables = models.init(model, space["jax"].random.key(0), x)
         out, _ = models.apply(model, variables, x)
@@ -108,16 +108,16 @@ def test_the_page_on_own_methods_gives_a_recipe_that_can_be_planned(tmp_path):
     try:
         for block in re.findall(r"```python\n(.*?)```", OWN, re.S):
             exec(block, space)
-        made = space["get_config"]("resnet8,resnet8,smoke")
-        made.data.synthetic.size, made.data.synthetic.classes = 8, 5
+        config_dict = space["get_config"]("resnet8,resnet8,smoke")
+        config_dict.data.synthetic.size, config_dict.data.synthetic.classes = 8, 5
         flags = [*re.findall(FLAG, OWN), "--config.student.optim.name=lion"]
-        assert config.override(made, flags) == [] and made.student.terms.consistency.shifts == (1, 3)
-        plan = run.prepare(made.to_dict(), str(tmp_path / "run")).plans[-1]
+        assert config.override(config_dict, flags) == [] and config_dict.student.terms.consistency.shifts == (1, 3)
+        plan = run.prepare(config_dict.to_dict(), str(tmp_path / "run")).plans[-1]
         assert plan.abstract.params["method"]["consistency"]["scale"].shape == (5,)
         assert list(plan.distiller.monitors) == [space["Monitor"]("consistency/scale")]
-        made.student.terms.consistency.shifts = ()
+        config_dict.student.terms.consistency.shifts = ()
         with pytest.raises(InputError, match="config.student.terms.consistency: consistency: shifts must name"):
-            run.prepare(made.to_dict(), str(tmp_path / "run"))
+            run.prepare(config_dict.to_dict(), str(tmp_path / "run"))
         assert not list(tmp_path.iterdir())
     finally:
         methods.CRITERIA.pop("consistency", None)

@@ -20,16 +20,16 @@ def template(record: type, **given: Any) -> ConfigDict:
       record: one of kd_jax.config.records.
       given: values in place of defaults; of keys without a default, which are left out otherwise; of further keys.
     """
-    made = ConfigDict()
+    config_dict = ConfigDict()
     values = {field.name: value for field, value in default_fields(record)}
     for field in fields(record):
         if field.name in given:
-            made[field.name] = given.pop(field.name)
+            config_dict[field.name] = given.pop(field.name)
         elif field.name in values:
             value = values[field.name]
-            made[field.name] = template(type(value)) if is_dataclass(value) else typed_field(value, field.type)
-    made.update(given)
-    return made
+            config_dict[field.name] = template(type(value)) if is_dataclass(value) else typed_field(value, field.type)
+    config_dict.update(given)
+    return config_dict
 
 
 def phase_template(**given: Any) -> ConfigDict:

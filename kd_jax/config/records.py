@@ -20,11 +20,11 @@ class Member:
     warmup_epochs: float = 0.0
     teacher: int | None = None
 
-    def check(self, at: str) -> None:
+    def check(self, key: str) -> None:
         ok = 0 <= self.warmup_epochs < float("inf")
-        require(ok, f"{at}.warmup_epochs", self.warmup_epochs, "finite, at least 0")
+        require(ok, f"{key}.warmup_epochs", self.warmup_epochs, "finite, at least 0")
         seat = self.teacher is None or self.teacher >= 0
-        require(seat, f"{at}.teacher", self.teacher, "the number of a teacher, counted from 0, or None")
+        require(seat, f"{key}.teacher", self.teacher, "the number of a teacher, counted from 0, or None")
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Optim:
     delta: float = 0.0
     clip: float = 0.0
 
-    def check(self, at: str) -> None:
-        require(0 < self.lr < float("inf"), f"{at}.lr", self.lr, "a finite number above 0")
-        require(0 <= self.momentum < 1, f"{at}.momentum", self.momentum, "at least 0 and below 1")
-        require(0 <= self.weight_decay < float("inf"), f"{at}.weight_decay", self.weight_decay, "finite, at least 0")
-        require(not self.nesterov or self.momentum > 0, f"{at}.nesterov", self.nesterov, "False where momentum is 0")
-        require(0 <= self.clip < float("inf"), f"{at}.clip", self.clip, "0 for none, or a finite number above")
+    def check(self, key: str) -> None:
+        require(0 < self.lr < float("inf"), f"{key}.lr", self.lr, "a finite number above 0")
+        require(0 <= self.momentum < 1, f"{key}.momentum", self.momentum, "at least 0 and below 1")
+        require(0 <= self.weight_decay < float("inf"), f"{key}.weight_decay", self.weight_decay, "finite, at least 0")
+        require(not self.nesterov or self.momentum > 0, f"{key}.nesterov", self.nesterov, "False where momentum is 0")
+        require(0 <= self.clip < float("inf"), f"{key}.clip", self.clip, "0 for none, or a finite number above")
         most = min(self.momentum, 1 - self.momentum)
         fine = 0 <= self.delta < most or not self.delta
-        require(fine, f"{at}.delta", self.delta, f"at least 0 and below {most:g} (of momentum {self.momentum:g})")
+        require(fine, f"{key}.delta", self.delta, f"at least 0 and below {most:g} (of momentum {self.momentum:g})")
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,13 @@ class Schedule:
     gamma: float = 0.1
     warmup_epochs: float = 0.0
 
-    def check(self, at: str) -> None:
+    def check(self, key: str) -> None:
         rising = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
-        require(rising, f"{at}.milestones", self.milestones, "rising epochs above 0")
-        require(0 < self.gamma <= 1, f"{at}.gamma", self.gamma, "above 0, at most 1")
-        require(0 <= self.warmup_epochs < float("inf"), f"{at}.warmup_epochs", self.warmup_epochs, "finite, at least 0")
+        require(rising, f"{key}.milestones", self.milestones, "rising epochs above 0")
+        require(0 < self.gamma <= 1, f"{key}.gamma", self.gamma, "above 0, at most 1")
+        require(
+            0 <= self.warmup_epochs < float("inf"), f"{key}.warmup_epochs", self.warmup_epochs, "finite, at least 0"
+        )
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,15 @@ class Init:
     student: str = ""
     method: str = ""
 
-    def check(self, at: str) -> None:
+    def check(self, key: str) -> None:
         kind, _, rest = self.student.partition(":")
-        known = not self.student or kind in ("phase", "checkpoint", "weights") and rest
+        ok = not self.student or kind in ("phase", "checkpoint", "weights") and rest
         require(
-            known, f"{at}.student", self.student, "empty, phase:NAME, phase:NAME/LABEL, checkpoint:DIR or weights:FILE"
+            ok, f"{key}.student", self.student, "empty, phase:NAME, phase:NAME/LABEL, checkpoint:DIR or weights:FILE"
         )
         kind, _, rest = self.method.partition(":")
-        known = not self.method or kind in ("phase", "checkpoint") and rest
-        require(known, f"{at}.method", self.method, "empty, phase:NAME or checkpoint:DIR")
+        ok = not self.method or kind in ("phase", "checkpoint") and rest
+        require(ok, f"{key}.method", self.method, "empty, phase:NAME or checkpoint:DIR")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,27 +114,27 @@ class Phase:
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
 
-    def check(self, at: str) -> None:
+    def check(self, key: str) -> None:
         for origin in self.teacher:
             kind, _, rest = origin.partition(":")
-            known = origin == "ema" or kind in ("phase", "checkpoint", "weights") and rest
+            ok = origin == "ema" or kind in ("phase", "checkpoint", "weights") and rest
             accepted = "phase:NAME, checkpoint:DIR, weights:FILE or ema (or several, joined by commas)"
-            require(known, f"{at}.teacher", origin, accepted)
+            require(ok, f"{key}.teacher", origin, accepted)
             averaged = origin != "ema" or self.ema is not None
-            require(averaged, f"{at}.teacher", origin, f"another one unless {at}.ema, its decay, is given")
-        require(self.ema is None or 0 <= self.ema < 1, f"{at}.ema", self.ema, "at least 0 and below 1, or None")
-        require(self.trains in ("all", "method"), f"{at}.trains", self.trains, "all or method")
-        require(self.steps is None or self.steps > 0, f"{at}.steps", self.steps, "a number above 0, or None")
-        require(self.steps is not None or self.epochs > 0, f"{at}.epochs", self.epochs, "a number above 0")
+            require(averaged, f"{key}.teacher", origin, f"another one unless {key}.ema, its decay, is given")
+        require(self.ema is None or 0 <= self.ema < 1, f"{key}.ema", self.ema, "at least 0 and below 1, or None")
+        require(self.trains in ("all", "method"), f"{key}.trains", self.trains, "all or method")
+        require(self.steps is None or self.steps > 0, f"{key}.steps", self.steps, "a number above 0, or None")
+        require(self.steps is not None or self.epochs > 0, f"{key}.epochs", self.epochs, "a number above 0")
         once = not (self.weights and self.init.student)
-        require(once, f"{at}.init.student", self.init.student, f"empty where {at}.weights is given")
-        require(self.batch_size > 0, f"{at}.batch_size", self.batch_size, "a number above 0")
-        require(self.accumulate > 0, f"{at}.accumulate", self.accumulate, "a number of parts, at least 1")
-        require(bool(self.terms), f"{at}.terms", {}, "at least one term")
+        require(once, f"{key}.init.student", self.init.student, f"empty where {key}.weights is given")
+        require(self.batch_size > 0, f"{key}.batch_size", self.batch_size, "a number above 0")
+        require(self.accumulate > 0, f"{key}.accumulate", self.accumulate, "a number of parts, at least 1")
+        require(bool(self.terms), f"{key}.terms", {}, "at least one term")
         clash = sorted({m.label for m in self.refine} & {m.label for m in self.terms})
-        require(not clash, f"{at}.terms", clash, "labelled otherwise than the refiners")
+        require(not clash, f"{key}.terms", clash, "labelled otherwise than the refiners")
         taken = self.ema is not None and "ema" in {m.label for m in self.terms}
-        require(not taken, f"{at}.terms", "ema", f"labelled otherwise where {at}.ema is given: so is the average")
+        require(not taken, f"{key}.terms", "ema", f"labelled otherwise where {key}.ema is given: so is the average")
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,9 @@ class Strong:
     ops: int = 2
     magnitude: float = 10.0
 
-    def check(self, at: str) -> None:
-        require(self.ops >= 0, f"{at}.ops", self.ops, "a number of operations, at least 0")
-        require(0 <= self.magnitude <= 10, f"{at}.magnitude", self.magnitude, "0 to 10")
+    def check(self, key: str) -> None:
+        require(self.ops >= 0, f"{key}.ops", self.ops, "a number of operations, at least 0")
+        require(0 <= self.magnitude <= 10, f"{key}.magnitude", self.magnitude, "0 to 10")
 
 
 @dataclass(frozen=True)
@@ -170,22 +172,22 @@ class Data:
     strong: Strong = Strong()
     synthetic: dict[str, int] = field(default_factory=lambda: dict(SYNTHETIC))
 
-    def check(self, at: str) -> None:
+    def check(self, key: str) -> None:
         accepted = ("auto", "crop_flip", "crop", "none")
-        require(self.augment in accepted, f"{at}.augment", self.augment, "auto, crop_flip, crop or none")
-        require(self.seed is None or self.seed >= 0, f"{at}.seed", self.seed, "at least 0, or None")
-        require(self.size >= 0, f"{at}.size", self.size, "pixels a side, or 0 for the images as they are")
-        require(self.crop >= 0, f"{at}.crop", self.crop, "pixels a side, or 0 for none")
-        require(self.stream or not self.crop, f"{at}.crop", self.crop, f"0 unless {at}.stream is True")
+        require(self.augment in accepted, f"{key}.augment", self.augment, "auto, crop_flip, crop or none")
+        require(self.seed is None or self.seed >= 0, f"{key}.seed", self.seed, "at least 0, or None")
+        require(self.size >= 0, f"{key}.size", self.size, "pixels a side, or 0 for the images as they are")
+        require(self.crop >= 0, f"{key}.crop", self.crop, "pixels a side, or 0 for none")
+        require(self.stream or not self.crop, f"{key}.crop", self.crop, f"0 unless {key}.stream is True")
         decoders = ("pillow", "fast") if self.crop else ("pillow",)
-        accepted = f"{' or '.join(decoders)} where {at}.crop is {self.crop}"
-        require(self.decoder in decoders, f"{at}.decoder", self.decoder, accepted)
+        accepted = f"{' or '.join(decoders)} where {key}.crop is {self.crop}"
+        require(self.decoder in decoders, f"{key}.decoder", self.decoder, accepted)
         plain = self.augment == "auto" or not self.crop
-        require(plain, f"{at}.augment", self.augment, f"auto where {at}.crop={self.crop} augments")
-        require(self.workers is None or self.workers >= 0, f"{at}.workers", self.workers, "at least 0, or None")
-        require(0 < self.test_fraction < 1, f"{at}.test_fraction", self.test_fraction, "above 0 and below 1")
+        require(plain, f"{key}.augment", self.augment, f"auto where {key}.crop={self.crop} augments")
+        require(self.workers is None or self.workers >= 0, f"{key}.workers", self.workers, "at least 0, or None")
+        require(0 < self.test_fraction < 1, f"{key}.test_fraction", self.test_fraction, "above 0 and below 1")
         part = 0 <= self.subset < 1 or self.subset.is_integer() and self.subset > 0
-        require(part, f"{at}.subset", self.subset, "0 for all, a fraction below 1, or a whole number")
+        require(part, f"{key}.subset", self.subset, "0 for all, a fraction below 1, or a whole number")
 
 
 @dataclass(frozen=True)
@@ -196,12 +198,14 @@ class Parallel:
     scope: str = "global"
     mesh: tuple[int, ...] = ()
 
-    def check(self, at: str) -> None:
-        require(self.scope in ("global", "device"), f"{at}.scope", self.scope, "global or device")
+    def check(self, key: str) -> None:
+        require(self.scope in ("global", "device"), f"{key}.scope", self.scope, "global or device")
         ok = len(self.mesh) <= 2 and all(n > 0 for n in self.mesh)
-        require(ok, f"{at}.mesh", self.mesh, "() for all devices, (N,) for N of them or (DATA, FSDP) for their product")
+        require(
+            ok, f"{key}.mesh", self.mesh, "() for all devices, (N,) for N of them or (DATA, FSDP) for their product"
+        )
         one = self.scope == "global" or self.mesh[1:] in ((), (1,))
-        require(one, f"{at}.scope", self.scope, f"global where {at}.mesh splits parameters {self.mesh}")
+        require(one, f"{key}.scope", self.scope, f"global where {key}.mesh splits parameters {self.mesh}")
 
 
 @dataclass(frozen=True)
@@ -213,10 +217,10 @@ class Checkpoint:
     keep: int = 2
     best: int = 0
 
-    def check(self, at: str) -> None:
-        require(self.every >= 0, f"{at}.every", self.every, "steps, or 0 for once an epoch")
-        require(self.keep > 0, f"{at}.keep", self.keep, "a number above 0")
-        require(self.best >= 0, f"{at}.best", self.best, "a number, at least 0")
+    def check(self, key: str) -> None:
+        require(self.every >= 0, f"{key}.every", self.every, "steps, or 0 for once an epoch")
+        require(self.keep > 0, f"{key}.keep", self.keep, "a number above 0")
+        require(self.best >= 0, f"{key}.best", self.best, "a number, at least 0")
 
 
 @dataclass(frozen=True)
@@ -226,8 +230,8 @@ class Log:
     every: int = 50
     tensorboard: bool = False
 
-    def check(self, at: str) -> None:
-        require(self.every > 0, f"{at}.every", self.every, "a number of steps above 0")
+    def check(self, key: str) -> None:
+        require(self.every > 0, f"{key}.every", self.every, "a number of steps above 0")
 
 
 @dataclass(frozen=True)
@@ -236,8 +240,8 @@ class Eval:
 
     every: int = 1
 
-    def check(self, at: str) -> None:
-        require(self.every > 0, f"{at}.every", self.every, "a number of epochs above 0")
+    def check(self, key: str) -> None:
+        require(self.every > 0, f"{key}.every", self.every, "a number of epochs above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +266,7 @@ class Recipe:
         require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
         require(self.skip_nonfinite >= 0, "skip_nonfinite", self.skip_nonfinite, "a number of updates, at least 0")
         require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
-        seen = []
+        earlier_names = []
         for phase in self.phases:
             named = [(f"{phase.name}.teacher", origin, origin[6:]) for origin in phase.teacher]
             starts = {"student": phase.init.student, "method": phase.init.method}
@@ -270,9 +274,9 @@ class Recipe:
             for key, origin, where in named:
                 name = where.partition("/")[0]
                 if origin.startswith("phase:"):
-                    earlier = f"an earlier phase ({', '.join(seen) or 'there is none'})"
-                    require(name in seen, key, origin, f"phase:NAME of {earlier}")
-            seen.append(phase.name)
+                    earlier = f"an earlier phase ({', '.join(earlier_names) or 'there is none'})"
+                    require(name in earlier_names, key, origin, f"phase:NAME of {earlier}")
+            earlier_names.append(phase.name)
 
     @property
     def data_seed(self) -> int:

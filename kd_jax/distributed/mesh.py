@@ -140,15 +140,15 @@ class Layout:
 
     def _resolved(self, places) -> tuple:
         """Letters as shardings; None leaves an argument where it lies."""
-        known = {**self._shardings, "s": self._shardings["r"] if self.fsdp == 1 else None}
-        return tuple(jax.tree.map(lambda where: known.get(where, where), tuple(places)))
+        shardings = {**self._shardings, "s": self._shardings["r"] if self.fsdp == 1 else None}
+        return tuple(jax.tree.map(lambda where: shardings.get(where, where), tuple(places)))
 
 
 def _spread(x, sharding: NamedSharding) -> jax.Array:
     """An array over the devices of all processes, of which each places its own part."""
     if jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
-        made = _spread(jax.random.key_data(x), sharding)
-        return jax.random.wrap_key_data(made, impl=jax.random.key_impl(x))
+        key_data = _spread(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(x))
     whole = np.asarray(x)
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 

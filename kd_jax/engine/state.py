@@ -74,8 +74,8 @@ def make_init_context(
     def view(outputs: Outputs, teachers: tuple[Outputs, ...], image: Array, rows: Array, step: Array) -> View:
         batch = {"image": image, "label": rows, "index": rows}
         batch["views"] = {name: {"image": image, "teachers": teachers} for name in extra_views_of(needs)}
-        made = student_views(lambda stats, image: (outputs, stats), {}, teachers, batch, step, needs)
-        return made._replace(apply_student=None)
+        batch_view = student_views(lambda stats, image: (outputs, stats), {}, teachers, batch, step, needs)
+        return batch_view._replace(apply_student=None)
 
     step = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = jax.eval_shape(view, outputs, tuple(theirs for _, theirs in others), image, rows, step)

@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from kd_jax.interop import torch_write, weights_file
-from kd_jax.interop.weights_file import COUNTER, Fit, Found, ambiguous, read
+from kd_jax.interop.weights_file import COUNTER, Fit, WeightsFile, ambiguous, read
 from kd_jax.models.base import init
 from kd_jax.typing import InputError, Variables
 
@@ -60,14 +60,14 @@ def published(model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> d
     return {_name(path[1:]): _turned(np.broadcast_to(0, leaf.shape), back=False).shape for path, leaf in leaves}
 
 
-def fit(found: Found, model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> Fit:
+def fit(file: WeightsFile, model: nn.Module, image_shape: tuple[int, ...] = (32, 32, 3)) -> Fit:
     """How the names and shapes in a file fit those of a network; see `weights_file.fit`."""
-    return weights_file.fit(found, published(model, image_shape))
+    return weights_file.fit(file, published(model, image_shape))
 
 
-def image_channels(found: Found, model: nn.Module) -> int:
+def image_channels(file: WeightsFile, model: nn.Module) -> int:
     """Number of image channels that the first convolution in the file takes; 3 where that is unclear."""
-    tensors, wanted = fit(found, model).tensors, published(model)
+    tensors, wanted = fit(file, model).tensors, published(model)
     first = [v.shape[1] for k, v in tensors.items() if v.ndim == 4 and wanted.get(k, ())[1:2] == (3,)]
     return first[0] if len(first) == 1 else 3
 
@@ -81,52 +81,52 @@ def image_size(tensors: dict[str, np.ndarray]) -> int:
     return math.isqrt(max(positions[1] - 1, 0)) * patches[-1] or 32
 
 
-def recognize(found: Found) -> tuple[str, int] | None:
+def recognize(file: WeightsFile) -> tuple[str, int] | None:
     """Name in MODELS and number of classes of the network in the file; None if no network fits.
 
     Raises:
-      InputError: there are several, and `found.prefix` does not choose one.
+      InputError: there are several, and `file.prefix` does not choose one.
     """
-    networks = networks_in(found)
+    networks = networks_in(file)
     if len(networks) > 1:
-        raise ambiguous(found.path, {p: f"{name}, {classes} classes" for p, (name, classes) in networks.items()})
+        raise ambiguous(file.path, {p: f"{name}, {classes} classes" for p, (name, classes) in networks.items()})
     return next(iter(networks.values()), None)
 
 
-def networks_in(found: Found) -> dict[str, tuple[str, int]]:
+def networks_in(file: WeightsFile) -> dict[str, tuple[str, int]]:
     """Prefix -> name in MODELS and number of classes, for each network in the file.
 
     A graft is recognised by the name that kd_jax wrote beside it, because its student alone fits its tensors too.
     """
     from kd_jax.models import MODELS, create  # the registry stands above this file
 
-    if any(".teacher_head." in f".{name}" for name in found.tensors):
-        described = found.about.get("network", {})
+    if any(".teacher_head." in f".{name}" for name in file.tensors):
+        described = file.about.get("network", {})
         complete = {"name", "num_classes"} <= described.keys()
-        fits = complete and fit(found, create(described["name"], described["num_classes"])).exact
+        fits = complete and fit(file, create(described["name"], described["num_classes"])).exact
         return {"": (described["name"], described["num_classes"])} if fits else {}
     networks: dict[str, tuple[str, int]] = {}
     for name, make in MODELS.items():
-        for prefix, classes in _fits_of(found, make).items():
+        for prefix, classes in _fits_of(file, make).items():
             networks.setdefault(prefix, (name, classes))
-        if not _left(found, networks):
+        if not _left(file, networks):
             break
     return networks
 
 
-def _left(found: Found, prefixes: Iterable[str]) -> bool:
+def _left(file: WeightsFile, prefixes: Iterable[str]) -> bool:
     """Whether the file holds matrices or convolutions outside of these networks."""
-    return any(v.ndim > 1 and not name.startswith(tuple(prefixes)) for name, v in found.tensors.items())
+    return any(v.ndim > 1 and not name.startswith(tuple(prefixes)) for name, v in file.tensors.items())
 
 
-def _fits_of(found: Found, make: Callable[..., nn.Module]) -> dict[str, int]:
+def _fits_of(file: WeightsFile, make: Callable[..., nn.Module]) -> dict[str, int]:
     """Prefix -> number of classes, for the networks of one architecture in the file; one prefix for equal networks."""
-    fitted, wanted = fit(found, make(num_classes=2)), published(make(num_classes=2))
+    fitted, wanted = fit(file, make(num_classes=2)), published(make(num_classes=2))
     if fitted.missing or fitted.unexpected:
         return {}
     fits = {}
     for prefix in (fitted.prefix, *fitted.rivals):
-        chosen = found._replace(prefix=prefix)
+        chosen = file._replace(prefix=prefix)
         tensors = fit(chosen, make(num_classes=2)).tensors
         size, channels = image_size(tensors), image_channels(chosen, make(num_classes=2))
         for classes in {v.shape[0] for k, v in tensors.items() if wanted[k][:1] == (2,) and v.ndim}:
@@ -139,23 +139,23 @@ def _behind(prefix: str) -> str:
     return f" behind the prefix {prefix!r}" if prefix else ""
 
 
-def table(found: Found, fitted: Fit, what: str) -> str:
+def table(file: WeightsFile, fitted: Fit, what: str) -> str:
     """A line that counts what does not fit, and below it lines with the names."""
     kinds = {"missing": fitted.missing, "unexpected": fitted.unexpected, "of another shape": fitted.misshaped}
     counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in kinds.items() if rows)
-    lines = [f"{found.path}: does not fit {what}: {counts}, of {len(fitted.tensors)} tensors{_behind(fitted.prefix)}"]
+    lines = [f"{file.path}: does not fit {what}: {counts}, of {len(fitted.tensors)} tensors{_behind(fitted.prefix)}"]
     for kind, rows in kinds.items():
         lines += [f"  {kind}: {row}" for row in rows[:ROWS]]
         lines += [f"  {kind}: ... and {len(rows) - ROWS} more"] if len(rows) > ROWS else []
-    if not fitted.tensors and found.tensors:
+    if not fitted.tensors and file.tensors:
         lines.append(
-            f"  names in the file begin with: {', '.join(sorted({k.split('.')[0] for k in found.tensors})[:ROWS])}"
+            f"  names in the file begin with: {', '.join(sorted({k.split('.')[0] for k in file.tensors})[:ROWS])}"
         )
     return "\n".join(lines)
 
 
 def from_torch(
-    found: Found,
+    file: WeightsFile,
     model: nn.Module,
     image_shape: tuple[int, ...] = (32, 32, 3),
     *,
@@ -165,39 +165,39 @@ def from_torch(
     """The network's variables from a state dict, as float32 whatever type the file has.
 
     Args:
-      found: what `read` returned.
+      file: what `read` returned.
       model: the network.
       image_shape: (H, W, C); only C matters, of a ViT all.
       partial: take the tensors that fit, if there are any, and leave the others at their initial values (key 0).
       what: the network's name, for errors.
 
     Raises:
-      InputError: names or shapes differ (a table), several networks fit and `found.prefix` chooses none of them, a
+      InputError: names or shapes differ (a table), several networks fit and `file.prefix` chooses none of them, a
         ViT's positions are for images of another size, or values are not finite numbers.
     """
-    fitted = fit(found, model, image_shape)
+    fitted = fit(file, model, image_shape)
     wanted = published(model, image_shape)
     if [row.partition(" ")[0] for row in fitted.misshaped] == [POSITIONS] and not partial:
         size, (rows, columns, _) = image_size(fitted.tensors), image_shape
         raise InputError(
-            f"{found.path}: its {POSITIONS} {fitted.tensors[POSITIONS].shape} is for images of {size}x{size}, those of "
+            f"{file.path}: its {POSITIONS} {fitted.tensors[POSITIONS].shape} is for images of {size}x{size}, those of "
             f"{what} are {rows}x{columns} and want {wanted[POSITIONS]}; positions are not interpolated"
         )
     taken = {k: v for k, v in fitted.tensors.items() if k in wanted and v.shape == wanted[k]}
     if not fitted.exact and not (partial and taken):
-        networks = networks_in(found).items() if fitted.tensors else ()
+        networks = networks_in(file).items() if fitted.tensors else ()
         hints = [
             f"\n  it fits: {name} with {classes} classes{_behind(p) if len(networks) > 1 else ''}"
             for p, (name, classes) in networks
         ]
-        raise InputError(table(found, fitted, what) + "".join(hints))
+        raise InputError(table(file, fitted, what) + "".join(hints))
     if fitted.rivals:
-        raise ambiguous(found.path, dict.fromkeys((fitted.prefix, *fitted.rivals), what))
+        raise ambiguous(file.path, dict.fromkeys((fitted.prefix, *fitted.rivals), what))
     for name, array in taken.items():
         if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"):
-            raise InputError(f"{found.path}: {name} is {array.dtype}, not a floating-point tensor")
+            raise InputError(f"{file.path}: {name} is {array.dtype}, not a floating-point tensor")
         if not np.isfinite(array.astype(np.float32)).all():
-            raise InputError(f"{found.path}: {name} holds values that are not finite")
+            raise InputError(f"{file.path}: {name} holds values that are not finite")
     start = _abstract(model, image_shape)
     if not fitted.exact:
         start = init(model, jax.random.key(0), np.zeros((1, *image_shape), np.float32))

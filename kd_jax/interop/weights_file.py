@@ -19,7 +19,7 @@ COUNTER = "num_batches_tracked"
 DEPTH = 8  # dicts within dicts that are looked into
 
 
-class Found(NamedTuple):
+class WeightsFile(NamedTuple):
     """The tensors of a file.
 
     tensors: name -> array. Names are those in the file; where it holds several state dicts, behind the keys of theirs
@@ -50,7 +50,7 @@ class Fit(NamedTuple):
         return not (self.missing or self.unexpected or self.misshaped)
 
 
-def read(path: str | epath.Path, prefix: str | None = None) -> Found:
+def read(path: str | epath.Path, prefix: str | None = None) -> WeightsFile:
     """The tensors in a .pth or .safetensors file.
 
     Args:
@@ -76,7 +76,7 @@ def read(path: str | epath.Path, prefix: str | None = None) -> Found:
         (tensors,) = states.values()
     else:
         tensors = {f"{place}.{name}": v for place, state in states.items() for name, v in state.items()}
-    return Found(path, tensors, about, hashlib.sha256(path.read_bytes()).hexdigest(), prefix)
+    return WeightsFile(path, tensors, about, hashlib.sha256(path.read_bytes()).hexdigest(), prefix)
 
 
 def _described(about: Any) -> bool:
@@ -107,21 +107,21 @@ def _state_dicts(content: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
             left += [((*place, k), inner) for k, inner in reversed(value.items()) if isinstance(k, str)]
 
 
-def fit(found: Found, names: Mapping[str, tuple[int, ...]]) -> Fit:
+def fit(file: WeightsFile, names: Mapping[str, tuple[int, ...]]) -> Fit:
     """How the tensors of a file fit a network: those behind the prefix that the most of them fit behind.
 
     Args:
-      found: the file. Its prefix, where there is one, is the only one that is tried.
+      file: the file. Its prefix, where there is one, is the only one that is tried.
       names: name -> shape of the network's tensors.
     """
-    groups = _groups(found.tensors, names)
+    groups = _groups(file.tensors, names)
     whole = [p for p, group in groups.items() if len(group) == len(names)]
-    if found.prefix is not None:
-        groups = _chosen(groups, found.prefix)
+    if file.prefix is not None:
+        groups = _chosen(groups, file.prefix)
     scores = {p: (sum(g[k].shape == names[k] for k in g), len(g)) for p, g in groups.items()}
     most = max(scores.values(), default=None)
-    best = [p for p in scores if scores[p] == most] or [found.prefix or ""]
-    fits = sorted((_fit(found, names, p, whole) for p in best), key=lambda f: (len(f.unexpected), len(f.prefix)))
+    best = [p for p in scores if scores[p] == most] or [file.prefix or ""]
+    fits = sorted((_fit(file, names, p, whole) for p in best), key=lambda f: (len(f.unexpected), len(f.prefix)))
     first, *others = fits
     others = [f for f in others if len(f.unexpected) == len(first.unexpected)]
     return first._replace(rivals=sorted(f.prefix for f in others if not _same(f.tensors, first.tensors, names)))
@@ -146,11 +146,11 @@ def _chosen(groups: dict[str, dict], prefix: str) -> dict[str, dict]:
     return {p: g for p, g in groups.items() if f".{dotted}" in f".{p}"}
 
 
-def _fit(found: Found, names: Mapping, prefix: str, whole: Sequence[str]) -> Fit:
+def _fit(file: WeightsFile, names: Mapping, prefix: str, whole: Sequence[str]) -> Fit:
     """With one prefix. whole: prefixes that all of the names stand behind; another network is no part of this one."""
     inner = tuple(p for p in whole if p != prefix and p.startswith(prefix))
-    keys = [k for k in found.tensors if k.startswith(prefix) and not (inner and k.startswith(inner))]
-    under = {k.removeprefix(prefix): found.tensors[k] for k in keys}
+    keys = [k for k in file.tensors if k.startswith(prefix) and not (inner and k.startswith(inner))]
+    under = {k.removeprefix(prefix): file.tensors[k] for k in keys}
     tensors = {k: v for k, v in under.items() if k.rpartition(".")[2] != COUNTER}
     both = [k for k in names if k in tensors]
     return Fit(

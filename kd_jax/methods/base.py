@@ -180,8 +180,8 @@ def everywhere(refiner: Distiller) -> Distiller:
         refined, terms, logs, stats = refiner.apply(vars, view, key, train)
         others = {}
         for name, other in view.extra_views.items():
-            seen = vars._replace(stats=stats)
-            others[name], _, _, stats = refiner.apply(seen, other, fold(key, name), train)
+            current = vars._replace(stats=stats)
+            others[name], _, _, stats = refiner.apply(current, other, fold(key, name), train)
         return refined._replace(extra_views=others), terms, logs, stats
 
     return refiner._replace(apply=apply)

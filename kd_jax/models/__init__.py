@@ -73,7 +73,7 @@ def create(name: str, num_classes: int, **overrides) -> nn.Module:
     """
     if parse(name):
         return create_graft(name, num_classes, create, **overrides)
-    known = {key.lower(): factory for key, factory in MODELS.items()}
-    if name.lower() not in known:
+    factories = {key.lower(): factory for key, factory in MODELS.items()}
+    if name.lower() not in factories:
         raise InputError(f"unknown model {name!r}; {suggest(name, MODELS)}")
-    return known[name.lower()](num_classes=num_classes, **overrides)
+    return factories[name.lower()](num_classes=num_classes, **overrides)

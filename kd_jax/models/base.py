@@ -57,8 +57,8 @@ def init(model: nn.Module, key: Array, x: Array, after: int = -1) -> Variables:
 
     after: i for the variables of the layers behind `stages[i]` alone; x is then such a stage.
     """
-    made = model.init(key, x, train=False, after=after)
-    return Variables(made.get("params", {}), made.get("batch_stats", {}))
+    collections = model.init(key, x, train=False, after=after)
+    return Variables(collections.get("params", {}), collections.get("batch_stats", {}))
 
 
 def apply(
@@ -106,15 +106,15 @@ def trace(model: nn.Module, image_shape: tuple[int, ...], batch: int = 1) -> tup
     mode, without computing anything or asking for a device."""
     image = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     variables = jax.eval_shape(partial(init, model), jax.eval_shape(jax.random.key, 0), image)
-    seen = []  # on the way, for a second trace would take as long as the first
+    output_shapes = []  # on the way, for a second trace would take as long as the first
 
     def logits(variables: Variables, image: Array) -> Array:
         outputs, _ = apply(model, variables, image)
-        seen.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), outputs))
+        output_shapes.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), outputs))
         return outputs.logits
 
     jaxpr = jax.make_jaxpr(logits)(variables, image)
-    return variables, seen[0], jaxpr
+    return variables, output_shapes[0], jaxpr
 
 
 def shapes(model: nn.Module, image_shape: tuple[int, ...], batch: int = 1) -> tuple[Variables, Outputs]:
@@ -152,13 +152,13 @@ def multiply_adds(jaxpr: Any) -> int:
         if needed.isdisjoint(map(id, eqn.outvars)):
             continue
         needed.update(map(id, eqn.invars))
-        made = eqn.outvars[0].aval.size
+        output_size = eqn.outvars[0].aval.size
         if eqn.primitive.name == "conv_general_dilated":
             kernel = eqn.invars[1].aval  # holds the channels of one group only
-            total += made * kernel.size // kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+            total += output_size * kernel.size // kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
         elif eqn.primitive.name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
-            total += made * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+            total += output_size * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
         else:
             times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
             total += times * sum(multiply_adds(p) for p in jax.tree.leaves(eqn.params) if hasattr(p, "eqns"))

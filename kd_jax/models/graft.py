@@ -60,16 +60,16 @@ class Graft(Net):
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
         student = _free(self.student)
-        known, stages = _outputs(student), ()
-        preacts = None if known.preacts is None else ()
-        if after < len(known.stages):
-            own = self.student(x, train=train, after=after)
+        student_shapes, stages = _outputs(student), ()
+        preacts = None if student_shapes.preacts is None else ()
+        if after < len(student_shapes.stages):
+            outputs = self.student(x, train=train, after=after)
             height, width, channels = last_map(_free(self.teacher), _image(student, x.shape[1:], after))
-            last = own.stages[-1] if own.stages else x
+            last = outputs.stages[-1] if outputs.stages else x
             last = pool_to(last, (min(last.shape[1], height), min(last.shape[2], width)))
             preact = self._project(last, channels, train)
             x = nn.relu(preact)
-            stages, preacts = (*own.stages, x), None if preacts is None else (*own.preacts, preact)
+            stages, preacts = (*outputs.stages, x), None if preacts is None else (*outputs.preacts, preact)
         return Outputs(stages, preacts, *head(x, Head(self.num_classes, name=HEAD)))
 
     def _project(self, x: Array, width: int, train: bool) -> Array:
@@ -126,10 +126,10 @@ def head_of(variables: Variables) -> dict[str, Array]:
     if HEAD in variables.stats:
         return dict(variables.stats[HEAD])
     layers = [v for v in variables.params.values() if isinstance(v, Mapping)]
-    found = [v for v in layers if len(getattr(v.get("kernel"), "shape", ())) == 2]
-    if len(found) != 1:
-        raise InputError(f"a network with one classifier wanted, these variables have {len(found)}")
-    return {name: found[0][name] for name in ("kernel", "bias")}
+    classifiers = [v for v in layers if len(getattr(v.get("kernel"), "shape", ())) == 2]
+    if len(classifiers) != 1:
+        raise InputError(f"a network with one classifier wanted, these variables have {len(classifiers)}")
+    return {name: classifiers[0][name] for name in ("kernel", "bias")}
 
 
 def with_head(variables: Variables, classifier: dict[str, Array]) -> Variables:

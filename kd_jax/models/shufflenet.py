@@ -101,13 +101,13 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
-        kept, y = jnp.split(x, 2, axis=-1)
+        passed, y = jnp.split(x, 2, axis=-1)
         width = y.shape[-1]
         y = nn.relu(norm("bn1", train)(conv(width, 1, name="conv1")(y)))
         y = norm("bn2", train)(depthwise(width, name="conv2")(y))
         y = norm("bn3", train)(conv(width, 1, name="conv3")(y))
-        out = shuffle(jnp.concatenate([kept, nn.relu(y)], axis=-1), 2)
-        return out, jnp.concatenate([kept, y], axis=-1)
+        out = shuffle(jnp.concatenate([passed, nn.relu(y)], axis=-1), 2)
+        return out, jnp.concatenate([passed, y], axis=-1)
 
 
 class DownBlock(nn.Module):

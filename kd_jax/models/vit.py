@@ -33,8 +33,8 @@ class Attention(nn.Module):
         batch, tokens, width = x.shape
         parts = linear(3 * width, name="qkv")(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = (parts[:, :, i] for i in range(3))
-        seen = jax.nn.dot_product_attention(query, key, value)  # logits over the root of a head's width
-        return linear(width, name="proj")(seen.reshape(x.shape))
+        attended = jax.nn.dot_product_attention(query, key, value)  # logits over the root of a head's width
+        return linear(width, name="proj")(attended.reshape(x.shape))
 
 
 class Mlp(nn.Module):
@@ -102,9 +102,11 @@ class VisionTransformer(Net):
         size, tokens = f"images of {height}x{width}", 1 + rows * columns
         if tokens == 1:
             raise InputError(f"ViT: {size} hold no patch of {self.patch}x{self.patch}")
-        known = self.variables["params"]["pos_embed"].shape[1] if self.has_variable("params", "pos_embed") else tokens
-        if known != tokens:
-            raise InputError(f"ViT: {size} have {rows}x{columns} patches, its positions are for {known - 1}")
+        num_positions = (
+            self.variables["params"]["pos_embed"].shape[1] if self.has_variable("params", "pos_embed") else tokens
+        )
+        if num_positions != tokens:
+            raise InputError(f"ViT: {size} have {rows}x{columns} patches, its positions are for {num_positions - 1}")
         bias = torch_bias(self.patch**2 * channels)
         square = (self.patch, self.patch)
         layer = nn.Conv(

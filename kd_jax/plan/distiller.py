@@ -78,8 +78,8 @@ def check_members(
     parts = {m.label: "refine" for m in phase.refine} | {m.label: "terms" for m in phase.terms}
     for label, member in members.items():
         for name in set(extra_views_of(member.needs)) - {*EXTRA_VIEWS}:
-            known = ", ".join(EXTRA_VIEWS)
-            raise InputError(f"config.{phase.name}.{parts[label]}.{label}: no extra view {name!r}; known: {known}")
+            accepted = ", ".join(EXTRA_VIEWS)
+            raise InputError(f"config.{phase.name}.{parts[label]}.{label}: no extra view {name!r}; known: {accepted}")
     for label, need in ((label, need) for label, member in members.items() for need in sorted(member.needs)):
         seat, _, what = need.partition(".")
         if seat in ("match", "teacher") and not outputs["teacher"]:

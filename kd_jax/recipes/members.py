@@ -43,11 +43,11 @@ def member(kind: str, **changed) -> Config:
     for name in changed:
         if name not in every:
             raise InputError(f"{kind} has no keyword {name!r}; known: {', '.join(signature(kind))}")
-    made = Config({"kind": kind})
+    entry = Config({"kind": kind})
     for name, keyword in every.items():
         value = config.typed(changed[name], keyword.type, f"{kind}.{name}") if name in changed else keyword.default
-        made[name] = config.typed_field(value, keyword.type)
-    return made
+        entry[name] = config.typed_field(value, keyword.type)
+    return entry
 
 
 def completed(tree: dict) -> dict:

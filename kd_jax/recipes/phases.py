@@ -24,19 +24,19 @@ def phase(
     terms, refine = copy.deepcopy((terms, refine or {}))  # else a flag for one phase would change another one
     changes = LEARNING_RATES.get(model.lower(), {}) | LARGE.get(model.lower(), {})
     changes |= {} if lr is None else {"optim.lr": lr}
-    made = config.phase_template(
+    config_dict = config.phase_template(
         model=model, teacher=teacher, terms=Config(terms), refine=Config(refine), refine_order=tuple(refine)
     )
-    made.update_from_flattened_dict(changes)
-    return made
+    config_dict.update_from_flattened_dict(changes)
+    return config_dict
 
 
 def before(model: str, *, terms: dict[str, Config], teacher: str = "", lr=None) -> Config:
     """A phase that prepares the next one, as in RepDistiller: 30 epochs at a constant learning rate. It takes the
     arguments of `phase`."""
-    made = phase(model, terms=terms, teacher=teacher, lr=lr)
-    made.epochs, made.schedule.milestones = 30, ()
-    return made
+    config_dict = phase(model, terms=terms, teacher=teacher, lr=lr)
+    config_dict.epochs, config_dict.schedule.milestones = 30, ()
+    return config_dict
 
 
 def recipe(name: str, *, smoke: bool = False, data: str = "", **phases: Config) -> Config:
@@ -49,16 +49,16 @@ def recipe(name: str, *, smoke: bool = False, data: str = "", **phases: Config) 
       data: name of the data set; "" takes CIFAR-100, or ImageNet if a network is made for it.
       **phases: name -> phase.
     """
-    made = config.template(config.Recipe, name=name, phases=tuple(phases), **phases)
+    config_dict = config.template(config.Recipe, name=name, phases=tuple(phases), **phases)
     if data:
-        made.data.name = data
+        config_dict.data.name = data
     if not (data or smoke) and any(large(part.model) for part in phases.values()):
-        made.data.update(IMAGENET_DATA)
+        config_dict.data.update(IMAGENET_DATA)
     if smoke:
-        made.data.name = "synthetic"
-        made.log.every, made.teacher_check = 1, False  # two steps teach no teacher anything
+        config_dict.data.name = "synthetic"
+        config_dict.log.every, config_dict.teacher_check = 1, False  # two steps teach no teacher anything
         for part in phases.values():
             part.steps, part.batch_size, part.schedule.warmup_epochs = 2, 8, 0.0
             for term in part.terms.values():
                 term.warmup_epochs = 0.0
-    return made
+    return config_dict

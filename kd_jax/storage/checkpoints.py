@@ -211,8 +211,8 @@ class Checkpoints:
             else:
                 self._check_structure(step, name, tree, shapes)
             args[name] = ocp.args.StandardRestore(tree)
-        found = self._orbax.restore(step, args=ocp.args.Composite(**args))
-        return {name: found[name] for name in like}
+        items = self._orbax.restore(step, args=ocp.args.Composite(**args))
+        return {name: items[name] for name in like}
 
     def _check_structure(self, step: int, name: str, wanted: PyTree, there: PyTree) -> None:
         wanted, there = _shapes(wanted), _shapes(there)

@@ -26,12 +26,12 @@ def diagnose(error: Exception, step: epath.Path) -> Exception:
     the error says that their bytes are wrong; else StorageError; errors of our own types as they are."""
     if isinstance(error, (InputError, DamagedError, StorageError)):
         return error
-    made = _judged(error, step)
-    made.__cause__ = error
-    return made
+    diagnosis = _diagnosis(error, step)
+    diagnosis.__cause__ = error
+    return diagnosis
 
 
-def _judged(error: Exception, step: epath.Path) -> Exception:
+def _diagnosis(error: Exception, step: epath.Path) -> Exception:
     try:
         _read_every_byte(step)
     except OSError as e:

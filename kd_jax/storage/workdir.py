@@ -128,13 +128,13 @@ class Workdir:
         """Refuse a folder that is another one for another process, such as one on each host's own disk."""
         if processes.count() == 1:
             return
-        seen, until = processes.is_main(), time.monotonic() + SEEN
-        while not seen and time.monotonic() < until:
+        visible, until = processes.is_main(), time.monotonic() + SEEN
+        while not visible and time.monotonic() < until:
             # a list of the folder: a network file system may go on saying that a file is missing
-            seen = self.path.exists() and "config.json" in {file.name for file in self.path.iterdir()}
-            if not seen:
+            visible = self.path.exists() and "config.json" in {file.name for file in self.path.iterdir()}
+            if not visible:
                 time.sleep(1)
-        (blind,) = processes.all_max(-1 if seen else processes.index())
+        (blind,) = processes.all_max(-1 if visible else processes.index())
         if blind >= 0:
             raise InputError(
                 f"--workdir={self.path}: process {blind} does not see what process 0 writes there; name a folder that "

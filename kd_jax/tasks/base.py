@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Task(NamedTuple):
-    """What a network learns: what a batch holds, how the network is measured, and by which number it is judged.
+    """What a network learns: what a batch holds, how the network is measured, and which number is its headline.
 
     name: of the task. batch: (batch size, image shape) -> the batch record as shapes. predict: a tuple of Outputs, of
     one network or of several -> their common prediction. train_metrics: (prediction, batch) -> name -> (B,).

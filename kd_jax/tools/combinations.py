@@ -33,14 +33,14 @@ def combinations(pair: str, configs: Path) -> dict[str, dict[str, str]]:
     }
 
 
-def refusal(made) -> str:
+def refusal(config_dict) -> str:
     """What refuses a config under smoke when its phases are planned, which traces their steps; "" where nothing does.
 
     Args:
-      made: ConfigDict.
+      config_dict: ConfigDict.
     """
-    made.data.synthetic.train = made.data.synthetic.test = 8
-    recipe = config.parse(made.to_dict())
+    config_dict.data.synthetic.train = config_dict.data.synthetic.test = 8
+    recipe = config.parse(config_dict.to_dict())
     try:
         build(recipe, load_data(recipe), epath.Path("never-written"), Layout((1,)))
     except InputError as e:
@@ -48,11 +48,11 @@ def refusal(made) -> str:
     return ""
 
 
-def table(found: dict[str, dict[str, str]]) -> str:
+def table(refusals: dict[str, dict[str, str]]) -> str:
     """Markdown: methods down, fronts across; below it what the numbers say."""
-    reasons = list(dict.fromkeys(why for row in found.values() for why in row.values() if why))
+    reasons = list(dict.fromkeys(why for row in refusals.values() for why in row.values() if why))
     lines = ["| method | alone | " + " | ".join(FRONT[1:]) + " |", "| --- " * (len(FRONT) + 1) + "|"]
-    for name, row in found.items():
+    for name, row in refusals.items():
         cells = (f"no ({reasons.index(why) + 1})" if why else "yes" for why in row.values())
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(f"{i}. {why}" for i, why in enumerate(reasons, 1))]).rstrip()

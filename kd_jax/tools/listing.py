@@ -61,8 +61,8 @@ def list_models(num_classes: int = 100, image_size: int = 32) -> str:
 def list_methods() -> str:
     """Every refiner and criterion: what it needs, its keywords as a config has them, its source."""
     rows = []
-    for kind, known in (("refiner", methods.REFINERS), ("criterion", methods.CRITERIA)):
-        for name, make in known.items():
+    for kind, registry in (("refiner", methods.REFINERS), ("criterion", methods.CRITERIA)):
+        for name, make in registry.items():
             about = [first_sentence(getdoc(make)), keywords(name), reference(getdoc(make))]
             rows.append((name, kind, " ".join(sorted(make().needs)) or "-", "\n".join(filter(None, about))))
     title = "methods: keywords are flags, --config.PHASE.refine.LABEL.KEYWORD or --config.PHASE.terms.LABEL.KEYWORD"
@@ -101,21 +101,23 @@ def read_config(path: Path) -> tuple[str, str] | None:
       InputError: the file or its get_config raises anything; the message names the file.
     """
     try:
-        found = runpy.run_path(str(path))
-        if "get_config" not in found:
+        namespace = runpy.run_path(str(path))
+        if "get_config" not in namespace:
             return None
-        made = found["get_config"]()
-        phases = ", ".join(f"{name}={made[name].model}" for name in made.phases)
+        config_dict = namespace["get_config"]()
+        phases = ", ".join(f"{name}={config_dict[name].model}" for name in config_dict.phases)
     except Exception as e:
         raise InputError(f"{path}: {type(e).__name__}: {' '.join(str(e).split())}") from e
-    return found.get("ARGUMENT", "TEACHER,STUDENT"), f"{first_sentence(found['__doc__'])}\nphases: {phases}"
+    return namespace.get("ARGUMENT", "TEACHER,STUDENT"), f"{first_sentence(namespace['__doc__'])}\nphases: {phases}"
 
 
 def keywords(kind: str) -> str:
     """`keyword=default` of a method, as `recipes.member` writes them, in the order of its signature."""
-    made = recipes.member(kind).to_dict()
-    order = dict.fromkeys((*recipes.signature(kind), *made))
-    return ", ".join(f"{name}=" + ("''" if made[name] == "" else str(made[name])) for name in order if name != "kind")
+    defaults = recipes.member(kind).to_dict()
+    order = dict.fromkeys((*recipes.signature(kind), *defaults))
+    return ", ".join(
+        f"{name}=" + ("''" if defaults[name] == "" else str(defaults[name])) for name in order if name != "kind"
+    )
 
 
 def first_sentence(docstring: str | None) -> str:
@@ -126,8 +128,8 @@ def first_sentence(docstring: str | None) -> str:
 
 def reference(docstring: str | None) -> str:
     """What stands after `Reference:`, on one line; "" where there is none."""
-    found = re.search(r"^References?: (.*?)(?=^\S|\Z)", docstring or "", re.M | re.S)
-    return " ".join(found[1].split()) if found else ""
+    match = re.search(r"^References?: (.*?)(?=^\S|\Z)", docstring or "", re.M | re.S)
+    return " ".join(match[1].split()) if match else ""
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]], *, right: tuple[int, ...] = ()) -> str:

@@ -66,8 +66,8 @@ class Resident(_Batches):
           held_out: whether the batch is of the held-out examples.
           extra_views: what `views` holds beside: "strong", the images a second time, augmented more strongly.
         """
-        known = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "held_out": held_out}
-        epoch, index = resident.train_index(self.seed, step, **known)
+        arguments = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "held_out": held_out}
+        epoch, index = resident.train_index(self.seed, step, **arguments)
         index, epoch = self.layout.put(index, "b"), np.int32(epoch)
         batch = self._train(*self.arrays["train"], index, epoch, self.key)
         views = {name: self._views[name](self.arrays["train"][0], index, epoch, self.key) for name in extra_views}
@@ -177,8 +177,8 @@ class Streamed(_Batches):
             if not tests and plan.held_out:
                 steps, workers = range(0, plan.split.steps, plan.split.every), -(-workers // plan.split.every)
             source = self._sources["test" if tests else "train"]
-            known = {"steps": steps, "seed": self.seed, "share": self.share, "workers": workers}
-            self._streams[plan] = Stream(source, plan, **known)
+            arguments = {"steps": steps, "seed": self.seed, "share": self.share, "workers": workers}
+            self._streams[plan] = Stream(source, plan, **arguments)
         return self._streams[plan]
 
 
@@ -199,8 +199,8 @@ def workers_of(dataset: Dataset, asked: int | None) -> int:
     process may use, and for images that lie in memory anyway none: then a thread does it."""
     if asked is not None:
         return asked
-    known = getattr(os, "sched_getaffinity", None)  # not on every system
-    return 0 if isinstance(dataset.train, Arrays) else len(known(0)) if known else os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    return 0 if isinstance(dataset.train, Arrays) else len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def share_of(layout: Layout) -> Share:

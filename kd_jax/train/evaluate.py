@@ -65,7 +65,7 @@ def _best(folder: epath.Path, reader: Checkpoints) -> int:
     by the rows of the log."""
     metas, headline = reader.metas(), CLASSIFICATION.headline
     results = {step: Results(**meta["results"]) for step, meta in metas.items() if "results" in meta}
-    tested = {step: found.at(step)[headline] for step, found in results.items() if found.at(step)}
+    tested = {step: result.at(step)[headline] for step, result in results.items() if result.at(step)}
     for row in metrics_log.MetricsLog(folder.parent / "metrics.jsonl").of(folder.name, "test"):
         if row["step"] in metas and "results" not in metas[row["step"]]:
             tested[row["step"]] = row[headline]

@@ -62,7 +62,7 @@ def table(summary: dict, task: Task = CLASSIFICATION) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, row in summary["phases"].items():
-        own = f" + {row['method_params']:,}" if row["method_params"] else ""
+        method_params = f" + {row['method_params']:,}" if row["method_params"] else ""
         agreement = "-" if row["agreement_last"] is None else f"{row['agreement_last']:.2%}"
         speed = "-" if row["ms_per_step"] is None else f"{row['ms_per_step']:.1f}"
         cells = (
@@ -71,7 +71,7 @@ def table(summary: dict, task: Task = CLASSIFICATION) -> str:
             f"{row[last]:.2%}",
             f"{row[best]:.2%}",
             agreement,
-            f"{row['params']:,}{own}",
+            f"{row['params']:,}{method_params}",
             speed,
         )
         lines.append(f"| {' | '.join(cells)} |")
@@ -168,11 +168,11 @@ def overlays(images: np.ndarray, maps: dict[str, np.ndarray], count: int = 8) ->
     FigureCanvasAgg(figure)
     axes = figure.subplots(1 + len(maps), len(images), squeeze=False)
     extent = (0, images.shape[2], images.shape[1], 0)
-    for row, (name, found) in enumerate({"image": None, **maps}.items()):
+    for row, (name, overlay) in enumerate({"image": None, **maps}.items()):
         for axis, image, i in zip(axes[row], images, range(count), strict=False):
             axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, extent=extent)
-            if found is not None:
-                axis.imshow(found[i], cmap="magma", alpha=0.6, vmin=0, vmax=max(found.max(), 1e-6), extent=extent)
+            if overlay is not None:
+                axis.imshow(overlay[i], cmap="magma", alpha=0.6, vmin=0, vmax=max(overlay.max(), 1e-6), extent=extent)
             axis.set(xticks=(), yticks=())
         axes[row][0].set_ylabel(name, fontsize=8)
     return _png(figure)

@@ -38,8 +38,8 @@ def join(like: TrainState, extra: PyTree, items: dict[str, PyTree], step: int) -
 
 def names(state: TrainState, tree: PyTree) -> PyTree:
     """In place of values of the state's method or average, their names in the item `training`."""
-    known = {id(leaf): path for path, leaf in flat(_rest(state, ())).items()}
-    return jax.tree.map(lambda x: known[id(x)], tree)
+    paths = {id(leaf): path for path, leaf in flat(_rest(state, ())).items()}
+    return jax.tree.map(lambda x: paths[id(x)], tree)
 
 
 def is_finite(tree: PyTree) -> bool:

@@ -24,11 +24,11 @@ def test_a_member_shows_every_keyword_with_its_default(kind, keywords):
 
 
 def test_optional_keywords_take_values_and_none():
-    made = recipes.member("skd")
-    made.bound, made.width = 0.3, 5
-    made.bound = made.width = None
+    member = recipes.member("skd")
+    member.bound, member.width = 0.3, 5
+    member.bound = member.width = None
     with pytest.raises(TypeError):
-        made.width = "wide"
+        member.width = "wide"
 
 
 def test_refused_members():
@@ -61,15 +61,15 @@ def test_refused_arguments(text, message):
 
 
 def test_the_papers_recipe_is_the_default():
-    made = config.parse(skd.get_config().to_dict())
-    assert [p.name for p in made.phases] == ["teacher", "student"]
-    assert [p.model for p in made.phases] == ["resnet32x4", "resnet8x4"]
-    for phase in made.phases:
+    recipe = config.parse(skd.get_config().to_dict())
+    assert [p.name for p in recipe.phases] == ["teacher", "student"]
+    assert [p.model for p in recipe.phases] == ["resnet32x4", "resnet8x4"]
+    for phase in recipe.phases:
         assert (phase.epochs, phase.batch_size) == (240, 64)
         assert phase.optim == config.Optim("sgd", 0.05, 0.9, 5e-4, False, 0.0, 0.0)
         assert phase.schedule == config.Schedule("step", (150.0, 180.0, 210.0), 0.1, 0.0)
-    assert made.data.name == "cifar100" and made.data_seed == made.seed == 0
-    student = made.phases[1]
+    assert recipe.data.name == "cifar100" and recipe.data_seed == recipe.seed == 0
+    student = recipe.phases[1]
     assert student.teacher == ("phase:teacher",) and [m.kind for m in student.refine] == ["skd"]
     assert {m.label: m.kwargs["weight"] for m in student.terms} == {"ce": 0.1, "kd": 0.9}
 
@@ -91,16 +91,16 @@ def test_each_recipe_says_what_its_name_says():
 
 
 def test_smoke_leaves_the_networks_alone():
-    made = config.parse(dkd.get_config("smoke").to_dict())
-    assert made.data.name == "synthetic" and made.data.synthetic["size"] == 32
-    for phase, model in zip(made.phases, ("resnet32x4", "resnet8x4"), strict=True):
+    recipe = config.parse(dkd.get_config("smoke").to_dict())
+    assert recipe.data.name == "synthetic" and recipe.data.synthetic["size"] == 32
+    for phase, model in zip(recipe.phases, ("resnet32x4", "resnet8x4"), strict=True):
         assert (phase.model, phase.steps, phase.batch_size) == (model, 2, 8)
         assert all(m.warmup_epochs == 0 for m in phase.terms)
 
 
 def test_data_seed_is_apart_from_seed():
-    made = config.parse(tree(seed=3, data__seed=5))
-    assert (made.seed, made.data_seed) == (3, 5)
+    recipe = config.parse(tree(seed=3, data__seed=5))
+    assert (recipe.seed, recipe.data_seed) == (3, 5)
 
 
 WRONG = [
@@ -159,10 +159,10 @@ def test_what_is_wrong_is_named(changes, message):
 
 
 def test_a_missing_key_and_a_wrong_type_are_named():
-    made = tree()
+    config_tree = tree()
     for wrong in ("x", 1.5, True, None):
         with pytest.raises(InputError, match="config.seed: must be int"):
-            config.parse({**made, "seed": wrong})
-    del made["student"]["model"]
+            config.parse({**config_tree, "seed": wrong})
+    del config_tree["student"]["model"]
     with pytest.raises(InputError, match="config.student.model: missing key"):
-        config.parse(made)
+        config.parse(config_tree)

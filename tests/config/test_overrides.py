@@ -6,7 +6,7 @@ from ml_collections import config_dict
 from kd_jax import InputError, config
 
 
-def made():
+def example():
     return config_dict.ConfigDict({
         "lr": 0.1, "ema": config_dict.placeholder(float), "epochs": 3, "nesterov": False, "dir": "", "seed": None,
         "stages": (), "milestones": (1, 2), "names": ("a", "b"), "several": [1],
@@ -16,7 +16,7 @@ def made():
 
 def changed(*arguments):
     """What a command line changes."""
-    before, after = made(), made().lock()
+    before, after = example(), example().lock()
     assert config.override(after, list(arguments)) == []
     old, new = flatten(before.to_dict()), flatten(after.to_dict())
     return {key: value for key, value in new.items() if (value, type(value)) != (old[key], type(old[key]))}
@@ -99,18 +99,18 @@ def test_values(arguments, expected):
 )
 def test_what_is_refused(arguments, message):
     with pytest.raises(InputError, match=message) as e:
-        config.override(made(), arguments)
+        config.override(example(), arguments)
     assert "\n" not in str(e.value)
 
 
 def test_other_arguments_stay_in_order():
     arguments = ["--workdir=x", "--config.lr=1", "--overwrite", "--config.epochs", "4", "word", "--", "--config.lr=2"]
-    after = made()
+    after = example()
     assert config.override(after, arguments) == ["--workdir=x", "--overwrite", "word", "--", "--config.lr=2"]
     assert (after.lr, after.epochs) == (1.0, 4)
 
 
 def test_a_locked_configuration_stays_locked():
-    after = made().lock()
+    after = example().lock()
     config.override(after, ["--config.lr=1"])
     assert after.is_locked

@@ -99,10 +99,10 @@ def test_crops_are_pillows_or_within_one_level(rng, shape, decoder):
     image = scene(rng, *shape)
     for k in range(5):
         top, left, h, w = crops.random_box(*shape, crops.generator(0, 0, k))
-        made = crops.random_resized_crop(image, crops.generator(0, 0, k), 32, decoder=decoder)
+        crop = crops.random_resized_crop(image, crops.generator(0, 0, k), 32, decoder=decoder)
         whole = Image.fromarray(image).crop((left, top, left + w, top + h)).resize((32, 32), BILINEAR)
-        off = made.astype(int) - np.asarray(whole)
-        assert made.shape == (32, 32, 3) and np.abs(off).max() <= LEVELS[decoder] and abs(off.mean()) < 0.05
+        off = crop.astype(int) - np.asarray(whole)
+        assert crop.shape == (32, 32, 3) and np.abs(off).max() <= LEVELS[decoder] and abs(off.mean()) < 0.05
 
 
 @both
@@ -166,9 +166,9 @@ def test_damaged_images_are_named(rng, decoder):
 def test_a_view_is_a_function_of_seed_epoch_and_index(rng, decoder):
     raw = written(scene(rng, 120, 90), quality=90)
     view = crops.RandomCrop(16, decoder)
-    made = {key: view(encoded(raw), *key).tobytes() for key in np.ndindex(3, 3, 3)}
-    assert len(set(made.values())) == 27  # each another one
-    assert all(view(encoded(raw), *key).tobytes() == pixels for key, pixels in reversed(made.items()))
+    views = {key: view(encoded(raw), *key).tobytes() for key in np.ndindex(3, 3, 3)}
+    assert len(set(views.values())) == 27  # each another one
+    assert all(view(encoded(raw), *key).tobytes() == pixels for key, pixels in reversed(views.items()))
 
 
 def test_half_of_the_views_are_mirrored(rng):

@@ -44,21 +44,21 @@ def idx(array):
 @pytest.fixture
 def fashion(tmp_path, rng):
     """A folder of the true layout: one gzipped pair, one plain."""
-    made = {}
+    arrays = {}
     for split, n, pack in (("train", 12, gzip.compress), ("t10k", 5, bytes)):
         images, labels = rng.integers(0, 256, (n, 28, 28), np.uint8), np.arange(n, dtype=np.uint8) % 10
-        made[split] = images, labels
+        arrays[split] = images, labels
         suffix = ".gz" if pack is gzip.compress else ""
         (tmp_path / f"{split}-images-idx3-ubyte{suffix}").write_bytes(pack(idx(images)))
         (tmp_path / f"{split}-labels-idx1-ubyte{suffix}").write_bytes(pack(idx(labels)))
-    return tmp_path, made
+    return tmp_path, arrays
 
 
 def test_fashion_mnist(fashion):
-    folder, made = fashion
+    folder, arrays = fashion
     d = data.load("fashion_mnist", dir=str(folder))
-    np.testing.assert_array_equal(d.train.images[..., 0], made["train"][0])
-    np.testing.assert_array_equal(d.test.labels, made["t10k"][1])
+    np.testing.assert_array_equal(d.train.images[..., 0], arrays["train"][0])
+    np.testing.assert_array_equal(d.test.labels, arrays["t10k"][1])
     assert str(folder) in d.source
 
 
@@ -171,9 +171,9 @@ def test_cifar_as_python_2_wrote_it(tmp_path, rng):
     (tmp_path / "cifar-100-python").mkdir()
     for name in ("train", "test"):
         (tmp_path / "cifar-100-python" / name).write_bytes(code)
-    found = cifar.__wrapped__(100, str(tmp_path))
-    np.testing.assert_array_equal(found.test.images, planar.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    np.testing.assert_array_equal(found.train.labels, labels)
+    dataset = cifar.__wrapped__(100, str(tmp_path))
+    np.testing.assert_array_equal(dataset.test.images, planar.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(dataset.train.labels, labels)
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -222,13 +222,13 @@ def test_crop_flip_is_every_crop_and_mirror(rng):
     image = rng.normal(size=(5, 6, 1)).astype("f")
     pad, side = 1, 3
     views = jnp.arange(augment.num_views("crop_flip", pad))
-    made = augment.crop_flip(jnp.tile(image, (len(views), 1, 1, 1)), views, pad=pad)
+    cropped = augment.crop_flip(jnp.tile(image, (len(views), 1, 1, 1)), views, pad=pad)
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
     for v in range(len(views)):
         row, column = divmod(v % side**2, side)
         crop = padded[row : row + 5, column : column + 6]
-        np.testing.assert_array_equal(made[v], crop[:, ::-1] if v >= side**2 else crop)
-    np.testing.assert_array_equal(made[4], image)  # the middle of the first half: as it was
+        np.testing.assert_array_equal(cropped[v], crop[:, ::-1] if v >= side**2 else crop)
+    np.testing.assert_array_equal(cropped[4], image)  # the middle of the first half: as it was
 
 
 def test_views_depend_on_seed_epoch_and_index_alone():
@@ -253,10 +253,10 @@ def test_data_draws_from_a_root_key_of_its_own_name():
 
 def test_every_epoch_is_a_permutation_of_full_batches():
     n, b = 23, 5
-    seen = [resident.train_index(1, step, n=n, batch_size=b) for step in range(8)]
-    assert [e for e, _ in seen] == [0] * 4 + [1] * 4
+    steps = [resident.train_index(1, step, n=n, batch_size=b) for step in range(8)]
+    assert [e for e, _ in steps] == [0] * 4 + [1] * 4
     for epoch in (0, 1):
-        used = np.concatenate([i for e, i in seen if e == epoch])
+        used = np.concatenate([i for e, i in steps if e == epoch])
         assert len(set(used)) == 20 and set(used) <= set(range(23))
     assert not np.array_equal(resident.order(1, 0, n), resident.order(1, 1, n))
     assert not np.array_equal(resident.order(1, 0, n), resident.order(2, 0, n))

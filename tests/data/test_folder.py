@@ -102,14 +102,14 @@ def test_the_rule_is_never_another_one(tmp_path):
 def test_channels(tmp_path, rng, modes, channels):
     (tmp_path / "a").mkdir()
     for i, mode in enumerate(modes):
-        made = picture(rng, mode="RGB" if mode == "P" else "L" if mode == "1" else mode).convert(mode)
-        made.save(tmp_path / "a" / f"{i}.png", **({"transparency": bytes(range(256))} if mode == "P" else {}))
+        drawn = picture(rng, mode="RGB" if mode == "P" else "L" if mode == "1" else mode).convert(mode)
+        drawn.save(tmp_path / "a" / f"{i}.png", **({"transparency": bytes(range(256))} if mode == "P" else {}))
     d = data.load(f"folder:{tmp_path}")
     assert d.train.shape == d.test.shape == (8, 8, channels)
-    found = {x.tobytes() for part in (d.train, d.test) for x in part.images}
+    loaded = {x.tobytes() for part in (d.train, d.test) for x in part.images}
     expected = [Image.open(p) for p in sorted(tmp_path.glob("a/*"))]
     expected = [x.convert("RGBA") if "transparency" in x.info else x for x in expected]
-    assert found == {np.asarray(x.convert("L" if channels == 1 else "RGB")).tobytes() for x in expected}
+    assert loaded == {np.asarray(x.convert("L" if channels == 1 else "RGB")).tobytes() for x in expected}
 
 
 def test_sizes(tmp_path, rng):
@@ -134,10 +134,10 @@ def test_resizing_keeps_the_middle_square():
     stripes[:, :10, 0] = stripes[:, 10:20, 1] = stripes[:, 20:, 2] = 200
     wide, tall = (encoded(Image.fromarray(x)) for x in (stripes, stripes.swapaxes(0, 1)))
     for size in (10, 5, 20):
-        made = images.stack([wide, tall], size=size)
-        assert made.shape == (2, size, size, 3)
-        seen = made if size == 10 else made[:, 1:-1, 1:-1]  # a scaled edge takes in a little of what lies beyond
-        assert (seen == (0, 200, 0)).all()
+        resized = images.stack([wide, tall], size=size)
+        assert resized.shape == (2, size, size, 3)
+        inner = resized if size == 10 else resized[:, 1:-1, 1:-1]  # a scaled edge takes in a little of what lies beyond
+        assert (inner == (0, 200, 0)).all()
     ramp = np.repeat(np.arange(0, 160, 10, dtype=np.uint8)[None], 16, axis=0)
     half = images.stack([encoded(Image.fromarray(ramp))], size=8)[0, 4, 1:-1, 0]
     np.testing.assert_allclose(half, ramp[0].reshape(8, 2).mean(1)[1:-1], atol=1)  # antialiased, not picked
@@ -233,13 +233,13 @@ def tiny_imagenet(root, rng):
 
 def test_tiny_imagenet_as_its_archive_unpacks(tmp_path, rng):
     tiny_imagenet(tmp_path, rng)
-    made = data.load(f"folder:{tmp_path}")
-    assert made.train.labels.tolist() == [0, 0, 0, 1, 1, 1] and made.test.labels.tolist() == [1, 0, 0, 1]
-    np.testing.assert_array_equal(made.train.images[4], read(tmp_path / "train" / "n02" / "images" / "n02_1.JPEG"))
-    np.testing.assert_array_equal(made.test.images[2], read(tmp_path / "val" / "images" / "val_2.JPEG"))
+    dataset = data.load(f"folder:{tmp_path}")
+    assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1] and dataset.test.labels.tolist() == [1, 0, 0, 1]
+    np.testing.assert_array_equal(dataset.train.images[4], read(tmp_path / "train" / "n02" / "images" / "n02_1.JPEG"))
+    np.testing.assert_array_equal(dataset.test.images[2], read(tmp_path / "val" / "images" / "val_2.JPEG"))
     streamed = data.load(f"folder:{tmp_path}", stream=True)
     for part in ("train", "test"):
-        for i, whole in enumerate(getattr(made, part)):
+        for i, whole in enumerate(getattr(dataset, part)):
             pixels, label = getattr(streamed, part).view(i, 0, 0)
             np.testing.assert_array_equal(pixels, whole["image"])
             assert label == whole["label"]

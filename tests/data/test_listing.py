@@ -97,12 +97,12 @@ def test_leftovers_are_passed_over(tmp_path, rng):
             (folder / name).write_text("")
         for name in ("__MACOSX", "@eaDir", ".git"):
             (folder / name).mkdir()
-    found = data.load(f"folder:{tmp_path / 'set'}")
-    np.testing.assert_array_equal(found.train.images, expected.train.images)
-    assert found.train.num_classes == 2 and found.notes == expected.notes == ()
+    dataset = data.load(f"folder:{tmp_path / 'set'}")
+    np.testing.assert_array_equal(dataset.train.images, expected.train.images)
+    assert dataset.train.num_classes == 2 and dataset.notes == expected.notes == ()
 
 
-def test_files_beside_class_folders_are_told(tmp_path, rng):
+def test_files_beside_class_folders_are_reported(tmp_path, rng):
     fill(tmp_path / "plain", rng, {"a": 2, "b": 2})
     for name in ("b.png", "README"):
         (tmp_path / "plain" / name).write_text("")
@@ -189,8 +189,8 @@ def test_an_unlabelled_test_folder_does_not_hide_a_labelled_one(tmp_path, rng, b
 def test_a_labelled_test_folder_comes_first(tmp_path, rng):
     for part, n in (("train", 3), ("test", 1), ("val", 2)):
         fill(tmp_path / part, rng, {"a": n, "b": n})
-    found = data.load(f"folder:{tmp_path}")
-    assert len(found.test) == 2 and found.notes == ()
+    dataset = data.load(f"folder:{tmp_path}")
+    assert len(dataset.test) == 2 and dataset.notes == ()
 
 
 def test_no_part_with_labels(tmp_path, rng):
@@ -230,11 +230,11 @@ def test_classes_are_compared_by_name(tmp_path, rng):
         assert refusal(root).startswith(f"{root}/test: no class folder {name}, which {root}/train has {hint}")
 
 
-def test_classes_that_differ_by_letter_case_are_told(tmp_path, rng):
+def test_classes_that_differ_by_letter_case_are_reported(tmp_path, rng):
     fill(tmp_path, rng, {"A": 2, "a": 2, "b": 2})
-    found = data.load(f"folder:{tmp_path}")
-    assert found.train.num_classes == 3
-    assert found.notes == ("classes A and a differ by letter case only; each is a class",)
+    dataset = data.load(f"folder:{tmp_path}")
+    assert dataset.train.num_classes == 3
+    assert dataset.notes == ("classes A and a differ by letter case only; each is a class",)
 
 
 def test_tiny_imagenet_with_names_of_every_kind(tmp_path, rng):
@@ -249,7 +249,7 @@ def test_tiny_imagenet_with_names_of_every_kind(tmp_path, rng):
                 file.write(encoded.getvalue())
         lines.append(label + b"\t" + label + b"\t0\t0\n")
     (tmp_path / "val" / "val_annotations.txt").write_bytes(b"".join(lines))
-    found = data.load(f"folder:{tmp_path}")
-    assert sorted(found.test.labels.tolist()) == list(range(len(strange))) and len(strange) > 2
+    dataset = data.load(f"folder:{tmp_path}")
+    assert sorted(dataset.test.labels.tolist()) == list(range(len(strange))) and len(strange) > 2
     (tmp_path / "val" / "val_annotations.txt").write_bytes(b"x\t\xff\n")
     assert r"class '\xff' has no folder" in refusal(tmp_path)

@@ -161,11 +161,11 @@ class Upstream:
 def upstream(monkeypatch):
     import tensorflow_datasets
 
-    made = []
+    builders = []
 
     def builder(*args, **kwargs):
-        made.append(Upstream(*args, **kwargs))
-        return made[-1]
+        builders.append(Upstream(*args, **kwargs))
+        return builders[-1]
 
     def unreachable(url, timeout):
         raise urllib.error.URLError("no route")
@@ -173,7 +173,7 @@ def upstream(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     monkeypatch.setattr(tensorflow_datasets, "builder", builder)
-    return made
+    return builders
 
 
 def test_archives_are_taken_instead_of_the_network(tmp_path, upstream):

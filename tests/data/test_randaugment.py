@@ -242,11 +242,11 @@ def test_operations_are_drawn_apart_from_the_crop(rng):
 
 def test_refusals():
     keys = keys_of(0, 2)
-    for shape, kwargs, told in (
+    for shape, kwargs, message in (
         ((2, 8, 8, 2), {}, "randaugment: images of 1 or 3 channels wanted, got 2"),
         ((2, 8, 8, 3), {"ops": -1}, "randaugment: ops must be at least 0, got -1"),
         ((2, 8, 8, 3), {"magnitude": 11}, "randaugment: magnitude must be from 0 to 10, got 11"),
         ((2, 8, 8, 3), {"magnitude": -1}, "randaugment: magnitude must be from 0 to 10, got -1"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             randaugment(jnp.zeros(shape), keys, **kwargs)

@@ -36,9 +36,9 @@ def photographs(n):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def jpegs(tmp_path_factory):
     """A set of JPEGs of several sizes: {split: (encoded, labels)}, and its data_dir."""
-    root = tmp_path_factory.mktemp("made")
+    root = tmp_path_factory.mktemp("jpegs")
     truth = {s: (photographs(n), [i % 5 for i in range(n)]) for s, n in (("train", TRAIN), ("test", TEST))}
     splits = {s: [tiny.example(image=x, label=y) for x, y in zip(*pair, strict=True)] for s, pair in truth.items()}
     tiny.write(root, splits, KINDS)
@@ -46,8 +46,8 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def photos(made):
-    return unloaded("tfds:tiny", dir=str(made[1]), crop=32)
+def photos(jpegs):
+    return unloaded("tfds:tiny", dir=str(jpegs[1]), crop=32)
 
 
 def plan(**changed):
@@ -68,8 +68,8 @@ def same(here, there):
             np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_batches_are_the_crops_of_the_examples_that_training_reads(made, photos):
-    encoded, labels = made[0]["train"]
+def test_batches_are_the_crops_of_the_examples_that_training_reads(jpegs, photos):
+    encoded, labels = jpegs[0]["train"]
     batches = train(photos, range(5))  # 23 // 6 = 3 steps an epoch
     for step, batch in enumerate(batches):
         epoch, index = resident.train_index(7, step, n=TRAIN, batch_size=6)
@@ -129,11 +129,11 @@ def test_a_stream_may_be_closed_unread_or_twice_and_opens_again(photos):
 
 
 def test_the_next_epoch_is_cropped_anew(photos):
-    found = {}
+    crops_of = {}
     for step, batch in enumerate(train(photos, range(6))):
         for i, pixels in zip(batch["index"].tolist(), batch["image"], strict=True):
-            found.setdefault(i, []).append((step // 3, pixels.tobytes()))
-    twice = [views for views in found.values() if len(views) == 2]
+            crops_of.setdefault(i, []).append((step // 3, pixels.tobytes()))
+    twice = [views for views in crops_of.values() if len(views) == 2]
     assert len(twice) > 10 and all(a[0] != b[0] and a[1] != b[1] for a, b in twice)
 
 
@@ -147,8 +147,8 @@ def test_split_and_held_out_batches_follow_the_resident_order(photos):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_test_set_counts_every_example_once(made, photos, processes):
-    encoded, labels = made[0]["test"]
+def test_the_test_set_counts_every_example_once(jpegs, photos, processes):
+    encoded, labels = jpegs[0]["test"]
     plan = EvalPlan(TEST, 4)
     assert plan.steps == 3
     for p in range(processes):
@@ -169,17 +169,17 @@ def test_whole_images_are_those_of_the_resident_path_bit_by_bit(tmp_path, rng, a
     here, there = unloaded("tfds:tiny", dir=str(tmp_path)), data.load("tfds:tiny", dir=str(tmp_path))
     assert (here.mean, here.std, here.augment) == (there.mean, there.std, there.augment)
     assert (here.train.shape, here.train.num_classes) == (there.train.shape, there.train.num_classes)
-    key, known = jax.random.key(3), {"n": 12, "batch_size": 5}
+    key, arguments = jax.random.key(3), {"n": 12, "batch_size": 5}
     resident_step = jax.jit(resident.train_batch, static_argnames="augment")
     streamed_step = jax.jit(streaming.train_batch, static_argnames="augment")
     for source in (here.train, InMemory(there.train)):
-        with Stream(source, TrainPlan(3, **known), steps=range(4), seed=3) as stream:
+        with Stream(source, TrainPlan(3, **arguments), steps=range(4), seed=3) as stream:
             for step, batch in enumerate(stream):
-                epoch, index = resident.train_index(3, step, **known)
+                epoch, index = resident.train_index(3, step, **arguments)
                 expected = resident_step(there.train.images, there.train.labels, index, epoch, key, augment=augment)
-                found = streamed_step(batch, jnp.int32(epoch), key, augment=augment)
-                assert found.keys() == expected.keys()
-                jax.tree.map(np.testing.assert_array_equal, found, expected)
+                streamed = streamed_step(batch, jnp.int32(epoch), key, augment=augment)
+                assert streamed.keys() == expected.keys()
+                jax.tree.map(np.testing.assert_array_equal, streamed, expected)
     with Stream(here.test, EvalPlan(6, 4), steps=range(2)) as stream:
         for step, batch in enumerate(stream):
             index, mask = resident.test_index(step, n=6, batch_size=4)
@@ -256,13 +256,13 @@ def test_damaged_records_and_labels(tmp_path):
     assert refusal(lambda: other.train.view(0, 0, 0)).startswith(f"{folder}: train[0]: a damaged record (")
 
 
-def test_sets_that_are_refused(tmp_path, made):
+def test_sets_that_are_refused(tmp_path, jpegs):
     said = refusal(lambda: unloaded("synthetic"))
     assert said == "data.name: synthetic lives in memory and is not streamed; accepted: tfds:NAME, folder:DIR"
     assert "no prepared TFDS set nowhere" in refusal(lambda: unloaded("tfds:nowhere", dir=str(tmp_path)))
     assert "no folder" in refusal(lambda: unloaded("folder:nowhere", dir=str(tmp_path)))
-    assert "give one of them" in refusal(lambda: unloaded("tfds:tiny", dir=str(made[1]), size=8, crop=8))
-    mixed = refusal(lambda: unloaded("tfds:tiny", dir=str(made[1])))
+    assert "give one of them" in refusal(lambda: unloaded("tfds:tiny", dir=str(jpegs[1]), size=8, crop=8))
+    mixed = refusal(lambda: unloaded("tfds:tiny", dir=str(jpegs[1])))
     assert "train[1]: 75 x 50 pixels, but" in mixed and "data.size=N" in mixed
     folder_of(tmp_path / "set", [(8, 8)] * 300, "L")
     path = sorted((tmp_path / "set" / "class0").iterdir())[1]

@@ -29,11 +29,11 @@ def test_every_class_keeps_its_share(amount, expected):
         with pytest.raises(InputError, match="data.subset: 1 examples for 4 classes; each must keep at least one"):
             subset(source(), amount, seed=0)
         return
-    made = subset(source(), amount, seed=0)
-    assert np.bincount(made.labels).tolist() == expected and made.num_classes == 4
-    kept = made.images.ravel()
-    assert (np.diff(kept.astype(int)) > 0).all()  # each once, in order
-    np.testing.assert_array_equal(made.labels, source().labels[kept])  # images keep their labels
+    part = subset(source(), amount, seed=0)
+    assert np.bincount(part.labels).tolist() == expected and part.num_classes == 4
+    index = part.images.ravel()
+    assert (np.diff(index.astype(int)) > 0).all()  # each once, in order
+    np.testing.assert_array_equal(part.labels, source().labels[index])  # images keep their labels
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any), st.data())
@@ -41,12 +41,12 @@ def test_shares(counts, drawn):
     counts = np.array(counts)
     present = counts > 0
     n = drawn.draw(st.integers(int(present.sum()), int(counts.sum())))
-    made = shares(counts, n)
-    assert made.sum() == n and (made <= counts).all() and (made[present] >= 1).all()
+    sizes = shares(counts, n)
+    assert sizes.sum() == n and (sizes <= counts).all() and (sizes[present] >= 1).all()
     exact = n * counts / counts.sum()
-    assert (made <= np.maximum(np.ceil(exact), 1)).all()
+    assert (sizes <= np.maximum(np.ceil(exact), 1)).all()
     if (exact[present] >= 1).all():
-        assert (abs(made - exact) < 1).all()
+        assert (abs(sizes - exact) < 1).all()
 
 
 def test_the_ones_for_rare_classes_come_from_the_most_favoured():

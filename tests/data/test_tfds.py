@@ -28,9 +28,9 @@ def test_what_was_prepared_is_read(tmp_path, rng, shards, shape):
     folder, truth = tiny.write_tiny(tmp_path, rng, shape=shape, shards=shards)
     d = data.load("tfds:tiny", dir=str(tmp_path))
     order = [np.concatenate([np.arange(n)[i::shards] for i in range(shards)]) for n in (12, 6)]
-    for part, (images, labels), kept in zip((d.train, d.test), truth.values(), order, strict=True):
-        np.testing.assert_array_equal(part.images, images[kept])
-        assert part.labels.tolist() == labels[kept].tolist() and part.num_classes == 3
+    for part, (images, labels), index in zip((d.train, d.test), truth.values(), order, strict=True):
+        np.testing.assert_array_equal(part.images, images[index])
+        assert part.labels.tolist() == labels[index].tolist() and part.num_classes == 3
     assert (d.mean, d.std) == sources.statistics(truth["train"][0])
     assert d.augment == "crop_flip" and "tiny/1.0.0" in d.source and str(folder) in d.source
     assert "tensorflow" not in sys.modules
@@ -38,14 +38,15 @@ def test_what_was_prepared_is_read(tmp_path, rng, shards, shape):
 
 def test_identity(tmp_path, rng):
     """The same in another folder and where images stay in their files; another with other shards or sizes."""
-    found = []
+    identities = []
     for i, changes in enumerate([{}, {}, {"shards": 3}, {"train": 13}]):
         tiny.write_tiny(tmp_path / str(i), rng, **changes)
-        found += [
+        identities += [
             data.load("tfds:tiny", dir=str(tmp_path / str(i)), stream=stream).identity for stream in (False, True)
         ]
-    assert all(found[i] == found[i + 1] for i in range(0, len(found), 2)) and found[0] == found[2]
-    assert len({each["digest"] for each in found}) == 3 and len(found[0]["classes"]) == 3
+    assert all(identities[i] == identities[i + 1] for i in range(0, len(identities), 2))
+    assert identities[0] == identities[2]
+    assert len({each["digest"] for each in identities}) == 3 and len(identities[0]["classes"]) == 3
 
 
 def test_validation_is_the_test_set_where_there_is_no_test(tmp_path, rng):
@@ -60,9 +61,9 @@ def test_validation_is_the_test_set_where_there_is_no_test(tmp_path, rng):
 
 
 def test_versions_and_configs(tmp_path, rng):
-    made = {v: tiny.write_tiny(tmp_path, rng, version=v)[1]["train"][0] for v in ("2.0.0", "10.0.0", "3.1.4")}
+    images = {v: tiny.write_tiny(tmp_path, rng, version=v)[1]["train"][0] for v in ("2.0.0", "10.0.0", "3.1.4")}
     for name, version in (("tiny", "10.0.0"), ("tiny/2.0.0", "2.0.0")):
-        np.testing.assert_array_equal(data.load(f"tfds:{name}", dir=str(tmp_path)).train.images, made[version])
+        np.testing.assert_array_equal(data.load(f"tfds:{name}", dir=str(tmp_path)).train.images, images[version])
     one = tiny.write_tiny(tmp_path, rng, name="many", config="small")[1]["train"][0]
     for name in ("many/small", "many"):  # the only one needs no name
         np.testing.assert_array_equal(data.load(f"tfds:{name}", dir=str(tmp_path)).train.images, one)

@@ -23,16 +23,16 @@ def example(**features):
     """A serialized tf.train.Example of bytes and ints."""
     from tensorflow_datasets.proto import tf_example_pb2 as pb
 
-    made = pb.Example()
+    message = pb.Example()
     for name, value in features.items():
-        kind = made.features.feature[name]
+        kind = message.features.feature[name]
         kind.bytes_list.value.append(value) if isinstance(value, bytes) else kind.int64_list.value.append(value)
-    return made.SerializeToString()
+    return message.SerializeToString()
 
 
 def image_feature(*shape, dtype="uint8"):
-    known = {"shape": {"dimensions": [str(n) for n in shape]}, "dtype": dtype}
-    return {"pythonClassName": FEATURES + IMAGE, "image": known}
+    value = {"shape": {"dimensions": [str(n) for n in shape]}, "dtype": dtype}
+    return {"pythonClassName": FEATURES + IMAGE, "image": value}
 
 
 def label_feature(classes):
@@ -40,8 +40,8 @@ def label_feature(classes):
 
 
 def tensor_feature(*shape, dtype="int64"):
-    known = {"shape": {"dimensions": [str(n) for n in shape]}, "dtype": dtype, "encoding": "none"}
-    return {"pythonClassName": FEATURES + "tensor_feature.Tensor", "tensor": known}
+    value = {"shape": {"dimensions": [str(n) for n in shape]}, "dtype": dtype, "encoding": "none"}
+    return {"pythonClassName": FEATURES + "tensor_feature.Tensor", "tensor": value}
 
 
 def write_records(path, records, form):

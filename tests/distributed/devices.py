@@ -88,8 +88,8 @@ def drawn(key, shapes):
     """Normal numbers in these shapes."""
     leaves, structure = jax.tree.flatten(shapes)
     keys = jax.random.split(key, len(leaves))
-    made = [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, made)
+    normal = [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, normal)
 
 
 def full_batches(batch, count, views=True):
@@ -102,16 +102,16 @@ def full_batches(batch, count, views=True):
         image = jax.random.normal(key, (2, batch, 8, 8, 3))
         taught = [drawn(jax.random.fold_in(key, j), outputs) for j in range(2)]
         index = batch * i + jax.random.permutation(key, jnp.arange(batch, dtype=jnp.int32))
-        made = {"image": image[0], "label": jnp.asarray(LABELS)[index], "index": index}
+        inputs = {"image": image[0], "label": jnp.asarray(LABELS)[index], "index": index}
         if views:
-            made["views"] = {"strong": {"image": image[1], "teachers": (taught[1],)}}
-        yield (taught[0],), made
+            inputs["views"] = {"strong": {"image": image[1], "teachers": (taught[1],)}}
+        yield (taught[0],), inputs
 
 
 def prepared(distiller, batch, tx, **how):
     """InitContext, and an initial state, of a chain that reads an index, labels and a strong view."""
-    known = {"labels": LABELS, "num_examples": len(LABELS), "needs": distiller.needs, **how.pop("known", {})}
-    context = kd_jax.make_init_context(STUDENT, (STUDENT,), image_shape=(8, 8, 3), batch_size=batch, **known)
+    fields = {"labels": LABELS, "num_examples": len(LABELS), "needs": distiller.needs, **how.pop("fields", {})}
+    context = kd_jax.make_init_context(STUDENT, (STUDENT,), image_shape=(8, 8, 3), batch_size=batch, **fields)
     init = partial(kd_jax.init_state, student=STUDENT, distiller=distiller, context=context, **how)
     return context, jax.jit(partial(init, tx=tx))
 
@@ -171,31 +171,31 @@ def check_statistics(n):
     none = Vars({}, {"n": jnp.int32(0)}, {})
     count = Distiller(lambda *_: none, lambda vars, view, *_: (view, {}, {}, {"n": vars.stats["n"] + 1}))
     distiller = methods.chain(ft=methods.ft(), crd=crd, again=methods.paraphraser(batch_norm=True), count=count)
-    _, init = prepared(distiller, batch, tx, trains="method", known={"initial_vars": given})
+    _, init = prepared(distiller, batch, tx, trains="method", fields={"initial_vars": given})
     state = layout.put(init(KEY))
     step = partial(kd_jax.train_step, student=STUDENT, distiller=distiller, tx=tx, trains="method")
     step = compiled(layout, partial(step, axis_name=layout.axis_name))
-    for taught, seen in full_batches(batch, 2, views=False):
+    for taught, inputs in full_batches(batch, 2, views=False):
         before = jax.tree.map(np.asarray, state)
-        state, _ = step(state, taught, seen, KEY)
+        state, _ = step(state, taught, inputs, KEY)
         for leaf in jax.tree.leaves((state.params, state.stats, state.opt)):
             copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
             assert len(copies) == n and all(np.array_equal(copies[0], copy) for copy in copies)
-        after, own = jax.tree.map(np.asarray, state), (before.stats["method"], state.stats["method"])
+        after, method_stats = jax.tree.map(np.asarray, state), (before.stats["method"], state.stats["method"])
         for a, b in (
             (before.params["student"], after.params["student"]),
             (before.stats["student"], after.stats["student"]),
-            *((x["ft"]["encoder"], y["ft"]["encoder"]) for x, y in [own]),
-            *((x["crd"]["negatives"], y["crd"]["negatives"]) for x, y in [own]),
+            *((x["ft"]["encoder"], y["ft"]["encoder"]) for x, y in [method_stats]),
+            *((x["crd"]["negatives"], y["crd"]["negatives"]) for x, y in [method_stats]),
         ):
             assert jax.tree.leaves(a) and jax.tree.all(jax.tree.map(np.array_equal, a, b))
-        assert own[1]["count"]["n"] == after.step and own[1]["count"]["n"].dtype == jnp.int32
-        assert all(x.dtype == jnp.int32 for x in own[1]["crd"]["negatives"])
-        assert far(own[0]["ft"]["translator"], own[1]["ft"]["translator"]) > 1e-3
-        index = np.asarray(seen["index"])
-        said = {"student": models.apply(STUDENT, state.student, seen["image"])[0].pooled, "teacher": taught[0].pooled}
+        assert method_stats[1]["count"]["n"] == after.step and method_stats[1]["count"]["n"].dtype == jnp.int32
+        assert all(x.dtype == jnp.int32 for x in method_stats[1]["crd"]["negatives"])
+        assert far(method_stats[0]["ft"]["translator"], method_stats[1]["ft"]["translator"]) > 1e-3
+        index = np.asarray(inputs["index"])
+        said = {"student": models.apply(STUDENT, state.student, inputs["image"])[0].pooled, "teacher": taught[0].pooled}
         for seat, features in said.items():
-            rows = [x["crd"]["bank"][seat] for x in own]
+            rows = [x["crd"]["bank"][seat] for x in method_stats]
             assert np.array_equal(np.delete(rows[0], index, axis=0), np.delete(rows[1], index, axis=0))
             head = before.params["method"]["crd"][seat]
             unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)  # noqa: E731
@@ -236,8 +236,8 @@ def main(n):
     for i in range(n):
         cut = lambda x, i=i: x[i * BATCH // n : (i + 1) * BATCH // n]  # noqa: E731
         part = {k: cut(v) for k, v in batch.items()}
-        own = taught._replace(logits=cut(taught.logits))
-        shards.append(step_of(Layout((1,)), plain)(first, own, part, KEY)[0])
+        outputs = taught._replace(logits=cut(taught.logits))
+        shards.append(step_of(Layout((1,)), plain)(first, outputs, part, KEY)[0])
     mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *[(s.params, s.stats) for s in shards])
     assert far(mean, (mapped.params, mapped.stats)) < 1e-5
     if n > 1:  # and that is another step than the global one: BatchNorm and attention see less

@@ -97,10 +97,10 @@ def check_checkpoints(folder, state):
         layout = Layout(mesh)
         like, extra = (layout.like(jax.tree.map(np.asarray, x)) for x in (state, {"n": np.int32(0)}))
         items, meta = Checkpoints(epath.Path(folder), read_only=True).restore(saved_state.split(like, extra))
-        found, _ = saved_state.join(like, extra, items, int(state.step))
+        restored, _ = saved_state.join(like, extra, items, int(state.step))
         assert meta["digests"]["network"] == network_digest(state.student), mesh
-        assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s.sharding, x.ndim), found, like))
-        assert jax.tree.all(jax.tree.map(np.array_equal, layout.whole(found), state)), mesh
+        assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s.sharding, x.ndim), restored, like))
+        assert jax.tree.all(jax.tree.map(np.array_equal, layout.whole(restored), state)), mesh
     kernel = layout.split(state).params["student"]["layer3"]["0"]["conv2"]["kernel"]
     assert kernel.is_fully_replicated
     kernel = Layout((2, 2)).split(state).params["student"]["layer3"]["0"]["conv2"]["kernel"]
@@ -111,15 +111,15 @@ def check_run(home):
     """A run, its teacher split too, goes on under another mesh where it stopped, and ends where others do."""
     whole = {"student__steps": 6, "checkpoint__every": 3, "checkpoint__keep": 9, "student__ema": 0.5}
     whole |= {"student__optim__lr": 0.01, "student__batch_size": 16, "student__accumulate": 1}
-    made = json.loads(json.dumps(tree(**whole)))
+    config_tree = json.loads(json.dumps(tree(**whole)))
     for name, mesh in (("a", [4]), ("b", [2, 2])):
-        run.run({**made, "parallel": {"scope": "global", "mesh": mesh}}, str(home / name))
+        run.run({**config_tree, "parallel": {"scope": "global", "mesh": mesh}}, str(home / name))
     (home / "b" / "student" / "DONE").unlink()
     (home / "b" / "summary.json").unlink()
     shutil.rmtree(home / "b" / "student" / "checkpoints" / "6")
     shutil.copytree(home / "b", home / "c")
     for name, mesh in (("b", [2, 2]), ("c", [4])):
-        run.run({**made, "parallel": {"scope": "global", "mesh": mesh}}, str(home / name))
+        run.run({**config_tree, "parallel": {"scope": "global", "mesh": mesh}}, str(home / name))
     for network in ("", "ema"):
         ends = [saved(str(home / name), network=network) for name in "abc"]
         assert all(step == 6 and far(ends[0][1], end) < 1e-4 for _, end, step in ends)

@@ -35,26 +35,26 @@ def floats(collectives, kind):
 
 
 def test_gradients_are_summed_once(tmp_path):
-    found = steps(tmp_path, meshes=4)
+    collectives = steps(tmp_path, meshes=4)
     # BatchNorm: mean and variance of the global batch, and of both what the backward pass sums
-    assert list(found["kd"]) == ["all-reduce"]
-    assert floats(found["kd"], "all-reduce") == pytest.approx(PARAMETERS + 4 * CHANNELS, rel=0.01)
+    assert list(collectives["kd"]) == ["all-reduce"]
+    assert floats(collectives["kd"], "all-reduce") == pytest.approx(PARAMETERS + 4 * CHANNELS, rel=0.01)
     # attention over the global batch: everyone's keys and values, and back their gradients
     wanted = PARAMETERS + ATTENTION + 4 * CHANNELS + 2 * BATCH * CLASSES
-    assert floats(found["skd"], "all-reduce") == pytest.approx(wanted, rel=0.01)
-    assert floats(found["skd"], "all-gather") == pytest.approx(2 * BATCH * CLASSES, rel=0.05)
-    assert set(found["skd"]) == {"all-reduce", "all-gather"}
+    assert floats(collectives["skd"], "all-reduce") == pytest.approx(wanted, rel=0.01)
+    assert floats(collectives["skd"], "all-gather") == pytest.approx(2 * BATCH * CLASSES, rel=0.05)
+    assert set(collectives["skd"]) == {"all-reduce", "all-gather"}
 
 
 def test_statistics_of_their_own_are_averaged(tmp_path):
-    found = steps(tmp_path, meshes=4, scope="device")
-    assert list(found["kd"]) == list(found["skd"]) == ["all-reduce"]
-    assert floats(found["kd"], "all-reduce") == pytest.approx(PARAMETERS + 2 * CHANNELS, rel=0.01)
-    assert floats(found["skd"], "all-reduce") == pytest.approx(PARAMETERS + ATTENTION + 2 * CHANNELS, rel=0.01)
+    collectives = steps(tmp_path, meshes=4, scope="device")
+    assert list(collectives["kd"]) == list(collectives["skd"]) == ["all-reduce"]
+    assert floats(collectives["kd"], "all-reduce") == pytest.approx(PARAMETERS + 2 * CHANNELS, rel=0.01)
+    assert floats(collectives["skd"], "all-reduce") == pytest.approx(PARAMETERS + ATTENTION + 2 * CHANNELS, rel=0.01)
 
 
 def test_split_parameters_are_gathered_once(tmp_path):
-    found = steps(tmp_path, meshes="2x2", methods="kd")["kd"]
+    collectives = steps(tmp_path, meshes="2x2", methods="kd")["kd"]
     sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(SHAPES.params)]
     split = sum(size for size in sizes if size >= SMALL)
-    assert floats(found, "all-gather") == pytest.approx(split, rel=0.05)
+    assert floats(collectives, "all-gather") == pytest.approx(split, rel=0.05)

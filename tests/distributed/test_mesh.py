@@ -28,8 +28,8 @@ def test_one_device_splits_nothing():
 
 @pytest.mark.parametrize("where", ["r", "s", "b"])
 def test_what_is_put_comes_back(where):
-    made = {"x": np.arange(6.0).reshape(2, 3), "key": jax.random.split(jax.random.key(1), 2)}
+    arrays = {"x": np.arange(6.0).reshape(2, 3), "key": jax.random.split(jax.random.key(1), 2)}
     layout = Layout((1,))
-    found = layout.put(made, where)
-    np.testing.assert_array_equal(layout.whole(found["x"]), made["x"])
-    assert jax.random.key_data(found["key"]).tolist() == jax.random.key_data(made["key"]).tolist()
+    placed = layout.put(arrays, where)
+    np.testing.assert_array_equal(layout.whole(placed["x"]), arrays["x"])
+    assert jax.random.key_data(placed["key"]).tolist() == jax.random.key_data(arrays["key"]).tolist()

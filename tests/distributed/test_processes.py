@@ -107,8 +107,8 @@ def test_one_process_speaks(homes):
 def rows(workdir, phase="teacher"):
     """(split, step) of a phase's rows so far."""
     path = workdir / "metrics.jsonl"
-    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [(row["split"], row["step"]) for row in found if row["phase"] == phase]
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [(row["split"], row["step"]) for row in lines if row["phase"] == phase]
 
 
 def wait_for_rows(workdir, count, *running):

@@ -53,23 +53,23 @@ def setting(distiller, tx, dtype=jnp.float32):
 def value_of(policy, state, batches, parts):
     """The outer loss after one update, by the train step itself."""
     key = jax.random.key(2)
-    own = bilevel.fold(jax.random.fold_in(key, state.step), "search")
+    search_key = bilevel.fold(jax.random.fold_in(key, state.step), "search")
     objective = lambda params, policy, batch, k: bilevel.objective(  # noqa: E731
         params, policy, state, (), batch, k, student=parts["student"], distiller=parts["distiller"]
     )[0]
-    grads = jax.grad(objective)(state.params, policy, batches[0], own)
+    grads = jax.grad(objective)(state.params, policy, batches[0], search_key)
     ahead = optax.apply_updates(state.params, parts["tx"].update(grads, state.opt, state.params)[0])
     refined = policy if parts["distiller"].search.outer == "refined" else {}
-    return objective(ahead, refined, batches[1], bilevel.fold(own, "outer"))
+    return objective(ahead, refined, batches[1], bilevel.fold(search_key, "outer"))
 
 
 def hypergradient(state, batches, parts):
     """What policy_step hands to its optimiser."""
-    seen = {}
+    gradient = {}
 
     class Spy:
         def update(self, grads, opt, params):
-            seen.update(grads)
+            gradient.update(grads)
             return grads, opt
 
     real, bilevel.policy_adam = bilevel.policy_adam, lambda search: Spy()
@@ -77,7 +77,7 @@ def hypergradient(state, batches, parts):
         _, metrics = kd_jax.engine.policy_step(state, ((), batches[0]), ((), batches[1]), jax.random.key(2), **parts)
     finally:
         bilevel.policy_adam = real
-    return seen, metrics["outer"]
+    return gradient, metrics["outer"]
 
 
 @pytest.mark.parametrize("outer", ["plain", "refined"])
@@ -88,25 +88,25 @@ def test_the_hypergradient_is_that_of_the_look_ahead(x64, outer, how):
     state, batches, parts = setting(weighted(outer=outer, hypergradient=how), tx, jnp.float64)
     for _ in range(2):  # momentum that is not zero
         state, _ = kd_jax.train_step(state, None, batches[0], jax.random.key(5), **parts)
-    found, outer_loss = hypergradient(state, batches, parts)
+    gradient, outer_loss = hypergradient(state, batches, parts)
     value = lambda w: float(value_of({"w": w}, state, batches, parts))  # noqa: E731
     w, step = np.asarray(state.policy["w"]), 1e-5
     slow = [(value(w + step * e) - value(w - step * e)) / (2 * step) for e in np.eye(3)]
-    np.testing.assert_allclose(found["w"], slow, rtol=1e-4 if how == "exact" else 2e-3)
+    np.testing.assert_allclose(gradient["w"], slow, rtol=1e-4 if how == "exact" else 2e-3)
     assert float(outer_loss.total / outer_loss.count) == pytest.approx(value(w), rel=1e-6)
 
 
 def test_without_momentum_it_is_another_one(x64):
     """The update that is looked through is the phase's own."""
-    found = []
+    gradients = []
     for momentum in (0.0, 0.9):
         tx = optim.sgd(lambda _: 0.3, momentum=momentum, weight_decay=0.0)
         state, batches, parts = setting(weighted(), tx, jnp.float64)
         warm, _, _ = setting(weighted(), optim.sgd(lambda _: 0.3, momentum=0.9, weight_decay=0.0), jnp.float64)
         for _ in range(2):
             state, _ = kd_jax.train_step(state, None, batches[0], jax.random.key(5), **parts)
-        found.append(np.asarray(hypergradient(state, batches, parts)[0]["w"]))
-    assert np.abs(found[0] - found[1]).max() > 1e-2 * np.abs(found[0]).max()
+        gradients.append(np.asarray(hypergradient(state, batches, parts)[0]["w"]))
+    assert np.abs(gradients[0] - gradients[1]).max() > 1e-2 * np.abs(gradients[0]).max()
 
 
 def test_only_the_policy_moves():
@@ -122,12 +122,14 @@ def test_only_the_policy_moves():
     assert int(jax.tree.leaves(after.policy_opt)[0]) == 1
 
 
-def test_the_policy_finds_the_class_that_is_judged():
+def test_the_policy_finds_the_class_of_the_outer_batch():
     """Only class 0 counts outside: its weight inside rises above the others'."""
     state, batches, parts = setting(weighted(rate=0.1), optax.sgd(0.5))
-    judge = {"image": batches[0]["image"][::3], "label": batches[0]["label"][::3]}
-    assert (judge["label"] == 0).all()
-    step = jax.jit(lambda s: kd_jax.engine.policy_step(s, ((), batches[0]), ((), judge), jax.random.key(2), **parts)[0])
+    outer_batch = {"image": batches[0]["image"][::3], "label": batches[0]["label"][::3]}
+    assert (outer_batch["label"] == 0).all()
+    step = jax.jit(
+        lambda s: kd_jax.engine.policy_step(s, ((), batches[0]), ((), outer_batch), jax.random.key(2), **parts)[0]
+    )
     for _ in range(20):
         state = step(state)
     gained = np.asarray(state.policy["w"]) - np.linspace(-0.5, 0.5, 3)
@@ -135,25 +137,25 @@ def test_the_policy_finds_the_class_that_is_judged():
 
 
 def test_a_score_is_added_with_the_key_of_the_sample():
-    told = {}
+    calls = {}
 
     def score(policy, key, value):
-        told["key"], told["value"] = key, value
+        calls["key"], calls["value"] = key, value
         return {"w": jnp.full(3, 7.0)}
 
     def apply(vars, view, key, train):
-        told.setdefault("seen", key)
+        calls.setdefault("sampled", key)
         return plain.apply(vars, view, key, train)
 
     plain = weighted()
     distiller = methods.chain(a=Distiller(plain.init, apply, search=plain.search._replace(score=score)))
     state, batches, parts = setting(distiller, optax.sgd(0.1))
     with_score, outer = hypergradient(state, batches, parts)
-    np.testing.assert_array_equal(jax.random.key_data(told["key"]), jax.random.key_data(told["seen"]))
+    np.testing.assert_array_equal(jax.random.key_data(calls["key"]), jax.random.key_data(calls["sampled"]))
     parts["distiller"] = methods.chain(a=Distiller(plain.init, plain.apply, search=plain.search))
     without, _ = hypergradient(state, batches, parts)
     np.testing.assert_allclose(with_score["a"]["w"], without["a"]["w"] + 7, rtol=1e-6)
-    assert float(told["value"]) == pytest.approx(float(outer.total / outer.count))
+    assert float(calls["value"]) == pytest.approx(float(outer.total / outer.count))
 
 
 def test_two_searches_are_refused():

@@ -65,14 +65,14 @@ def test_flops_of_sokd_outside_its_search(parts):
     chain = methods.chain(**refiners, ce=methods.ce(), fit=methods.fitnet(depth=3))
     stage = jax.ShapeDtypeStruct((BATCH, 16, 16, 128), jnp.float32)
     regressor, heads = Regressor((16, 16, 128), 3), AreaHeads()
-    made = [jax.eval_shape(m.init, jax.random.key(0), stage) for m in (regressor, regressor, heads)]
+    variables = [jax.eval_shape(m.init, jax.random.key(0), stage) for m in (regressor, regressor, heads)]
 
-    def modules(made, student, teacher):
-        one, two = (regressor.apply(v, student, True, mutable=["batch_stats"])[0] for v in made[:2])
-        seen = (heads.apply(made[2], x) for x in (two, teacher))
-        return one.sum() + sum(jax.tree.leaves(jax.tree.map(jnp.sum, tuple(seen))))
+    def modules(variables, student, teacher):
+        one, two = (regressor.apply(v, student, True, mutable=["batch_stats"])[0] for v in variables[:2])
+        areas = (heads.apply(variables[2], x) for x in (two, teacher))
+        return one.sum() + sum(jax.tree.leaves(jax.tree.map(jnp.sum, tuple(areas))))
 
     alone = teacher_forward + 3 * student_forward
-    alone += flops(jax.value_and_grad(modules, argnums=(0, 1)), made, stage, stage)
+    alone += flops(jax.value_and_grad(modules, argnums=(0, 1)), variables, stage, stage)
     spent = spent_by(chain, parts)
     assert 0.9 * alone < spent <= 1.05 * alone

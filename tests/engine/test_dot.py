@@ -26,13 +26,13 @@ def rate(step):
 
 def steps(tx, pairs, params, feed=lambda pair: pair):
     """The parameters after every step."""
-    state, seen = tx.init(params), []
+    state, history = tx.init(params), []
     update = jax.jit(tx.update)
     for pair in pairs:
         updates, state = update(feed(pair), state, params)
         params = optax.apply_updates(params, updates)
-        seen.append(params)
-    return seen
+        history.append(params)
+    return history
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def test_the_published_update(case):
     task, other = {}, {}
     for i, (pair, ours) in enumerate(zip(pairs, steps(tx, pairs, params), strict=True)):
         lr = 0.1 if i < 3 else 0.02
-        known = [[n for n in p if flags[n]] for flags in REACHED]
-        g, h = ({n: np.asarray(x[n], np.float64) for n in names} for x, names in zip(pair, known, strict=True))
+        reached = [[n for n in p if flags[n]] for flags in REACHED]
+        g, h = ({n: np.asarray(x[n], np.float64) for n in names} for x, names in zip(pair, reached, strict=True))
         moves = {}
         for name in g:
             m = 0.9 - 0.075 if name in h else 0.9
@@ -181,9 +181,9 @@ def test_reach(name):
     function, *wanted = PIECES[name]
     params = {n: jnp.float32(0.5) for n in ("a", "b", "c", "x", "xs")}
     for i, names in enumerate(wanted):
-        found = loss_dependencies(lambda p, i=i: function(p)[i], params)
-        assert {n for n, yes in found.items() if yes} == set(names)
-        assert found == loss_dependencies(lambda p, i=i: function(p)[i], jax.eval_shape(lambda: params))
+        dependencies = loss_dependencies(lambda p, i=i: function(p)[i], params)
+        assert {n for n, yes in dependencies.items() if yes} == set(names)
+        assert dependencies == loss_dependencies(lambda p, i=i: function(p)[i], jax.eval_shape(lambda: params))
 
 
 def test_the_members_of_a_chain():

@@ -10,13 +10,13 @@ from kd_jax.typing import Mean
 
 def test_means_of_all_three_kinds():
     mask = jnp.array([1.0, 1.0, 0.0])
-    made = m.named(
+    metrics = m.named(
         {"a": jnp.array([1.0, 3.0, jnp.nan]), "b": jnp.float32(5.0)}, {"r": Mean(jnp.float32(1), jnp.float32(4))}, mask
     )
-    assert m.read(made) == {"terms/a": 2.0, "terms/b": 5.0, "logs/r": 0.25}
-    both = m.add(made, made)
-    assert m.read(both) == m.read(made) and float(both["terms/a"].count) == 4
-    assert set(m.read(m.zeros_like(made)).values()) == {0.0}
+    assert m.read(metrics) == {"terms/a": 2.0, "terms/b": 5.0, "logs/r": 0.25}
+    both = m.add(metrics, metrics)
+    assert m.read(both) == m.read(metrics) and float(both["terms/a"].count) == 4
+    assert set(m.read(m.zeros_like(metrics)).values()) == {0.0}
 
 
 def at(ce, kd):

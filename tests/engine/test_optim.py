@@ -104,10 +104,10 @@ def test_groups_have_own_rates(make):
         "method": {"skd": {"w": one}, "fit": {"deep": {"w": one}}, "skdx": {"w": one}},
     }
     rates = {"skd": 0.5, "fit/deep": 0.25}
-    made = grouped(rates, params, steps=1, make=make)
+    updated = grouped(rates, params, steps=1, make=make)
     step = {k: float((1 - v)[0]) for k, v in (
-        ("student", made["student"]["skd"]["w"]), ("skd", made["method"]["skd"]["w"]),
-        ("deep", made["method"]["fit"]["deep"]["w"]), ("other", made["method"]["skdx"]["w"]),
+        ("student", updated["student"]["skd"]["w"]), ("skd", updated["method"]["skd"]["w"]),
+        ("deep", updated["method"]["fit"]["deep"]["w"]), ("other", updated["method"]["skdx"]["w"]),
     )}  # fmt: skip
     assert step["skd"] == pytest.approx(0.5 * step["student"], rel=1e-4)
     assert step["deep"] == pytest.approx(0.25 * step["student"], rel=1e-4)

@@ -51,11 +51,11 @@ def close(a, b, **tolerance):
 def test_parts_are_the_batch_where_nothing_mixes_examples(scan):
     model = net("vit_tiny_patch16_224")
     state, _ = start(model)
-    whole, said = lowered(model, state).compile()(state, TAUGHT, BATCH, KEY)
-    cut, told = lowered(model, state, accumulate=4, scan=scan).compile()(state, TAUGHT, BATCH, KEY)
+    whole, metrics = lowered(model, state).compile()(state, TAUGHT, BATCH, KEY)
+    cut, cut_metrics = lowered(model, state, accumulate=4, scan=scan).compile()(state, TAUGHT, BATCH, KEY)
     close(whole.params, cut.params, rtol=1e-5, atol=1e-6)
     close(whole.opt, cut.opt, rtol=1e-4, atol=1e-6)
-    assert int(cut.step) == 1 and read(said) == pytest.approx(read(told), rel=1e-5)
+    assert int(cut.step) == 1 and read(metrics) == pytest.approx(read(cut_metrics), rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +106,8 @@ def test_precision():
     state, _ = start(model)
     plain, half = lowered(model, state), lowered(models.with_options(model, precision="bfloat16"), state)
     assert "bf16" not in plain.as_text()
-    made = [line for line in half.as_text().splitlines() if "stablehlo.convolution" in line]
-    assert made and all("bf16" in line and "xf32" not in line for line in made)
+    convolutions = [line for line in half.as_text().splitlines() if "stablehlo.convolution" in line]
+    assert convolutions and all("bf16" in line and "xf32" not in line for line in convolutions)
     losses, step = [], half.compile()
     first, other = state, plain.compile()(state, TAUGHT, BATCH, KEY)[1]
     for _ in range(6):
@@ -126,24 +126,24 @@ KINDS = ("resnet8", "vit_tiny_patch16_224", "wrn_16_1", "vgg8", "MobileNetV2", "
 @pytest.mark.parametrize("name", KINDS)
 def test_remat_keeps_less(name):
     """Between the passes far less is kept; names and shapes of the variables are the same."""
-    sizes, seen = [], []
+    sizes, shapes = [], []
     for remat in (False, True):
         model = models.create(name, 10, remat=remat)
         side = 224 if name.startswith("vit") else 32
         image = jax.ShapeDtypeStruct((8, side, side, 3), jnp.float32)
-        made = jax.eval_shape(partial(models.init, model), KEY, image)
-        seen.append(made)
+        variables = jax.eval_shape(partial(models.init, model), KEY, image)
+        shapes.append(variables)
 
-        def kept(params, stats, image, model=model):
+        def residuals(params, stats, image, model=model):
             def loss(params):
                 return models.apply(model, models.base.Variables(params, stats), image, True)[0].logits.sum()
 
             return jax.vjp(loss, params)[1]
 
-        kept = jax.eval_shape(kept, made.params, made.stats, image)
-        kept, known = (sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(t)) for t in (kept, made))
-        sizes.append(kept - known)  # the parameters are kept in any case
-    assert seen[0] == seen[1]
+        trees = jax.eval_shape(residuals, variables.params, variables.stats, image), variables
+        saved, parameters = (sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(t)) for t in trees)
+        sizes.append(saved - parameters)  # the parameters are kept in any case
+    assert shapes[0] == shapes[1]
     assert sizes[1] < 0.75 * sizes[0], sizes
 
 
@@ -157,7 +157,7 @@ def test_remat_computes_the_same(name):
     close(plain, again.compile()(state, TAUGHT, BATCH, KEY), rtol=1e-5, atol=1e-6)
 
 
-def test_a_graft_is_told_inside():
+def test_a_graft_hands_options_on():
     model = models.with_options(models.create("graft:resnet8+resnet14", 10), precision="bfloat16", remat=True)
     assert model.remat and model.student.remat and not model.teacher.remat
 
@@ -182,10 +182,10 @@ WHOLE = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "told"), WHOLE, ids=[told for _, told in WHOLE])
-def test_what_looks_at_the_whole_batch_is_refused(changes, told):
+@pytest.mark.parametrize(("changes", "message"), WHOLE, ids=[message for _, message in WHOLE])
+def test_what_looks_at_the_whole_batch_is_refused(changes, message):
     changes = {f"student__{key}": value for key, value in changes.items()}
-    with pytest.raises(InputError, match=f"^config.student.accumulate: 4, but {told}"):
+    with pytest.raises(InputError, match=f"^config.student.accumulate: 4, but {message}"):
         plan(student__accumulate=4, **changes)
 
 
@@ -194,8 +194,8 @@ def test_what_may_be_cut_is_not_refused():
     per_class = recipes.member("skd", tokens="classes")
     for changes in ({"refine_order": ()}, {"refine__skd": per_class}, {"refine__skd__attention": False}):
         _, student = plan(student__accumulate=2, **{f"student__{k}": v for k, v in changes.items()})
-    told = "batch 8 = 2 devices x 2 accumulated x 2; BatchNorm sees one accumulated part at a time"
-    assert replace(student, layout=SimpleNamespace(count=2)).batch_line == told
+    line = "batch 8 = 2 devices x 2 accumulated x 2; BatchNorm sees one accumulated part at a time"
+    assert replace(student, layout=SimpleNamespace(count=2)).batch_line == line
     assert plan()[0].batch_line == "batch 8 = 1 device x 8"
 
 

@@ -31,8 +31,8 @@ def start(nets, distiller, teachers=1, **how):
 
 
 def outputs(nets, shift=0.0):
-    made = jax.jit(partial(kd_jax.teacher_outputs, nets["teacher"]))(nets["tv"], nets["batch"]["image"])
-    return made._replace(logits=made.logits + shift * jnp.arange(10))
+    taught = jax.jit(partial(kd_jax.teacher_outputs, nets["teacher"]))(nets["tv"], nets["batch"]["image"])
+    return taught._replace(logits=taught.logits + shift * jnp.arange(10))
 
 
 def steps(nets, distiller, taught, count=2, batch=None, **how):
@@ -71,9 +71,9 @@ def test_the_average_is_that_of_the_steps(nets):
 
 
 def test_one_teacher_by_itself_is_the_one_teacher(nets):
-    own = kd(kd=methods.taught_by(methods.kd(), 0), fit=methods.taught_by(methods.fitnet(weight=1.0), 0))
+    single = kd(kd=methods.taught_by(methods.kd(), 0), fit=methods.taught_by(methods.fitnet(weight=1.0), 0))
     plain = kd(kd=methods.kd(), fit=methods.fitnet(weight=1.0))
-    same(*(steps(nets, d, (outputs(nets),))[0][-1].params for d in (own, plain)))
+    same(*(steps(nets, d, (outputs(nets),))[0][-1].params for d in (single, plain)))
 
 
 def test_each_of_two_teachers_is_heard(nets):
@@ -88,8 +88,8 @@ def test_each_of_two_teachers_is_heard(nets):
     logits = {"a": taught[0].logits, "b": taught[1].logits, "mean": (taught[0].logits + taught[1].logits) / 2}
     for name, teacher in logits.items():
         wanted = losses.kd(student=student, teacher=teacher, temperature=2.0).mean()
-        found = metrics[f"terms/{name}"]
-        np.testing.assert_allclose(found.total / found.count, wanted, rtol=1e-4)
+        mean = metrics[f"terms/{name}"]
+        np.testing.assert_allclose(mean.total / mean.count, wanted, rtol=1e-4)
 
 
 def test_refiners_refine_what_one_teacher_says(nets):
@@ -122,9 +122,9 @@ def test_the_strong_view_has_its_own_pass_behind_the_first(nets):
     history, metrics = steps(nets, chain, (taught,), count=1, batch=batch)
     net = history[0].student
     _, once = kd_jax.models.apply(nets["student"], net, nets["batch"]["image"], True)
-    seen, twice = kd_jax.models.apply(nets["student"], net._replace(stats=once), image, True)
+    strong, twice = kd_jax.models.apply(nets["student"], net._replace(stats=once), image, True)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), history[1].stats["student"], twice)
-    wanted = losses.cross_entropy(student=losses.standardize(seen.logits), labels=batch["label"]).mean()
+    wanted = losses.cross_entropy(student=losses.standardize(strong.logits), labels=batch["label"]).mean()
     np.testing.assert_allclose(metrics["terms/strong"].total / metrics["terms/strong"].count, wanted, rtol=1e-4)
 
 
@@ -166,9 +166,9 @@ def test_two_gradients_are_one_in_two_parts(nets):
 def test_rows_are_written_and_counts_stay():
     table = jnp.arange(8.0).reshape(4, 2)
     stats = {"bank": RowUpdate(table, jnp.array([3, 1]), jnp.full((2, 2), 9.0)), "n": jnp.int32(3), "mean": jnp.ones(2)}
-    found = sync_stats(stats, {"bank": table, "n": jnp.int32(3), "mean": jnp.ones(2)}, None)
-    np.testing.assert_array_equal(found["bank"], [[0, 1], [9, 9], [4, 5], [9, 9]])
-    assert found["n"] == 3 and found["n"].dtype == jnp.int32
+    synced = sync_stats(stats, {"bank": table, "n": jnp.int32(3), "mean": jnp.ones(2)}, None)
+    np.testing.assert_array_equal(synced["bank"], [[0, 1], [9, 9], [4, 5], [9, 9]])
+    assert synced["n"] == 3 and synced["n"].dtype == jnp.int32
 
 
 def test_a_method_may_start_with_what_an_earlier_phase_has_trained(nets):
@@ -176,10 +176,10 @@ def test_a_method_may_start_with_what_an_earlier_phase_has_trained(nets):
     context = kd_jax.make_init_context(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
     parts = {"student": nets["student"], "distiller": chain, "tx": TX}
     first = kd_jax.init_state(jax.random.key(9), context=context, **parts)
-    own = Vars(first.params["method"]["fit"], first.stats["method"]["fit"], {})
-    again = kd_jax.init_state(KEY, context=context._replace(initial_vars={"fit": own, "other": own}), **parts)
+    trained = Vars(first.params["method"]["fit"], first.stats["method"]["fit"], {})
+    again = kd_jax.init_state(KEY, context=context._replace(initial_vars={"fit": trained, "other": trained}), **parts)
     same(again.params["method"], first.params["method"])
     assert not np.array_equal(again.params["student"]["fc"]["kernel"], first.params["student"]["fc"]["kernel"])
-    small = jax.tree.map(lambda x: x[..., :1], own)
+    small = jax.tree.map(lambda x: x[..., :1], trained)
     with pytest.raises(ValueError, match="fit: its variables and those that it is to start with"):
         kd_jax.init_state(KEY, context=context._replace(initial_vars={"fit": small}), **parts)

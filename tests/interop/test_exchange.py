@@ -42,8 +42,8 @@ def same(a, b):
 def test_a_phase_takes_weights_in_place_of_training(home, tmp_path):
     folder, trained = home
     file = mdistillers(folder, tmp_path / "other.pth")
-    made = json.loads(json.dumps(tree(**SHORT, teacher__weights=file)))
-    summary = run.run(made, str(tmp_path / "run"))
+    config_tree = json.loads(json.dumps(tree(**SHORT, teacher__weights=file)))
+    summary = run.run(config_tree, str(tmp_path / "run"))
     teacher, before = summary["phases"]["teacher"], trained["phases"]["teacher"]
     assert (teacher["steps"], teacher["top1_last"]) == (0, before["top1_last"]) and before["top1_last"] > 0.5
     assert teacher["weights"] == {
@@ -56,21 +56,21 @@ def test_a_phase_takes_weights_in_place_of_training(home, tmp_path):
     assert summary["phases"]["student"]["teacher"]["digest"] == trained["phases"]["student"]["teacher"]["digest"]
 
     (tmp_path / "other.pth").unlink()  # the run has its content: it is finished, measured and resumed without
-    assert run.run(made, str(tmp_path / "run")) == summary
+    assert run.run(config_tree, str(tmp_path / "run")) == summary
     assert evaluate(str(tmp_path / "run"), phase="teacher")["top1"] == teacher["top1_last"]
     for name in ("DONE", "checkpoints"):
         path = tmp_path / "run" / "student" / name
         path.unlink() if path.is_file() else __import__("shutil").rmtree(path)
-    again = run.run(made, str(tmp_path / "run"))
+    again = run.run(config_tree, str(tmp_path / "run"))
     assert again["phases"]["student"]["top1_last"] == summary["phases"]["student"]["top1_last"]
 
 
 def test_killed_between_the_checkpoint_and_DONE(home, tmp_path):
     file = mdistillers(home[0], tmp_path / "other.pth")
-    made = json.loads(json.dumps(tree(**SHORT, teacher__weights=file, phases=("teacher",))))
-    summary = run.run(made, str(tmp_path / "run"))
+    config_tree = json.loads(json.dumps(tree(**SHORT, teacher__weights=file, phases=("teacher",))))
+    summary = run.run(config_tree, str(tmp_path / "run"))
     (tmp_path / "run" / "teacher" / "DONE").unlink()
-    again = run.run(made, str(tmp_path / "run"))["phases"]["teacher"]
+    again = run.run(config_tree, str(tmp_path / "run"))["phases"]["teacher"]
     assert again["weights"] == summary["phases"]["teacher"]["weights"]
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
 
@@ -82,18 +82,18 @@ def test_a_teacher_from_a_file_is_the_phases(home, tmp_path, kind):
     if kind == "checkpoint":
         exchange.import_weights(file, model="RESNET8", num_classes=5, image_size=8, out=str(tmp_path / "imported"))
     where = {"weights": file, "checkpoint": tmp_path / "imported"}[kind]
-    made = tree(**SHORT, phases=("student",), student__teacher=f"{kind}:{where}")
-    found = run.run(json.loads(json.dumps(made)), str(tmp_path / "run"))["phases"]["student"]
-    assert found["teacher"] == trained["phases"]["student"]["teacher"] | {"origin": f"{kind}:{where}"}
-    assert found["top1_last"] == trained["phases"]["student"]["top1_last"]
+    config_tree = tree(**SHORT, phases=("student",), student__teacher=f"{kind}:{where}")
+    summary = run.run(json.loads(json.dumps(config_tree)), str(tmp_path / "run"))["phases"]["student"]
+    assert summary["teacher"] == trained["phases"]["student"]["teacher"] | {"origin": f"{kind}:{where}"}
+    assert summary["top1_last"] == trained["phases"]["student"]["top1_last"]
 
 
 def test_the_teachers_own_normalisation_travels(home, tmp_path):
     network, variables, _ = saved(str(home[0]), phase="teacher")
     other = network._replace(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     exchange.export(other, variables, format="safetensors", out=str(tmp_path / "net.safetensors"))
-    made = tree(**SHORT, teacher__weights=str(tmp_path / "net.safetensors"), teacher_check=False)
-    run.run(json.loads(json.dumps(made)), str(tmp_path / "run"))
+    config_tree = tree(**SHORT, teacher__weights=str(tmp_path / "net.safetensors"), teacher_check=False)
+    run.run(json.loads(json.dumps(config_tree)), str(tmp_path / "run"))
     assert saved(str(tmp_path / "run"), phase="teacher")[0].mean == (0.1, 0.2, 0.3)
     teacher = json.loads((tmp_path / "run" / "summary.json").read_text())["phases"]["student"]["teacher"]
     assert teacher["top1"] == evaluate(str(tmp_path / "run"), phase="teacher")["top1"]
@@ -103,7 +103,7 @@ def test_the_teachers_own_normalisation_travels(home, tmp_path):
     assert (imported.mean, imported.std) == ((0, 0, 0), (0.5, 0.6, 0.7))
 
 
-@pytest.mark.parametrize(("changes", "told"), [
+@pytest.mark.parametrize(("changes", "message"), [
     ({"teacher__weights": "/nowhere.pth"}, "config.teacher.weights: /nowhere.pth: "),
     ({"teacher__weights": "FILE", "teacher__model": "resnet14"}, r"config.teacher.weights: .*does not fit resnet14"),
     ({"teacher__weights": "FILE", "data__synthetic__classes": 4}, r"fit resnet8 with 4 classes(.|\n)*it fits: resnet8"),
@@ -111,35 +111,35 @@ def test_the_teachers_own_normalisation_travels(home, tmp_path):
     ({"student__teacher": "weights:FILE", "data__synthetic__classes": 4}, "its classes is 5, the data's is 4"),
     ({"student__teacher": "weights:"}, "student.teacher: must be phase:NAME, checkpoint:DIR, weights:FILE or ema"),
 ])  # fmt: skip
-def test_wrong_weights_are_named_before_anything_trains(home, tmp_path, changes, told):
+def test_wrong_weights_are_named_before_anything_trains(home, tmp_path, changes, message):
     file = mdistillers(home[0], tmp_path / "other.pth")
-    made = tree(**{k: v.replace("FILE", file) if isinstance(v, str) else v for k, v in changes.items()})
-    with pytest.raises(InputError, match=told):
-        run.run(json.loads(json.dumps(made)), str(tmp_path / "run"))
+    config_tree = tree(**{k: v.replace("FILE", file) if isinstance(v, str) else v for k, v in changes.items()})
+    with pytest.raises(InputError, match=message):
+        run.run(json.loads(json.dumps(config_tree)), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_another_file_under_the_same_name_is_another_teacher(home, tmp_path):
     file = mdistillers(home[0], tmp_path / "other.pth")
-    made = tree(**SHORT, phases=("student",), student__teacher=f"weights:{file}", student__steps=4)
-    run.run(json.loads(json.dumps(made)), str(tmp_path / "run"))
+    config_tree = tree(**SHORT, phases=("student",), student__teacher=f"weights:{file}", student__steps=4)
+    run.run(json.loads(json.dumps(config_tree)), str(tmp_path / "run"))
     (tmp_path / "run" / "student" / "DONE").unlink()
     content = torch_read.read(file)["model"]
     torch_write.write_torch(file, content | {"module.fc.bias": content["module.fc.bias"] + 1}, {})
     with pytest.raises(InputError, match="was trained with another teacher"):
-        run.run(json.loads(json.dumps(made)), str(tmp_path / "run"))
+        run.run(json.loads(json.dumps(config_tree)), str(tmp_path / "run"))
 
 
-@pytest.mark.parametrize(("kwargs", "told"), [
+@pytest.mark.parametrize(("kwargs", "message"), [
     ({"model": "resnet9"}, "unknown model 'resnet9'"),
     ({"num_classes": 7}, r"does not fit resnet8 with 7 classes"),
     ({"mean": (0.5,)}, r"--mean: \(0.5,\); one number a channel is needed, 3 in all"),
     ({"std": (0.5, 0, 1)}, r"--std: .* a std above 0"),
     ({"prefix": "teacher."}, "47 missing, of 0 tensors behind the prefix 'teacher.'"),
 ])  # fmt: skip
-def test_wrong_imports(home, tmp_path, kwargs, told):
+def test_wrong_imports(home, tmp_path, kwargs, message):
     how = {"model": "resnet8", "num_classes": 5, "out": str(tmp_path / "imported")} | kwargs
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         exchange.import_weights(str(home[0] / "teacher.pth"), **how)
     assert not (tmp_path / "imported").exists()
 

@@ -320,12 +320,12 @@ def survive(code):
     except Exception as e:
         assert not isinstance(e, MemoryError)
         return
-    seen = set()
+    visited = set()
     while left:
         value = left.pop()
         assert isinstance(value, DATA), type(value)
-        if isinstance(value, list | tuple | dict | set | frozenset) and id(value) not in seen:
-            seen.add(id(value))
+        if isinstance(value, list | tuple | dict | set | frozenset) and id(value) not in visited:
+            visited.add(id(value))
             left += [*value, *(value.values() if isinstance(value, dict) else ())]
 
 

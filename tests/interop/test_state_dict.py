@@ -13,8 +13,8 @@ MODEL = models.create("resnet8", 5)
 @pytest.fixture(scope="module")
 def variables():
     """Of a network that is not the initial one anywhere."""
-    made = models.init(MODEL, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
-    leaves, structure = jax.tree.flatten(made)
+    initial = models.init(MODEL, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
+    leaves, structure = jax.tree.flatten(initial)
     random = np.random.default_rng(0)
     return jax.tree.unflatten(structure, [np.asarray(leaf) + random.random(leaf.shape, np.float32) for leaf in leaves])
 
@@ -42,9 +42,9 @@ def test_every_layout_comes_back(tmp_path, name):
     model = models.create(name, 3)
     random = np.random.default_rng(0)
     shapes = models.shapes(model, (32, 32, 3))[0]
-    made = jax.tree.map(lambda s: random.random(s.shape, np.float32), shapes)
-    models.save_torch(tmp_path / "net.pth", model, made)
-    assert same(models.load_torch(tmp_path / "net.pth", model), made)
+    weights = jax.tree.map(lambda s: random.random(s.shape, np.float32), shapes)
+    models.save_torch(tmp_path / "net.pth", model, weights)
+    assert same(models.load_torch(tmp_path / "net.pth", model), weights)
     assert state_dict.recognize(state_dict.read(tmp_path / "net.pth")) == (name, 3)
 
 
@@ -52,8 +52,8 @@ def test_a_layout_by_hand():
     tensors = state_dict.to_torch(
         jax.tree.map(np.asarray, models.init(MODEL, jax.random.key(0), np.zeros((1, 8, 8, 3))))
     )
-    made = state_dict.from_torch(state_dict.Found("made", tensors, {}, ""), MODEL)
-    kernel, head = made.params["layer2"]["0"]["conv1"]["kernel"], made.params["fc"]["kernel"]
+    read = state_dict.from_torch(state_dict.WeightsFile("net.pth", tensors, {}, ""), MODEL)
+    kernel, head = read.params["layer2"]["0"]["conv1"]["kernel"], read.params["fc"]["kernel"]
     assert kernel[2, 0, 5, 7] == tensors["layer2.0.conv1.weight"][7, 5, 2, 0]
     assert head[9, 4] == tensors["fc.weight"][4, 9]
     assert tensors["bn1.num_batches_tracked"].dtype == np.int64
@@ -78,27 +78,27 @@ def test_dicts_around_a_state_dict_are_taken_off(monkeypatch, tmp_path, variable
     loop["self"] = loop["model"]["self"] = loop
     for content in ({key: inner, "epoch": 3, "accuracy": np.zeros(()), 0: inner}, {"model": {key: inner}}, loop):
         monkeypatch.setattr(torch_read, "read", lambda path, content=content: content)
-        found = state_dict.read(tmp_path / "file")
-        assert state_dict.fit(found, MODEL).prefix == "" and same(state_dict.from_torch(found, MODEL), variables)
+        file = state_dict.read(tmp_path / "file")
+        assert state_dict.fit(file, MODEL).prefix == "" and same(state_dict.from_torch(file, MODEL), variables)
 
 
 def test_no_state_dict(monkeypatch, tmp_path):
-    for content, told in (
+    for content, message in (
         ({"epoch": 3, "opt": {}}, "it holds: epoch, opt"),
         ([1], "it holds: list"),
         ({}, "it holds: "),
     ):
         monkeypatch.setattr(torch_read, "read", lambda path, content=content: content)
-        with pytest.raises(InputError, match=f"no state dict in it; {told}$"):
+        with pytest.raises(InputError, match=f"no state dict in it; {message}$"):
             state_dict.read(tmp_path / "file")
 
 
 def test_half_precision_is_widened(tmp_path, variables):
     half = {k: v.astype(np.float16) for k, v in state_dict.to_torch(variables).items()}
     half = {k: v.astype(np.int64) if k.endswith(state_dict.COUNTER) else v for k, v in half.items()}
-    made = state_dict.from_torch(state_dict.Found("made", half, {}, ""), MODEL)
-    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {np.dtype("float32")}
-    assert same(made, jax.tree.map(lambda v: v.astype(np.float16).astype(np.float32), variables))
+    widened = state_dict.from_torch(state_dict.WeightsFile("net.pth", half, {}, ""), MODEL)
+    assert {leaf.dtype for leaf in jax.tree.leaves(widened)} == {np.dtype("float32")}
+    assert same(widened, jax.tree.map(lambda v: v.astype(np.float16).astype(np.float32), variables))
 
 
 def test_what_does_not_fit_is_a_table(variables):
@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_a_table(variables):
     tensors["extra.weight"] = np.zeros(2, np.float32)
     del tensors["layer3.0.conv1.weight"]
     with pytest.raises(InputError) as e:
-        state_dict.from_torch(state_dict.Found("net.pth", tensors, {}, ""), MODEL, what="resnet8 with 5 classes")
+        state_dict.from_torch(state_dict.WeightsFile("net.pth", tensors, {}, ""), MODEL, what="resnet8 with 5 classes")
     assert str(e.value).splitlines() == [
         "net.pth: does not fit resnet8 with 5 classes: "
         f"1 missing, 1 unexpected, 1 of another shape, of {len(state_dict.published(MODEL))} tensors",
@@ -118,43 +118,45 @@ def test_what_does_not_fit_is_a_table(variables):
 
 
 def test_a_known_network_is_named(variables):
-    found = state_dict.Found("net.pth", {f"module.{k}": v for k, v in state_dict.to_torch(variables).items()}, {}, "")
+    file = state_dict.WeightsFile(
+        "net.pth", {f"module.{k}": v for k, v in state_dict.to_torch(variables).items()}, {}, ""
+    )
     with pytest.raises(
         InputError, match=r"(?s)does not fit.*\.\.\. and \d+ more.*\n  it fits: resnet8 with 5 classes$"
     ):
-        state_dict.from_torch(found, models.create("vgg8", 5))
+        state_dict.from_torch(file, models.create("vgg8", 5))
 
 
 def test_partial_only_when_asked_and_only_if_something_fits(variables):
     tensors = {k: v for k, v in state_dict.to_torch(variables).items() if not k.startswith("fc.")}
     tensors["fc.bias"] = np.zeros(100, np.float32)
-    found = state_dict.Found("net.pth", tensors, {}, "")
+    file = state_dict.WeightsFile("net.pth", tensors, {}, "")
     with pytest.raises(InputError, match="1 missing, 1 of another shape"):
-        state_dict.from_torch(found, MODEL)
-    made = state_dict.from_torch(found, MODEL, partial=True)
+        state_dict.from_torch(file, MODEL)
+    loaded = state_dict.from_torch(file, MODEL, partial=True)
     start = models.init(MODEL, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))
-    np.testing.assert_array_equal(made.params["conv1"]["kernel"], variables.params["conv1"]["kernel"])
-    np.testing.assert_array_equal(made.params["fc"]["kernel"], start.params["fc"]["kernel"])
+    np.testing.assert_array_equal(loaded.params["conv1"]["kernel"], variables.params["conv1"]["kernel"])
+    np.testing.assert_array_equal(loaded.params["fc"]["kernel"], start.params["fc"]["kernel"])
     with pytest.raises(InputError, match="does not fit"):
-        state_dict.from_torch(state_dict.Found("net.pth", {"a": np.zeros(1)}, {}, ""), MODEL, partial=True)
+        state_dict.from_torch(state_dict.WeightsFile("net.pth", {"a": np.zeros(1)}, {}, ""), MODEL, partial=True)
 
 
-@pytest.mark.parametrize(("array", "told"), [
+@pytest.mark.parametrize(("array", "message"), [
     (np.full(16, np.nan, np.float32), "bn1.bias holds values that are not finite"),
     (np.zeros(16, np.int8), "bn1.bias is int8, not a floating-point tensor"),
 ])  # fmt: skip
-def test_values_that_are_no_weights(variables, array, told):
+def test_values_that_are_no_weights(variables, array, message):
     tensors = state_dict.to_torch(variables) | {"bn1.bias": array}
-    with pytest.raises(InputError, match=told):
-        state_dict.from_torch(state_dict.Found("net.pth", tensors, {}, ""), MODEL)
+    with pytest.raises(InputError, match=message):
+        state_dict.from_torch(state_dict.WeightsFile("net.pth", tensors, {}, ""), MODEL)
 
 
 def test_grey_images(tmp_path):
-    made = models.init(MODEL, jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
-    models.save_torch(tmp_path / "grey.pth", MODEL, made)
-    found = state_dict.read(tmp_path / "grey.pth")
-    assert state_dict.image_channels(found, MODEL) == 1 and state_dict.recognize(found) == ("resnet8", 5)
-    assert same(models.load_torch(tmp_path / "grey.pth", MODEL, (8, 8, 1)), made)
+    grey = models.init(MODEL, jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    models.save_torch(tmp_path / "grey.pth", MODEL, grey)
+    file = state_dict.read(tmp_path / "grey.pth")
+    assert state_dict.image_channels(file, MODEL) == 1 and state_dict.recognize(file) == ("resnet8", 5)
+    assert same(models.load_torch(tmp_path / "grey.pth", MODEL, (8, 8, 1)), grey)
     with pytest.raises(InputError, match=r"conv1.weight is \(16, 1, 3, 3\), not \(16, 3, 3, 3\)"):
         models.load_torch(tmp_path / "grey.pth", MODEL)
 

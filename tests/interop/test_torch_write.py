@@ -141,7 +141,7 @@ def test_torch_reads_our_safetensors(torch, tmp_path, tensors):
 
 def test_a_module_takes_our_file(torch, tmp_path):
     """A state dict goes to a file and back into a module, strictly."""
-    made, net = (torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)) for _ in range(2))
-    write_torch(tmp_path / "net", {k: v.numpy() for k, v in made.state_dict().items()}, {})
+    source, net = (torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)) for _ in range(2))
+    write_torch(tmp_path / "net", {k: v.numpy() for k, v in source.state_dict().items()}, {})
     net.load_state_dict(torch.load(tmp_path / "net", weights_only=True)["model"], strict=True)
-    equal({k: v.numpy() for k, v in net.state_dict().items()}, made.state_dict())
+    equal({k: v.numpy() for k, v in net.state_dict().items()}, source.state_dict())

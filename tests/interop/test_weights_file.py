@@ -130,8 +130,8 @@ def test_partial_loading_chooses_nothing_silently_either(tmp_path):
     path = write(tmp_path / "both.pth", behind(("student.", STUDENT), ("teacher.", TEACHER)))
     wider = models.create("resnet8", 7)
     assert "'student.'" in refusal(state_dict.from_torch, state_dict.read(path), wider, partial=True)
-    made = state_dict.from_torch(state_dict.read(path, "teacher"), wider, partial=True)
-    np.testing.assert_array_equal(state_dict.to_torch(made)["conv1.weight"], TEACHER["conv1.weight"])
+    loaded = state_dict.from_torch(state_dict.read(path, "teacher"), wider, partial=True)
+    np.testing.assert_array_equal(state_dict.to_torch(loaded)["conv1.weight"], TEACHER["conv1.weight"])
 
 
 def test_a_file_whose_name_has_a_hash(tmp_path):
@@ -161,8 +161,8 @@ def test_a_config_names_the_network(tmp_path, key, value):
     phases = {"teacher__weights": ("teacher",), "student__teacher": ("student",)}.get(key, ("teacher", "student"))
 
     def trained(file):
-        made = tree(**{key: value.replace("FILE", file)}, phases=phases)
-        return run.run(json.loads(json.dumps(made)), str(tmp_path / "run"))["phases"]
+        config_tree = tree(**{key: value.replace("FILE", file)}, phases=phases)
+        return run.run(json.loads(json.dumps(config_tree)), str(tmp_path / "run"))["phases"]
 
     said = refusal(trained, path)
     assert said.startswith(f"config.{key.replace('__', '.')}: ") and "'student.'" in said and "'teacher.'" in said

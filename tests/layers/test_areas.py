@@ -11,24 +11,24 @@ from kd_jax.layers.areas import AreaHeads, Areas, boxes, masks, peaks
 def slow_peaks(heat, k):
     """(score, channel, y, x) of one map (H, W, C), the largest first."""
     height, width, channels = heat.shape
-    found = []
+    scored = []
     for c, y, x in np.ndindex(channels, height, width):
         around = heat[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2, c]
-        found.append((heat[y, x, c] if heat[y, x, c] == around.max() else 0.0, c, y, x))
-    return sorted(found, key=lambda f: -f[0])[:k]  # a stable sort: of equals the first by channel, y, x
+        scored.append((heat[y, x, c] if heat[y, x, c] == around.max() else 0.0, c, y, x))
+    return sorted(scored, key=lambda f: -f[0])[:k]  # a stable sort: of equals the first by channel, y, x
 
 
 def slow_boxes(heat, size, offset, k):
     """Corners x0, y0, x1, y1 of one map."""
     height, width, _ = heat.shape
-    made = []
+    all_corners = []
     for _, _, y, x in slow_peaks(heat, k):
         centre = (x + offset[y, x, 0], y + offset[y, x, 1])
         w, h = size[y, x]
         corners = [centre[0] - w / 2, centre[1] - h / 2, centre[0] + w / 2, centre[1] + h / 2]
         last = (width - 1, height - 1, width - 1, height - 1)
-        made.append([int(min(max(v, 0), n)) for v, n in zip(corners, last, strict=True)])
-    return made
+        all_corners.append([int(min(max(v, 0), n)) for v, n in zip(corners, last, strict=True)])
+    return all_corners
 
 
 def slow_mask(heat, size, offset, k, overlap):
@@ -55,10 +55,10 @@ def test_peaks(rng, k):
 
 def test_peaks_at_ties_and_borders():
     heat = jnp.full((1, 3, 4, 2), 0.5).at[0, 2, 3, 1].set(0.7)
-    found = peaks(heat, 3)
-    np.testing.assert_array_equal(found.channel, [[1, 0, 0]])  # all of a plain are peaks, the first ones win
-    np.testing.assert_array_equal(found.y, [[2, 0, 0]])
-    np.testing.assert_array_equal(found.x, [[3, 0, 1]])
+    best = peaks(heat, 3)
+    np.testing.assert_array_equal(best.channel, [[1, 0, 0]])  # all of a plain are peaks, the first ones win
+    np.testing.assert_array_equal(best.y, [[2, 0, 0]])
+    np.testing.assert_array_equal(best.x, [[3, 0, 1]])
     one = peaks(jnp.zeros((1, 3, 3, 1)).at[0, 1, 1, 0].set(0.9), 2)
     np.testing.assert_allclose(one.score, [[0.9, 0.0]])
     for k in (0, 25):
@@ -123,25 +123,25 @@ def test_no_gradient_through_masks(rng):
 def test_heads(rng, x64, heat_relu):
     x = np.maximum(rng.normal(0, 2, (2, 5, 4, 3)), 0)
     layer = AreaHeads(channels=7, heat_relu=heat_relu)
-    made = jax.jit(layer.init)(jax.random.key(0), jnp.asarray(x))["params"]
-    own = jax.tree.map(lambda p: rng.normal(0, 1, p.shape), made)
-    found = layer.apply({"params": own}, jnp.asarray(x))
-    assert isinstance(found, Areas)
+    initial = jax.jit(layer.init)(jax.random.key(0), jnp.asarray(x))["params"]
+    params = jax.tree.map(lambda p: rng.normal(0, 1, p.shape), initial)
+    areas = layer.apply({"params": params}, jnp.asarray(x))
+    assert isinstance(areas, Areas)
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    for name, ours, width in zip(Areas._fields, found, (7, 2, 2), strict=True):
-        first, second = own[f"{name}0"], own[f"{name}1"]
+    for name, ours, width in zip(Areas._fields, areas, (7, 2, 2), strict=True):
+        first, second = params[f"{name}0"], params[f"{name}1"]
         assert first["kernel"].shape == (3, 3, 3, 3) and second["kernel"].shape == (1, 1, 3, width)
         y = sum(padded[:, i : i + 5, j : j + 4] @ first["kernel"][i, j] for i, j in np.ndindex(3, 3)) + first["bias"]
         y = np.maximum(y, 0) @ second["kernel"][0, 0] + second["bias"]
         if name != "heat" or heat_relu:
             y = np.maximum(y, 0)
         np.testing.assert_allclose(ours, 1 / (1 + np.exp(-y)) if name == "heat" else y, rtol=1e-6)
-    assert (float(found.heat.min()) >= 0.5) == heat_relu
+    assert (float(areas.heat.min()) >= 0.5) == heat_relu
 
 
 def test_heads_at_the_start():
-    made = jax.jit(AreaHeads().init)(jax.random.key(0), jnp.zeros((1, 4, 4, 32)))["params"]
-    assert made["heat1"]["kernel"].shape == (1, 1, 32, 100)
-    for name, part in made.items():
+    params = jax.jit(AreaHeads().init)(jax.random.key(0), jnp.zeros((1, 4, 4, 32)))["params"]
+    assert params["heat1"]["kernel"].shape == (1, 1, 32, 100)
+    for name, part in params.items():
         bound = (32 * (9 if name.endswith("0") else 1)) ** -0.5
         assert float(jnp.abs(part["kernel"]).max()) <= bound and 0 < float(jnp.abs(part["bias"]).max()) <= bound

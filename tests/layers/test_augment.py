@@ -176,14 +176,14 @@ def test_gradients(rng, x64, name):
     key = jax.random.key(1)
 
     @jax.jit
-    def judged(x, m, key):
+    def values(x, m, key):
         def one(x, m, published):
             return jnp.sum(r * FUNCTIONS[name](x, m, key, published=published))
 
         return [jax.value_and_grad(one, (0, 1))(x, m, published) for published in (False, True)]
 
-    middle, high, low = (judged(x, m, key) for m in (0.63, 0.63 + 1e-6, 0.63 - 1e-6))
-    near, far = (judged(x + step * r, 0.63, key) for step in (-1e-6, 1e-6))
+    middle, high, low = (values(x, m, key) for m in (0.63, 0.63 + 1e-6, 0.63 - 1e-6))
+    near, far = (values(x + step * r, 0.63, key) for step in (-1e-6, 1e-6))
     for (_, (map_grad, grad)), up, down, a, b in zip(middle, high, low, near, far, strict=True):
         if name in EXACT:
             assert abs(grad) > 1e-3
@@ -195,9 +195,9 @@ def test_gradients(rng, x64, name):
 
 def test_channel_drop_keeps_the_mean_that_its_gradient_is_of():
     keys = jax.random.split(jax.random.key(0), 4000)
-    kept = jax.jit(jax.vmap(lambda k: FUNCTIONS["ChannelDrop"](jnp.ones((2, 1, 1, 5)), 0.6, k)))(keys)
-    assert (kept[:, 0] == kept[:, 1]).all()  # the same for all examples
-    np.testing.assert_allclose(kept.mean(0), 0.7, atol=4 * (0.21 / 4000) ** 0.5)
+    dropped = jax.jit(jax.vmap(lambda k: FUNCTIONS["ChannelDrop"](jnp.ones((2, 1, 1, 5)), 0.6, k)))(keys)
+    assert (dropped[:, 0] == dropped[:, 1]).all()  # the same for all examples
+    np.testing.assert_allclose(dropped.mean(0), 0.7, atol=4 * (0.21 / 4000) ** 0.5)
 
 
 def test_channel_shuffle_is_uniform():
@@ -205,8 +205,8 @@ def test_channel_shuffle_is_uniform():
     keys = jax.random.split(jax.random.key(0), 6000)
     x = jnp.arange(4.0).reshape(1, 1, 1, 4)
     out = jax.jit(jax.vmap(lambda k: FUNCTIONS["ChannelShuffle"](x, 0.5, k)))(keys).reshape(-1, 4)
-    seen, times = np.unique(np.asarray(out), axis=0, return_counts=True)
-    assert len(seen) == 7 and (np.sort(seen) == np.arange(4)).all()
+    orders, times = np.unique(np.asarray(out), axis=0, return_counts=True)
+    assert len(orders) == 7 and (np.sort(orders) == np.arange(4)).all()
     np.testing.assert_allclose(np.sort(times) / 6000, [1 / 12] * 6 + [1 / 2], atol=4 * (0.25 / 6000) ** 0.5)
 
 
@@ -243,11 +243,11 @@ def test_on(rng, x64):
 
     @jax.jit
     def run(on):
-        def judged(on, magnitudes):
+        def scored(on, magnitudes):
             out = apply_pair(jnp.asarray(x), jnp.array([1, 5]), on, magnitudes, key)
             return jnp.vdot(r, out), out
 
-        (_, out), grads = jax.value_and_grad(judged, (0, 1), has_aux=True)(on, magnitudes)
+        (_, out), grads = jax.value_and_grad(scored, (0, 1), has_aux=True)(on, magnitudes)
         return out, grads
 
     sheared, cut = alone(x)

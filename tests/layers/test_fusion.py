@@ -9,9 +9,9 @@ from kd_jax.layers.fusion import Fusion, nearest
 from kd_jax.layers.projector import Connector, Projector
 
 
-def normed(x, own):
+def normed(x, bn):
     """BatchNorm in training, of maps (B, H, W, C)."""
-    return (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5) * own["scale"] + own["bias"]
+    return (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5) * bn["scale"] + bn["bias"]
 
 
 def slow_nearest(x, height, width):
@@ -47,14 +47,14 @@ CASES = {  # own size, the deeper result's, the wanted one
 
 @pytest.mark.parametrize("case", CASES)
 def test_fusion(rng, x64, case):
-    own, below, wanted = CASES[case]
-    layer, x = Fusion((*wanted, 5), 4), jnp.asarray(rng.normal(0, 1, (6, *own, 3)))
+    size, below, wanted = CASES[case]
+    layer, x = Fusion((*wanted, 5), 4), jnp.asarray(rng.normal(0, 1, (6, *size, 3)))
     deeper = None if below is None else jnp.asarray(rng.normal(0, 1, (6, *below, 4)))
-    made = jax.jit(layer.init)(jax.random.key(0), x, deeper)
-    assert ("attention" in made["params"]) == (below is not None)
-    params = jax.tree.map(lambda p: rng.normal(0, 1, p.shape), made["params"])
+    variables = jax.jit(layer.init)(jax.random.key(0), x, deeper)
+    assert ("attention" in variables["params"]) == (below is not None)
+    params = jax.tree.map(lambda p: rng.normal(0, 1, p.shape), variables["params"])
     apply = jax.jit(lambda v, x, d: layer.apply(v, x, d, True, mutable=["batch_stats"]))
-    (out, result), moved = apply({**made, "params": params}, x, deeper)
+    (out, result), moved = apply({**variables, "params": params}, x, deeper)
     slow = slow_fusion(params, np.asarray(x), None if deeper is None else np.asarray(deeper), wanted)
     assert out.shape == (6, *wanted, 5) and result.shape == (6, *wanted, 4)
     for ours, theirs in zip((out, result), slow, strict=True):
@@ -67,23 +67,22 @@ def test_fusion(rng, x64, case):
 def test_running_statistics_are_used_outside_training(rng):
     x = jnp.float32(rng.normal(0, 1, (2, 2, 2, 3)))
     layer = Fusion((2, 2, 5), 4)
-    made = jax.jit(layer.init)(jax.random.key(0), x)
-    result = jax.jit(layer.apply)(made, x)[1]
+    variables = jax.jit(layer.init)(jax.random.key(0), x)
+    result = jax.jit(layer.apply)(variables, x)[1]
     np.testing.assert_allclose(
-        result, np.asarray(x) @ np.asarray(made["params"]["conv1"]["kernel"])[0, 0] / (1 + 1e-5) ** 0.5, rtol=1e-5
+        result, np.asarray(x) @ np.asarray(variables["params"]["conv1"]["kernel"])[0, 0] / (1 + 1e-5) ** 0.5, rtol=1e-5
     )
 
 
 def test_start_of_fusion():
     """U(-1, 1) sqrt(3 / fan in); of the attention U(-1, 1) / sqrt(fan in), its bias too."""
-    made = jax.jit(Fusion((2, 2, 64), 64).init)(jax.random.key(0), jnp.zeros((1, 2, 2, 32)), jnp.zeros((1, 1, 1, 64)))[
-        "params"
-    ]
+    maps = jnp.zeros((1, 2, 2, 32)), jnp.zeros((1, 1, 1, 64))
+    params = jax.jit(Fusion((2, 2, 64), 64).init)(jax.random.key(0), *maps)["params"]
     bounds = {"conv1": (3 / 32) ** 0.5, "conv2": (3 / (9 * 64)) ** 0.5, "attention": 128**-0.5}
     for name, bound in bounds.items():
-        assert 0.95 * bound < float(jnp.abs(made[name]["kernel"]).max()) <= bound, name
-    assert 0 < float(jnp.abs(made["attention"]["bias"]).max()) <= 128**-0.5
-    assert "bias" not in made["conv1"] and "bias" not in made["conv2"]
+        assert 0.95 * bound < float(jnp.abs(params[name]["kernel"]).max()) <= bound, name
+    assert 0 < float(jnp.abs(params["attention"]["bias"]).max()) <= 128**-0.5
+    assert "bias" not in params["conv1"] and "bias" not in params["conv2"]
 
 
 def test_nearest_by_hand():
@@ -97,14 +96,14 @@ def test_nearest_by_hand():
 
 def test_projector(rng, x64):
     x = jnp.asarray(rng.normal(0, 1, (2, 3, 4, 3)))
-    made = jax.jit(Projector(5).init)(jax.random.key(0), x)
-    kernels = [made["params"][f"conv{i}"]["kernel"] for i in range(3)]
+    variables = jax.jit(Projector(5).init)(jax.random.key(0), x)
+    kernels = [variables["params"][f"conv{i}"]["kernel"] for i in range(3)]
     assert [k.shape for k in kernels] == [(1, 1, 3, 5), (1, 1, 5, 5), (1, 1, 5, 5)]
-    assert set(made) == {"params"} and all(set(p) == {"kernel"} for p in made["params"].values())
+    assert set(variables) == {"params"} and all(set(p) == {"kernel"} for p in variables["params"].values())
     first, second, third = (np.asarray(k[0, 0]) for k in kernels)
     slow = np.maximum(np.maximum(np.asarray(x) @ first, 0) @ second, 0) @ third
     assert (slow < 0).any()  # no ReLU at the end
-    np.testing.assert_allclose(jax.jit(Projector(5).apply)(made, x), slow, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(jax.jit(Projector(5).apply)(variables, x), slow, rtol=1e-6, atol=1e-7)
     wide = jax.jit(Projector(64).init)(jax.random.key(0), jnp.zeros((1, 1, 1, 16)))["params"]
     for name, fan_in in (("conv0", 16), ("conv1", 64), ("conv2", 64)):
         assert 0.95 * fan_in**-0.5 < float(jnp.abs(wide[name]["kernel"]).max()) <= fan_in**-0.5
@@ -112,10 +111,10 @@ def test_projector(rng, x64):
 
 def test_connector(rng, x64):
     x = jnp.asarray(rng.normal(0, 1, (2, 3, 4, 3)))
-    made = jax.jit(Connector(5).init)(jax.random.key(0), x)
-    params = jax.tree.map(lambda p: rng.normal(0, 1, p.shape), made["params"])
+    variables = jax.jit(Connector(5).init)(jax.random.key(0), x)
+    params = jax.tree.map(lambda p: rng.normal(0, 1, p.shape), variables["params"])
     apply = jax.jit(lambda v: Connector(5).apply(v, x, True, mutable=["batch_stats"]))
-    out, _ = apply({**made, "params": params})
+    out, _ = apply({**variables, "params": params})
     slow = normed(np.asarray(x) @ params["conv"]["kernel"][0, 0], params["bn"])
     assert (slow < 0).any() and set(params["conv"]) == {"kernel"}
     np.testing.assert_allclose(out, slow, rtol=1e-6, atol=1e-7)

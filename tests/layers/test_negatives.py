@@ -40,10 +40,10 @@ def test_table():
 def test_every_other_example_equally_often(count):
     """Once or never while there are enough; where there are not, the floor or the ceiling of count / n."""
     for key in range(5):
-        for i, own in enumerate(draw(SKEWED, range(13), count, key)):
+        for i, chosen in enumerate(draw(SKEWED, range(13), count, key)):
             others = np.flatnonzero(SKEWED != SKEWED[i])
-            assert set(own) <= set(others)
-            times = np.bincount(own, minlength=13)[others]
+            assert set(chosen) <= set(others)
+            times = np.bincount(chosen, minlength=13)[others]
             assert {*times} <= {count // len(others), -(-count // len(others))}
 
 
@@ -65,10 +65,10 @@ def test_at_the_size_of_cifar(rng):
     for classes in (100, 2):
         labels = rng.permutation(np.arange(50000) % classes)
         index = rng.permutation(50000)[:4]
-        for i, own in zip(index, draw(labels, index, 16384, classes=classes), strict=True):
-            assert len(np.unique(own)) == 16384 and not (labels[own] == labels[i]).any()
+        for i, chosen in zip(index, draw(labels, index, 16384, classes=classes), strict=True):
+            assert len(np.unique(chosen)) == 16384 and not (labels[chosen] == labels[i]).any()
             # 500 bins over the range, each with as many as the others: the spread of draws without repeats
-            bins = np.bincount(own // 100, minlength=500)
+            bins = np.bincount(chosen // 100, minlength=500)
             have = np.bincount(np.flatnonzero(labels != labels[i]) // 100, minlength=500)
             share = 16384 / have.sum()
             assert 0.75 < ((bins - have * share) ** 2 / (have * share * (1 - share))).mean() < 1.25
@@ -79,9 +79,9 @@ def uneven(out, n):
     alone = [stats.chisquare(np.bincount(x, minlength=n)).pvalue for x in out.T]
     pairs = []
     for i, j in zip(*np.triu_indices(out.shape[1], 1), strict=True):
-        seen = np.bincount(out[:, i] * n + out[:, j], minlength=n * n).reshape(n, n)
-        assert not np.diag(seen).any()
-        pairs.append(stats.chisquare(seen[~np.eye(n, dtype=bool)]).pvalue)
+        counts = np.bincount(out[:, i] * n + out[:, j], minlength=n * n).reshape(n, n)
+        assert not np.diag(counts).any()
+        pairs.append(stats.chisquare(counts[~np.eye(n, dtype=bool)]).pvalue)
     return alone, pairs
 
 
@@ -122,13 +122,13 @@ def test_nothing_is_sorted():
     assert " sort[" not in text and " while[" in text and "[3,50]" not in text
 
 
-@pytest.mark.parametrize(("labels", "told"), [
+@pytest.mark.parametrize(("labels", "message"), [
     ([1, 1, 1], "negatives: all 3 examples are of class 1; two classes at least wanted"),
     ([0, 1, 5], r"negatives: labels \(N,\) from 0 to 4 wanted, got 0 to 5"),
     ([0, 1, -1], r"negatives: labels \(N,\) from 0 to 4 wanted, got -1 to 1"),
     ([], r"negatives: labels \(N,\) from 0 to 4 wanted, got shape \(0,\)"),
     ([[0, 1]], r"negatives: labels \(N,\) from 0 to 4 wanted, got shape \(1, 2\)"),
 ])  # fmt: skip
-def test_refusals(labels, told):
-    with pytest.raises(ValueError, match=told):
+def test_refusals(labels, message):
+    with pytest.raises(ValueError, match=message):
         negatives.table(labels, 5)

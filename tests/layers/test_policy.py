@@ -19,7 +19,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def made(estimator="relax", equal=False):
+def example(estimator="relax", equal=False):
     policy = policies.init(jax.random.key(5), estimator=estimator, size=SIZE)
     if not equal:
         policy["weight"] = jnp.array([0.8, -0.3, 0.1])
@@ -124,7 +124,7 @@ def test_init():
 
 @pytest.mark.parametrize("estimator", policies.ESTIMATORS)
 def test_frequencies(estimator):
-    policy = made()
+    policy = example()
     d = drawn(policy, keys(), estimator)
     p, share = chances(policy)
     index, on = np.asarray(d.index), np.asarray(d.on)
@@ -132,13 +132,13 @@ def test_frequencies(estimator):
     assert (np.asarray(d.magnitudes) == 0.5).all()
     within(index[:, None] == np.arange(SIZE), share)
     for k in range(SIZE):
-        own = on[index == k]
-        within(own, p[k])
-        within(own[:, 0] * own[:, 1], p[k, 0] * p[k, 1])
+        switches = on[index == k]
+        within(switches, p[k])
+        within(switches[:, 0] * switches[:, 1], p[k, 0] * p[k, 1])
 
 
 def test_estimators_and_temperatures_draw_the_same():
-    policy = made()
+    policy = example()
 
     @jax.jit
     def both(key):
@@ -151,7 +151,7 @@ def test_estimators_and_temperatures_draw_the_same():
 
 def test_bounds():
     """0 and 1 never fail, what is beyond a bound counts as the bound, and gradients pass there."""
-    policy = made("relaxed")
+    policy = example("relaxed")
     policy["probability"] = jnp.array([[0.0, 1.0], [-0.2, 1.3], [0.0, 1.0]])
     policy["magnitude"] = jnp.array([[-1.0, 0.3], [0.2, 1.5], [2.0, -0.1]])
     d = drawn(policy, keys(), "relaxed")
@@ -165,7 +165,7 @@ def test_bounds():
         return policies.draw({**policy, "magnitude": m}, keys()[0], estimator="relaxed").magnitudes.sum()
 
     assert (total(policy["magnitude"]) == np.eye(SIZE)[d.index[0]][:, None] * np.ones(2)).all()
-    policy |= {"weight": jnp.array([300.0, 0.0, -300.0]), "control": made()["control"]}
+    policy |= {"weight": jnp.array([300.0, 0.0, -300.0]), "control": example()["control"]}
     g = relax(policy, keys(), TABLE)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(g))
     assert (g["probability"] != 0).any(0).all()
@@ -175,7 +175,7 @@ def test_bounds():
 def test_zero_and_one_never_fail(monkeypatch, noise):
     """Not even in the one draw of a million whose noise outdoes the clipped logit."""
     monkeypatch.setattr(jax.random, "logistic", lambda key, shape, dtype: jnp.full(shape, noise, dtype))
-    policy = made() | {"probability": jnp.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])}
+    policy = example() | {"probability": jnp.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])}
     on = policies._sample(policy, jax.random.key(0)).on
     assert on.tolist() == [[0, 1], [noise > 0] * 2, [1, 0]]
 
@@ -188,7 +188,7 @@ def test_draw_under_relax_has_no_gradient_but_magnitudes():
         return multilinear(d, TABLE) + d.magnitudes @ jnp.array([2.0, 3.0])
 
     key = jax.random.key(1)
-    policy = made()
+    policy = example()
     g = one(policy, key)
     assert (g["probability"] == 0).all() and (g["weight"] == 0).all()
     k = int(policies.draw(policy, key, estimator="relax").index)
@@ -197,7 +197,7 @@ def test_draw_under_relax_has_no_gradient_but_magnitudes():
 
 @pytest.mark.parametrize("scale", [0, 1, 3], ids=["no control", "random control", "large control"])
 def test_relax_is_unbiased(scale):
-    policy = made()
+    policy = example()
     policy["control"] = jax.tree.map(lambda x: scale * (x + 0.1), policy["control"])
     truth = exact(policy)
     samples = relax(policy, keys(), TABLE)
@@ -208,7 +208,7 @@ def test_relax_is_unbiased(scale):
 
 
 def test_without_control_it_is_the_score_of_the_very_draw():
-    policy = made()
+    policy = example()
     policy["control"] = jax.tree.map(jnp.zeros_like, policy["control"])
     p, share = chances(policy)
     d, g = drawn(policy, keys(), "relax"), relax(policy, keys(), jnp.full_like(TABLE, 2.0))
@@ -220,7 +220,7 @@ def test_without_control_it_is_the_score_of_the_very_draw():
 
 def test_redrawn_values_are_of_the_same_distribution():
     """Jointly with the draw: how often each of z, by quarters of its range, comes with each sub-policy and `on`."""
-    policy = made()
+    policy = example()
 
     def one(key):
         s = policies._sample(policy, key)
@@ -228,11 +228,11 @@ def test_redrawn_values_are_of_the_same_distribution():
         cuts = jnp.array([-1.0, 0.0, 1.0])
         drawn = jnp.arange(SIZE) == s.index
 
-        def seen(z_on, z_index):
+        def quarters(z_on, z_index):
             places = (z_index[:, None] > cuts)[:, None] & drawn[:, None]
             return places, (z_on[..., None] > cuts) & (s.on > 0)[..., None], z_on > cuts[0]
 
-        first, second = seen(s.z_on, s.z_index), seen(*again)
+        first, second = quarters(s.z_on, s.z_index), quarters(*again)
         fits = (jnp.argmax(again[1]) == s.index) & ((again[0] > 0) == (s.on > 0)).all()
         return jax.tree.map(lambda a, b: a * 1.0 - b, first, second), fits, again[0] != s.z_on
 
@@ -246,14 +246,14 @@ def test_a_redraw_has_a_key_of_its_own(monkeypatch):
     """Neither the key of the draw nor one of those that the draw splits it into."""
     key, redraw, used = jax.random.key(3), policies._redraw, []
     monkeypatch.setattr(policies, "_redraw", lambda sample, key: used.append(key) or redraw(sample, key))
-    policies.score(made(), key, jnp.float32(1.0))
+    policies.score(example(), key, jnp.float32(1.0))
     assert used
     for drawn in (key, *jax.random.split(key)):
         assert all(not np.array_equal(jax.random.key_data(k), jax.random.key_data(drawn)) for k in used)
 
 
 def test_the_control_learns_to_lower_the_variance():
-    policy, batches = made(), [keys(256, seed) for seed in range(1, 41)]
+    policy, batches = example(), [keys(256, seed) for seed in range(1, 41)]
 
     @jax.jit
     def step(control, keys):
@@ -273,7 +273,7 @@ def test_the_control_learns_to_lower_the_variance():
 
 def test_the_controls_gradient(x64):
     """That of the mean square of the estimate, by differences."""
-    policy, key, value = made(), jax.random.key(2), 1.3
+    policy, key, value = example(), jax.random.key(2), 1.3
 
     @jax.jit
     def square(control):
@@ -298,7 +298,7 @@ def shrinkage(p, temperature):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0])
 def test_relaxed_probability_has_the_stated_bias(temperature):
-    policy = made("relaxed")
+    policy = example("relaxed")
     factor = np.vectorize(lambda p: shrinkage(p, temperature))(chances(policy)[0])
     samples = relaxed(policy, keys(), TABLE, temperature)["probability"]
     within(samples, factor * exact(policy)["probability"])
@@ -319,10 +319,10 @@ def share_kept(size, temperature):
 
 def test_relaxed_weight_has_the_stated_bias():
     """In proportion to the truth where weights are equal; else even equal objectives have a gradient, of this sign."""
-    policy = made("relaxed", equal=True)
+    policy = example("relaxed", equal=True)
     samples = relaxed(policy, keys(), TABLE, 0.5)["weight"]
     within(samples, share_kept(SIZE, 0.5) * exact(policy)["weight"], errors=4.5)
-    policy = made("relaxed")
+    policy = example("relaxed")
     for constant in (1.0, -1.0):
         mean = np.asarray(relaxed(policy, keys(), jnp.full_like(TABLE, constant), 0.5)["weight"]).mean(0)
         assert constant * mean[0] > 0.02 and constant * mean[1] < 0  # descent: from the largest weight if positive
@@ -331,7 +331,7 @@ def test_relaxed_weight_has_the_stated_bias():
 @pytest.mark.parametrize("estimator", policies.ESTIMATORS)
 def test_only_the_drawn_sub_policy(estimator):
     """Relaxed: nobody else's probabilities have a gradient. RELAX: everybody's."""
-    policy = made(estimator)
+    policy = example(estimator)
     grads = relaxed(policy, keys(), TABLE, 0.5) if estimator == "relaxed" else relax(policy, keys(), TABLE)
     index = np.asarray(drawn(policy, keys(), estimator).index)
     others = np.asarray(grads["probability"])[np.arange(SIZE) != index[:, None]]
@@ -344,7 +344,7 @@ def test_descent_finds_the_best(estimator):
     table = np.zeros((SIZE, 2, 2))
     table[1, 1, 0] = -1.0
     table[2] = 0.5
-    start = made(estimator, equal=True)
+    start = example(estimator, equal=True)
 
     tx = optax.adam(0.05)
 
@@ -373,8 +373,8 @@ def test_second_derivatives_pass():
     def inner(theta, policy):
         return multilinear(policies.draw(policy, jax.random.key(0), estimator="relaxed"), TABLE) * theta**2
 
-    mixed = jax.jit(jax.grad(lambda policy: jax.grad(inner)(3.0, policy)))(made("relaxed"))
-    plain = jax.jit(jax.grad(partial(inner, 1.0)))(made("relaxed"))
+    mixed = jax.jit(jax.grad(lambda policy: jax.grad(inner)(3.0, policy)))(example("relaxed"))
+    plain = jax.jit(jax.grad(partial(inner, 1.0)))(example("relaxed"))
     for a, b in zip(jax.tree.leaves(mixed), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(a, 6 * b, rtol=1e-5)
     assert any((x != 0).any() for x in jax.tree.leaves(plain))

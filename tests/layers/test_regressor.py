@@ -43,39 +43,45 @@ def slow(kernel, bias, x, size):
 def test_convolution_norm_relu(rng, x64, sizes, kernel):
     given, wanted = sizes
     layer, x = Regressor((*wanted, 5)), jnp.asarray(rng.normal(0, 1, (4, *given, 3)))
-    made = jax.jit(layer.init)(jax.random.key(0), x)
-    params = jax.tree.map(lambda p: rng.normal(0, 1, p.shape), made["params"])
+    variables = jax.jit(layer.init)(jax.random.key(0), x)
+    params = jax.tree.map(lambda p: rng.normal(0, 1, p.shape), variables["params"])
     assert params["conv0"]["kernel"].shape == kernel and params["conv0"]["bias"].shape == (5,)
-    out, moved = layer.apply({**made, "params": params}, x, True, mutable=["batch_stats"])
-    own = {k: np.asarray(v) for k, v in (params["conv0"] | params["bn0"] | {"shift": params["bn0"]["bias"]}).items()}
+    out, moved = layer.apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
+    leaves = {k: np.asarray(v) for k, v in (params["conv0"] | params["bn0"] | {"shift": params["bn0"]["bias"]}).items()}
     bias = np.asarray(params["conv0"]["bias"])
-    y = np.stack([slow(own["kernel"], bias, np.asarray(one), wanted) for one in x])
+    y = np.stack([slow(leaves["kernel"], bias, np.asarray(one), wanted) for one in x])
     mean, var = y.mean((0, 1, 2)), y.var((0, 1, 2))
     np.testing.assert_allclose(
-        out, np.maximum((y - mean) / np.sqrt(var + 1e-5) * own["scale"] + own["shift"], 0), rtol=1e-6, atol=1e-9
+        out,
+        np.maximum((y - mean) / np.sqrt(var + 1e-5) * leaves["scale"] + leaves["shift"], 0),
+        rtol=1e-6,
+        atol=1e-9,
     )
     np.testing.assert_allclose(moved["batch_stats"]["bn0"]["mean"], 0.1 * mean, rtol=1e-6, atol=1e-9)
-    still = layer.apply({**made, "params": params}, x)  # running statistics 0 and 1 at the start
+    still = layer.apply({**variables, "params": params}, x)  # running statistics 0 and 1 at the start
     np.testing.assert_allclose(
-        still, np.maximum(y / np.sqrt(1 + 1e-5) * own["scale"] + own["shift"], 0), rtol=1e-6, atol=1e-9
+        still,
+        np.maximum(y / np.sqrt(1 + 1e-5) * leaves["scale"] + leaves["shift"], 0),
+        rtol=1e-6,
+        atol=1e-9,
     )
 
 
 def test_depth_adds_plain_convolutions(rng):
     x = jnp.float32(rng.normal(0, 1, (2, 8, 8, 3)))
     layer = Regressor((4, 4, 5), 3)
-    made = layer.init(jax.random.key(0), x)
-    assert {k: v["kernel"].shape for k, v in made["params"].items() if "kernel" in v} == {
+    variables = layer.init(jax.random.key(0), x)
+    assert {k: v["kernel"].shape for k, v in variables["params"].items() if "kernel" in v} == {
         "conv0": (3, 3, 3, 5), "conv1": (3, 3, 5, 5), "conv2": (3, 3, 5, 5),
     }  # fmt: skip
-    assert set(made["batch_stats"]) == {"bn0", "bn1", "bn2"}
-    first = {c: {k: v for k, v in part.items() if k.endswith("0")} for c, part in made.items()}
+    assert set(variables["batch_stats"]) == {"bn0", "bn1", "bn2"}
+    first = {c: {k: v for k, v in part.items() if k.endswith("0")} for c, part in variables.items()}
     hidden = Regressor((4, 4, 5)).apply(first, x)
     for i in (1, 2):
-        own = {c: {f"{k[:-1]}0": v for k, v in part.items() if k.endswith(str(i))} for c, part in made.items()}
+        single = {c: {f"{k[:-1]}0": v for k, v in part.items() if k.endswith(str(i))} for c, part in variables.items()}
         padded = jnp.pad(hidden, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        hidden = Regressor((4, 4, 5)).apply(own, padded)  # 6 to 4: the same 3x3, without padding
-    out = layer.apply(made, x)
+        hidden = Regressor((4, 4, 5)).apply(single, padded)  # 6 to 4: the same 3x3, without padding
+    out = layer.apply(variables, x)
     assert out.shape == (2, 4, 4, 5) and float(out.max()) > 0
     np.testing.assert_allclose(out, hidden, rtol=1e-5, atol=1e-6)
 
@@ -83,11 +89,11 @@ def test_depth_adds_plain_convolutions(rng):
 @pytest.mark.parametrize(("given", "wanted"), [((8, 8), (4, 4)), ((4, 4), (8, 8)), ((5, 5), (5, 5))])
 def test_start(given, wanted):
     """U(-1, 1) / sqrt(fan in), as PyTorch counts it; bias 0."""
-    made = Regressor((*wanted, 64)).init(jax.random.key(0), jnp.zeros((1, *given, 16)))["params"]["conv0"]
-    height, width, inputs, outputs = made["kernel"].shape
+    conv = Regressor((*wanted, 64)).init(jax.random.key(0), jnp.zeros((1, *given, 16)))["params"]["conv0"]
+    height, width, inputs, outputs = conv["kernel"].shape
     bound = (height * width * (outputs if height == 4 else inputs)) ** -0.5
-    largest = float(jnp.abs(made["kernel"]).max())
-    assert 0.98 * bound < largest <= bound and not made["bias"].any()
+    largest = float(jnp.abs(conv["kernel"]).max())
+    assert 0.98 * bound < largest <= bound and not conv["bias"].any()
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,14 @@ def attend(x, p):
     return np.stack(rows) @ p["output"]
 
 
-def made(tokens, width=None, zero_output=False):
+def initial(tokens, width=None, zero_output=False):
     params = simplifier.init(jax.random.key(0), num_classes=6, tokens=tokens, width=width, zero_output=zero_output)
     return params, {k: np.asarray(v, np.float64) for k, v in params.items()}
 
 
 @pytest.mark.parametrize("width", [None, 3])
 def test_batch_tokens(rng, x64, width):
-    params, p = made("batch", width)
+    params, p = initial("batch", width)
     u = rng.normal(size=(5, 6))
     np.testing.assert_allclose(
         simplifier.apply(params, jnp.asarray(u), tokens="batch"), attend(u, p), rtol=1e-5, atol=1e-6
@@ -35,7 +35,7 @@ def test_batch_tokens(rng, x64, width):
 
 
 def test_class_tokens(rng, x64):
-    params, p = made("classes")
+    params, p = initial("classes")
     u = rng.normal(size=(5, 6))
     slow = np.stack([attend(row[:, None] * p["direction"] + p["embedding"], p)[:, 0] for row in u])
     np.testing.assert_allclose(simplifier.apply(params, jnp.asarray(u), tokens="classes"), slow, rtol=1e-5, atol=1e-6)
@@ -43,7 +43,7 @@ def test_class_tokens(rng, x64):
 
 @pytest.mark.parametrize("tokens", simplifier.TOKENS)
 def test_zero_output_is_exactly_zero(rng, tokens):
-    params, _ = made(tokens, zero_output=True)
+    params, _ = initial(tokens, zero_output=True)
     assert (np.asarray(simplifier.apply(params, jnp.asarray(rng.normal(size=(5, 6))), tokens=tokens)) == 0).all()
 
 
@@ -52,14 +52,14 @@ def test_what_mixes_with_what(rng):
     u = jnp.asarray(rng.normal(size=(5, 6)))
     other = u.at[0].add(1.0)
     for tokens, mixes in (("batch", True), ("classes", False)):
-        params, _ = made(tokens)
+        params, _ = initial(tokens)
         a, b = (simplifier.apply(params, x, tokens=tokens) for x in (u, other))
         assert (np.abs(np.asarray(a - b))[1:].max() > 1e-6) == mixes
 
 
 def test_width_defaults():
-    assert made("batch")[0]["query"].shape == (6, 6)
-    assert made("classes")[0]["query"].shape == (16, 16)
+    assert initial("batch")[0]["query"].shape == (6, 6)
+    assert initial("classes")[0]["query"].shape == (16, 16)
     big = jax.eval_shape(
         lambda k: simplifier.init(k, num_classes=1000, tokens="batch", width=None, zero_output=True), jax.random.key(0)
     )

@@ -13,11 +13,11 @@ from kd_jax.layers.transform import FORMS, Transform, _resized, _strides
 def test_any_shape_becomes_any_other(form, have, want):
     layer = Transform((want, want, 5), form)
     x = jax.ShapeDtypeStruct((2, have, have, 3), jnp.float32)
-    made = jax.eval_shape(layer.init, jax.random.key(0), x)
-    out, moved = jax.eval_shape(lambda v, x: layer.apply(v, x, True, mutable=["batch_stats"]), made, x)
+    variables = jax.eval_shape(layer.init, jax.random.key(0), x)
+    out, moved = jax.eval_shape(lambda v, x: layer.apply(v, x, True, mutable=["batch_stats"]), variables, x)
     assert out.shape == (2, want, want, 5)
-    assert jax.tree.structure(moved["batch_stats"]) == jax.tree.structure(made["batch_stats"])
-    kernels = {k: v["kernel"].shape for k, v in made["params"].items() if "kernel" in v}
+    assert jax.tree.structure(moved["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
+    kernels = {k: v["kernel"].shape for k, v in variables["params"].items() if "kernel" in v}
     assert kernels["conv"] == (1, 1, 3, 5)
     assert (len(kernels) == 1) == (form == "conv1x1")
 

@@ -16,7 +16,7 @@ class Case(NamedTuple):
     """A call of a loss.
 
     students, teachers: one shape for every stage compared, (B, H, W, C) or (B, D); of one stage mostly.
-    options: what the loss is told beside tensors. scale: of the student's values; the teacher's are N(0, 2).
+    options: what the loss is given beside tensors. scale: of the student's values; the teacher's are N(0, 2).
     rectified: maps as they are behind a ReLU. blank: "students" or "teachers", whose first example is all zeros.
     """
 
@@ -75,7 +75,7 @@ def norms() -> np.ndarray:
 
 
 class Contrast(NamedTuple):
-    """What CRD is told beside one batch of embeddings, or of features before the heads.
+    """What CRD is given beside one batch of embeddings, or of features before the heads.
 
     banks: (2, N, D), the student's first, of no special length. index: (calls, B), each row's different. negatives:
     (calls, B, M), any rows. before: (2, B, *), student's and teacher's of the batch of the first of two calls.

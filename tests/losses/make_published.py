@@ -67,10 +67,10 @@ def contrastive(features: int, teacher: int, width: int, o: dict) -> list:
     torch.set_default_dtype(torch.float64)  # the memory keeps T and the constants in the default type
     try:
         names = ("s_dim", "t_dim", "feat_dim", "n_data", "nce_k", "nce_t", "nce_m")
-        told = (features, teacher, width, o["rows"], o["negatives"], o["temperature"], o["momentum"])
-        first = load("crd", "criterion").CRDLoss(types.SimpleNamespace(**dict(zip(names, told, strict=True))))
+        values = (features, teacher, width, o["rows"], o["negatives"], o["temperature"], o["momentum"])
+        first = load("crd", "criterion").CRDLoss(types.SimpleNamespace(**dict(zip(names, values, strict=True))))
         second, whole = types.SimpleNamespace(), load("mdistiller", "CRD").CRD
-        whole.init_crd_modules(second, *told[:5], o["momentum"], o["temperature"])
+        whole.init_crd_modules(second, *values[:5], o["momentum"], o["temperature"])
         return [(first, first), (partial(whole.crd_loss, second), second)]
     finally:
         torch.set_default_dtype(torch.float32)
@@ -160,8 +160,8 @@ def losses() -> dict:
         options = {"temperature": o["temperature"], "ce_loss_weight": 0.0, "kd_loss_weight": 1.0}
         method = types.SimpleNamespace(student=networks[0], teacher=networks[1], **options, logit_stand=o["lskd"])
         codes = [load("lskd", "MLKD").MLKD] + [load("mlld", "KD_ours").KD_ours] * (not o["lskd"])
-        found = [code.forward_train(method, 0, 1, torch.from_numpy(inputs.labels))[1] for code in codes]
-        values = [sum(parts.values()) for parts in found]
+        terms = [code.forward_train(method, 0, 1, torch.from_numpy(inputs.labels))[1] for code in codes]
+        values = [sum(parts.values()) for parts in terms]
         assert all(value == values[0] for value in values)
         return values[0]
 
@@ -210,8 +210,8 @@ def main(folders: list[str]) -> None:
     warnings.filterwarnings("ignore", "size_average")
     torch.Tensor.float = torch.Tensor.double  # some of the losses cast what they are given to float32
     open_packages(folders)
-    known = losses()
-    golden = {name: measure(known[name.split("/")[0]], make(name), case.options) for name, case in CASES.items()}
+    losses_of = losses()
+    golden = {name: measure(losses_of[name.split("/")[0]], make(name), case.options) for name, case in CASES.items()}
     np.savez_compressed(FILE, margins=margins(), **crd_steps(), **golden)
     print(f"{FILE}: {len(golden)} cases, {FILE.stat().st_size:,} bytes")
 

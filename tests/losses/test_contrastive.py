@@ -15,7 +15,9 @@ crd_scales = jax.jit(contrastive.crd_scales, static_argnames="temperature")
 
 def scored(v, bank, rows, temperature):
     """(B, M + 1), one score after the other; the positive's row first."""
-    return np.array([[math.exp(float(a @ bank[i]) / temperature) for i in own] for a, own in zip(v, rows, strict=True)])
+    return np.array(
+        [[math.exp(float(a @ bank[i]) / temperature) for i in numbers] for a, numbers in zip(v, rows, strict=True)]
+    )
 
 
 def slow_scales(student, teacher, student_bank, teacher_bank, index, negatives, temperature=0.07):
@@ -27,11 +29,11 @@ def slow_scales(student, teacher, student_bank, teacher_bank, index, negatives, 
 def slow_crd(student_scale, teacher_scale, temperature=0.07, **given):
     """As published: each anchor's loss with its constant, which here may be 0 for the batch's own."""
     s, t, student_bank, teacher_bank, index, negatives = given.values()
-    own = slow_scales(**given, temperature=temperature)
+    scales = slow_scales(**given, temperature=temperature)
     rows, m, n = np.concatenate([index[:, None], negatives], 1), negatives.shape[1], len(student_bank)
     values = np.zeros(len(s))
     for k, (v, bank, scale) in enumerate(((s, teacher_bank, student_scale), (t, student_bank, teacher_scale))):
-        p = scored(v, bank, rows, temperature) / (scale or own[k])
+        p = scored(v, bank, rows, temperature) / (scale or scales[k])
         for b in range(len(s)):
             values[b] -= math.log(p[b, 0] / (p[b, 0] + m / n + 1e-7))
             for j in range(1, m + 1):
@@ -111,9 +113,9 @@ def test_extremes_are_finite(rng, scale):
     equal = given | {k: np.ones_like(given[k]) / 3**0.5 for k in ("student", "teacher", "student_bank", "teacher_bank")}
     opposite = equal | {"student": -equal["student"]}
     zeros = given | {"student": 0 * given["student"], "teacher_bank": 0 * given["teacher_bank"]}
-    for seen in (given, equal, opposite, zeros):
+    for inputs in (given, equal, opposite, zeros):
         for temperature in (0.07, 0.003):
-            value, grads, scales = with_gradients(seen, scale, temperature)
+            value, grads, scales = with_gradients(inputs, scale, temperature)
             assert np.isfinite(value) and value >= 0 and all(np.isfinite(g).all() for g in grads.values())
             assert all(0 < x < np.inf for x in scales)
 

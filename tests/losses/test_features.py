@@ -23,8 +23,8 @@ def slow_fitnet(student, teacher, mask=None):
     for i in range(len(student)):
         total = 0.0
         for place in np.ndindex(student.shape[1:]):
-            seen = 1.0 if mask is None else mask[i, place[0], place[1], 0]
-            total += (seen * student[i][place] - seen * teacher[i][place]) ** 2
+            factor = 1.0 if mask is None else mask[i, place[0], place[1], 0]
+            total += (factor * student[i][place] - factor * teacher[i][place]) ** 2
         values.append(total / student[i].size)
     return np.array(values)
 

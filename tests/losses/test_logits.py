@@ -283,8 +283,8 @@ def test_dist_and_standardize_are_finite(b):
     check = jax.jit(lambda s, t: (both(s, t), jax.grad(lambda s, t: sum(both(s, t)), (0, 1))(s, t)))
     for teacher in EXTREME:
         for student in EXTREME:
-            found = check(*(jnp.broadcast_to(jnp.float32(z), (b, 4)) for z in (student, teacher)))
-            assert all(np.isfinite(x).all() for x in jax.tree.leaves(found)), (student, teacher)
+            results = check(*(jnp.broadcast_to(jnp.float32(z), (b, 4)) for z in (student, teacher)))
+            assert all(np.isfinite(x).all() for x in jax.tree.leaves(results)), (student, teacher)
     np.testing.assert_array_equal(standardize(jnp.zeros((2, 3))), 0)
     np.testing.assert_allclose(
         standardize(jnp.array([[0.0, -np.inf, -np.inf]])), standardize(jnp.eye(3)[:1]), rtol=1e-6

@@ -90,9 +90,9 @@ def test_numbers_of_the_published_code(x64, b, k, standard, temperature, value, 
 
     def loss(students):
         z = logits | dict(zip(("student", "student_strong"), students, strict=True))
-        seen = {seat: standardize(v) for seat, v in z.items()} if standard else z
+        logits_of = {seat: standardize(v) for seat, v in z.items()} if standard else z
         plain = {"plain_student": z["student"], "plain_teacher": z["teacher"]}
-        return mlld(**seen, **plain, temperature=temperature)
+        return mlld(**logits_of, **plain, temperature=temperature)
 
     students = (logits["student"], logits["student_strong"])
     ours, derivative = jax.jit(lambda s, d: jax.jvp(loss, (s,), (d,)))(students, along)
@@ -104,9 +104,9 @@ def test_masks_are_shares_with_ties():
     """All equally confident, all classes alike: both shares are 1; m is 1/2 of a batch without ties."""
     logits = {seat: jnp.float32(z) for seat, z in case(2, 4, 4)[0].items()}
     tied = jnp.zeros((4, 4))
-    made = mlld(**logits | {"teacher": tied}, weak_temperatures=())
-    seen = {seat: np.float64(z) for seat, z in (logits | {"teacher": tied}).items()}
-    np.testing.assert_allclose(made, slow_mlld(**seen, weak_temperatures=()), rtol=1e-5)
+    values = mlld(**logits | {"teacher": tied}, weak_temperatures=())
+    wide = {seat: np.float64(z) for seat, z in (logits | {"teacher": tied}).items()}
+    np.testing.assert_allclose(values, slow_mlld(**wide, weak_temperatures=()), rtol=1e-5)
     assert slow_share([0.3, 0.1, 0.2, 0.4]) == 0.5 and slow_share([0.3, 0.1, 0.2]) == 2 / 3
 
 

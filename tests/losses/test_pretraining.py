@@ -18,14 +18,14 @@ def slow_ab(students, teachers, margin=1.0, masks=None):
     values = np.zeros(len(students[0]))
     for i, (s, t) in enumerate(zip(students, teachers, strict=True)):
         for at in np.ndindex(s.shape):
-            seen = 1.0 if masks is None else masks[i][(*at[:3], 0)]
+            factor = 1.0 if masks is None else masks[i][(*at[:3], 0)]
             if t[at] <= 0 and s[at] > -margin:
                 distance = s[at] + margin
             elif t[at] > 0 and s[at] <= margin:
                 distance = s[at] - margin
             else:
                 distance = 0.0
-            values[at[0]] += 2.0 ** (i - len(students) + 1) * (seen * distance) ** 2 / 1000 * 3
+            values[at[0]] += 2.0 ** (i - len(students) + 1) * (factor * distance) ** 2 / 1000 * 3
     return values
 
 
@@ -189,8 +189,8 @@ def test_degenerate_maps_are_finite(rng):
         return {n: jax.value_and_grad(lambda s, t, f=f: f(s, t).sum(), (0, 1))(s, t) for n, f in named.items()}
 
     for case, of in DEGENERATE.items():
-        for name, found in all_of(*of(student, teacher)).items():
-            assert all(np.isfinite(x).all() for x in jax.tree.leaves(found)), (case, name)
+        for name, results in all_of(*of(student, teacher)).items():
+            assert all(np.isfinite(x).all() for x in jax.tree.leaves(results)), (case, name)
     for name, (value, _) in all_of(student.at[0, 0, 0, 0].set(jnp.nan), teacher).items():
         assert np.isnan(value), name
 

@@ -14,12 +14,12 @@ kdsvd = jax.jit(svd.kdsvd, static_argnames="k")
 def slow_vectors(student, teacher, k):
     """Of one example's maps (H, W, C); both (W, k)."""
     size = min(student.shape[0], teacher.shape[0]), min(student.shape[1], teacher.shape[1])
-    found = []
+    spectra = []
     for f, n in ((student, k + 3), (teacher, k)):
         matrix = np.moveaxis(slow_pool(f, *size), 2, 0).reshape(-1, size[1])
         _, s, v = np.linalg.svd(matrix, full_matrices=False)
-        found.append((s[:n], v[:n]))
-    (_, ours), (s, theirs) = found
+        spectra.append((s[:n], v[:n]))
+    (_, ours), (s, theirs) = spectra
     shares = s / max(np.sqrt((s**2).sum()), 1e-12)
     pair = [[], []]
     for share, v in zip(shares, theirs, strict=True):
@@ -109,12 +109,12 @@ def test_gradients_against_finite_differences(rng, x64):
     grad = jax.jit(jax.grad(loss))
     dot = lambda a, b: sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))  # noqa: E731
     second = jax.jit(jax.grad(lambda maps: dot(grad(maps), along)))(maps)
-    found = grad(maps)
-    assert all(jnp.abs(g).max() > 1e-3 for g in jax.tree.leaves(found))
+    grads = grad(maps)
+    assert all(jnp.abs(g).max() > 1e-3 for g in jax.tree.leaves(grads))
     for _ in range(3):
         step = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 1, x.shape)), maps)
         ends = [jax.tree.map(lambda x, d: x + h * d, maps, step) for h in (1e-6, -1e-6)]  # noqa: B023
-        np.testing.assert_allclose(dot(found, step), (loss(ends[0]) - loss(ends[1])) / 2e-6, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(dot(grads, step), (loss(ends[0]) - loss(ends[1])) / 2e-6, rtol=1e-5, atol=1e-6)
         slope = (dot(grad(ends[0]), along) - dot(grad(ends[1]), along)) / 2e-6
         np.testing.assert_allclose(dot(second, step), slope, rtol=1e-4, atol=1e-4)
 
@@ -132,8 +132,8 @@ def both(maps):
     """Value and gradient, and the gradient of the gradient's size."""
     measure = jax.value_and_grad(lambda maps: svd.kdsvd(students=maps[0], teachers=maps[1], k=2).sum())
     size = lambda maps: (sum(jnp.sum(g**2) for g in jax.tree.leaves(measure(maps)[1])), measure(maps))  # noqa: E731
-    second, found = jax.grad(size, has_aux=True)(maps)
-    return *found, second
+    second, first = jax.grad(size, has_aux=True)(maps)
+    return *first, second
 
 
 @pytest.mark.parametrize("name", DEGENERATE)
@@ -141,9 +141,9 @@ def test_degenerate_maps_are_finite(rng, name):
     students, teachers = stages(rng, [((4, 4), (4, 4)), ((3, 3), (3, 3))], dtype=jnp.float32)
     changed = [[DEGENERATE[name](x) for x in maps] for maps in (students, teachers)]
     for maps in ([changed[0], teachers], [students, changed[1]], changed):
-        found = both(maps)
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
-        assert max(jnp.abs(g).max() for g in jax.tree.leaves(found[1])) < 1e3 or name == "tiny"
+        results = both(maps)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(results))
+        assert max(jnp.abs(g).max() for g in jax.tree.leaves(results[1])) < 1e3 or name == "tiny"
     value, *_ = both([[x.at[0, 0, 0, 0].set(jnp.nan) for x in students], teachers])
     assert np.isnan(value)
 
@@ -157,8 +157,8 @@ def test_a_dead_teacher_asks_for_nothing(rng):
 def test_refusals():
     f = jnp.zeros((2, 4, 3, 5))
     for students, teachers in (([], []), ([f], [f]), ([f, f], [f, f, f])):
-        told = f"kdsvd: needs two or more maps, as many of one as of the other, got {len(students)} and"
-        with pytest.raises(ValueError, match=told):
+        message = f"kdsvd: needs two or more maps, as many of one as of the other, got {len(students)} and"
+        with pytest.raises(ValueError, match=message):
             svd.kdsvd(students=students, teachers=teachers)
     for k in (0, -1, 1.5, 4):
         with pytest.raises(ValueError, match="kdsvd: k must be a whole number from 1 to 3, what the smallest map has"):

@@ -47,15 +47,15 @@ def numbers(name: str, *shape: int) -> np.ndarray:
 
 def nets(setting: str) -> tuple[Net, Net]:
     """Student and teacher."""
-    found = []
+    networks = []
     for who, shapes, scale in zip(("student", "teacher"), STAGES[setting], (1.0, 2.0), strict=True):
         maps = [[scale * numbers(f"{who}/{kind}/{i}", BATCH, *s) for i, s in enumerate(shapes)] for kind in "sp"]
         pooled = scale * numbers(f"{who}/pooled", BATCH, shapes[-1][-1])
         logits = scale * numbers(f"{who}/logits", BATCH, CLASSES)
         cam = scale * numbers(f"{who}/cam", BATCH, *CAMS[who], CLASSES)
         strong = scale * numbers(f"{who}/strong", BATCH, CLASSES)
-        found.append(Net([np.maximum(x, 0) for x in maps[0]], maps[1], pooled, logits, cam, strong))
-    return tuple(found)
+        networks.append(Net([np.maximum(x, 0) for x in maps[0]], maps[1], pooled, logits, cam, strong))
+    return tuple(networks)
 
 
 def images() -> np.ndarray:
@@ -69,8 +69,8 @@ def bank(seat: str) -> np.ndarray:
 
 def scales(setting: str) -> dict[str, np.ndarray]:
     """CRD's constants; 0 is unset, in the first step."""
-    known = (35.0, 20.0) if setting == "later" else (0.0, 0.0)
-    return dict(zip(("student", "teacher"), map(np.asarray, known), strict=True))
+    values = (35.0, 20.0) if setting == "later" else (0.0, 0.0)
+    return dict(zip(("student", "teacher"), map(np.asarray, values), strict=True))
 
 
 def encoder(setting: str) -> tuple[dict, dict]:

@@ -57,11 +57,11 @@ def ofd(s, t, p):
 
 def reviewkd(s, t, p):
     names = ["stage1", "stage2", "stage3", "pooled"]
-    own = dict(zip(names, [*s.stages[1:], s.pooled[:, None, None]], strict=True))
+    ours = dict(zip(names, [*s.stages[1:], s.pooled[:, None, None]], strict=True))
     theirs = dict(zip(names, [*t.preacts[1:], t.pooled[:, None, None]], strict=True))
     mid, deeper, total = s.pooled.shape[-1], None, 0.0
     for name in reversed(names):
-        x, y = own[name], theirs[name]
+        x, y = ours[name], theirs[name]
         x = layers.convolve(x, p(f"{name}/conv1/kernel", 1, 1, x.shape[-1], mid))
         x = layers.normalise(x, p(f"{name}/bn1/scale", mid), p(f"{name}/bn1/bias", mid))
         if deeper is not None:
@@ -95,11 +95,11 @@ def standardised(s, t, p):
 
 def curriculum(s, t, p):
     """The gradient of the temperature's parameter is multiplied by lambda."""
-    own = p("ctkd/t")
+    raw = p("ctkd/t")
     epoch = cases.STEP // cases.STEPS_PER_EPOCH + 1
     reversal = (np.cos(np.pi * epoch / 10) - 1) / 2
-    own = reversal * own + (own - reversal * own).detach()
-    return slow.hinton(s.logits, t.logits, 1 + 20 / (1 + torch.exp(-own)))
+    raw = reversal * raw + (raw - reversal * raw).detach()
+    return slow.hinton(s.logits, t.logits, 1 + 20 / (1 + torch.exp(-raw)))
 
 
 def nst(s, t, p):
@@ -131,7 +131,7 @@ def crd(setting):
         total, scales = 0.0, cases.scales(setting)
         for who, other in (("student", "teacher"), ("teacher", "student")):
             bank, scale = torch.tensor(cases.bank(other)), scales[who].item()
-            total += slow.told(said[who], bank, cases.INDEX, cases.TRAINING, scale)
+            total += slow.contrasted(said[who], bank, cases.INDEX, cases.TRAINING, scale)
         return 0.8 * total
 
     return method
@@ -142,23 +142,23 @@ def ab(s, t, p):
     for i in (1, 2, 3):
         a, b = s.preacts[i], t.preacts[i]
         if a.shape != b.shape:
-            (have, own), (want, width) = a.shape[2:], b.shape[2:]
+            (have, channels), (want, width) = a.shape[2:], b.shape[2:]
             bias = p(f"stage{i}/conv0/bias", width)
             if 2 * have == want:
-                a = layers.doubled(a, p(f"stage{i}/conv0/kernel", 4, 4, own, width), bias)
+                a = layers.doubled(a, p(f"stage{i}/conv0/kernel", 4, 4, channels, width), bias)
             elif have == 2 * want:
-                a = layers.convolve(a, p(f"stage{i}/conv0/kernel", 3, 3, own, width), 2, 1, bias)
+                a = layers.convolve(a, p(f"stage{i}/conv0/kernel", 3, 3, channels, width), 2, 1, bias)
             else:
                 window = 1 + have - want
-                a = layers.convolve(a, p(f"stage{i}/conv0/kernel", window, window, own, width), bias=bias)
+                a = layers.convolve(a, p(f"stage{i}/conv0/kernel", window, window, channels, width), bias=bias)
             a = layers.normalise(a, p(f"stage{i}/bn0/scale", width), p(f"stage{i}/bn0/bias", width))
         total += slow.boundary(a, b) / 2 ** (3 - i)
     return 3 / 1000 * total
 
 
 def fsp(s, t, p):
-    own, theirs = ([slow.flow(a, b) for a, b in zip(net.stages, net.stages[1:], strict=False)] for net in (s, t))
-    return sum(((a - b) ** 2).mean() for a, b in zip(own, theirs, strict=True))
+    ours, theirs = ([slow.flow(a, b) for a, b in zip(net.stages, net.stages[1:], strict=False)] for net in (s, t))
+    return sum(((a - b) ** 2).mean() for a, b in zip(ours, theirs, strict=True))
 
 
 def stack(x, widths, p, name="", norm=None):
@@ -185,8 +185,8 @@ def ft(setting):
         return torch.tensor(params[layer][name])
 
     def fixed(x, path):
-        own = {name: torch.tensor(x) for part in (params, stats) for name, x in part[path[1:]].items()}
-        return (x - own["mean"]) / torch.sqrt(own["var"] + 1e-5) * own["scale"] + own["bias"]
+        bn = {name: torch.tensor(x) for part in (params, stats) for name, x in part[path[1:]].items()}
+        return (x - bn["mean"]) / torch.sqrt(bn["var"] + 1e-5) * bn["scale"] + bn["bias"]
 
     def method(s, t, p):
         def trained(x, path):
@@ -271,8 +271,8 @@ def measure(setting: str, method) -> dict[str, np.ndarray]:
     teacher = cases.Net(*([*map(torch.tensor, x)] if isinstance(x, list) else torch.tensor(x) for x in teacher))
     value = method(student, teacher, parameter)
     grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
-    found = {name: g.numpy() for name, g in zip(leaves, grads, strict=True) if g is not None}
-    return {"value": value.detach().numpy(), **found}
+    gradients = {name: g.numpy() for name, g in zip(leaves, grads, strict=True) if g is not None}
+    return {"value": value.detach().numpy(), **gradients}
 
 
 def main() -> None:

@@ -84,7 +84,7 @@ def levelled(pair, strong, plain, temperature):
     return total
 
 
-def told(anchors, bank, index, labels, scale, temperature=0.07):
+def contrasted(anchors, bank, index, labels, scale, temperature=0.07):
     """One of CRD's two parts: anchors that tell their own row of the bank from all rows of other classes. A scale of 0
     is set from the scores, and differentiated with them."""
     scores = []
@@ -95,9 +95,9 @@ def told(anchors, bank, index, labels, scale, temperature=0.07):
         every = [x for row in scores for x in row]
         scale = len(bank) * sum(every) / len(every)
     total = 0.0
-    for own, *others in scores:
+    for positive, *others in scores:
         noise = len(others) / len(bank)
-        total -= torch.log(own / scale / (own / scale + noise + 1e-7))
+        total -= torch.log(positive / scale / (positive / scale + noise + 1e-7))
         total -= sum(torch.log(noise / (x / scale + noise + 1e-7)) for x in others)
     return total / len(anchors)
 

@@ -26,8 +26,8 @@ def setting(nets):
     """A view of class activation maps (8, 4, 4, 10) and (8, 8, 6, 10), and the context of resnet8s."""
     context = kd_jax.make_init_context(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
     maps = [jax.random.normal(jax.random.key(i), (8, *s, 10)) for i, s in enumerate([(4, 4), (8, 6), (2, 2)])]
-    made = [Outputs((), None, None, x.mean((1, 2)), x) for x in maps]
-    view = context.view_shapes._replace(student=made[0], teachers=tuple(made[1:]), step=jnp.int32(0))
+    outputs = [Outputs((), None, None, x.mean((1, 2)), x) for x in maps]
+    view = context.view_shapes._replace(student=outputs[0], teachers=tuple(outputs[1:]), step=jnp.int32(0))
     return view, context
 
 

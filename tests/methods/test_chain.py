@@ -21,9 +21,9 @@ def noisy() -> Distiller:
 
     def apply(vars, view, key, train):
         value = jax.random.uniform(key) + vars.params["w"].sum() + vars.policy["p"]
-        return view, {"": value}, {"seen": value}, {"n": vars.stats["n"] + 1}
+        return view, {"": value}, {"drawn": value}, {"n": vars.stats["n"] + 1}
 
-    return Distiller(init, apply, frozenset({"index"}), {"": 0.5}, (Monitor("seen", 0.0, "low"),))
+    return Distiller(init, apply, frozenset({"index"}), {"": 0.5}, (Monitor("drawn", 0.0, "low"),))
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_nesting(view):
     for name in ("kd", "dkd"):
         same(flat[2][name], nested[2][f"logits/{name}"])
     deep = methods.chain(a=methods.chain(b=methods.chain(n=noisy())))
-    assert deep.lr_multipliers == {"a/b/n": 0.5} and deep.monitors[0].log == "a/b/n/seen" and deep.needs == {"index"}
+    assert deep.lr_multipliers == {"a/b/n": 0.5} and deep.monitors[0].log == "a/b/n/drawn" and deep.needs == {"index"}
     vars = deep.init(KEY, make_init_context())
     same(vars.params["a"]["b"]["n"], noisy().init(fold(fold(fold(KEY, "a"), "b"), "n"), None).params)
 
@@ -75,7 +75,7 @@ def test_randomness_is_keyed_by_label(view):
 def test_statistics_are_handed_back_under_their_labels(view):
     _, _, _, logs, stats = run(methods.chain(n=noisy(), ce=methods.ce()), view)
     same(stats, {"n": {"n": jnp.ones(())}})
-    assert set(logs) == {"n/seen"}
+    assert set(logs) == {"n/drawn"}
 
 
 def test_a_zero_weight_is_the_identity(view):
@@ -114,8 +114,8 @@ def test_criteria_leave_the_view_alone_and_read_match(view):
             assert after is v and not logs and not stats
             same(terms, {"": loss(student=v.match.student, teacher=v.match.teacher, temperature=t, **args)})
     # a temperature of its own wins over the refiner's
-    own = methods.kd(temperature=7.0).apply(NO_VARS, other, KEY, True)[1][""]
-    same(own, losses.kd(student=other.match.student, teacher=other.match.teacher, temperature=7.0))
+    value = methods.kd(temperature=7.0).apply(NO_VARS, other, KEY, True)[1][""]
+    same(value, losses.kd(student=other.match.student, teacher=other.match.teacher, temperature=7.0))
 
 
 def test_the_task_loss_reads_the_raw_logits(view):

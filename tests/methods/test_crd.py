@@ -47,7 +47,7 @@ def setting(labels=LABELS, widths=(6, 5), index=(7, 0, 2)):
     return view, InitContext(shapes, 3, num_examples=len(labels), labels=labels)
 
 
-def made(distiller, context):
+def with_vars(distiller, context):
     return distiller, jax.jit(lambda: distiller.init(jax.random.key(1), context))()
 
 
@@ -67,8 +67,8 @@ def unit(x):
 
 
 def embedded(params, seat, pooled):
-    own = {k: np.float64(v) for k, v in params[seat].items()}
-    return unit(np.float64(pooled) @ own["kernel"] + own["bias"])
+    head = {k: np.float64(v) for k, v in params[seat].items()}
+    return unit(np.float64(pooled) @ head["kernel"] + head["bias"])
 
 
 def slow(said, banks, scale, index, drawn, temperature):
@@ -85,7 +85,7 @@ def slow(said, banks, scale, index, drawn, temperature):
 
 def test_variables():
     view, context = setting()
-    _, vars = made(crd(**SMALL), context)
+    _, vars = with_vars(crd(**SMALL), context)
     assert jax.tree.map(jnp.shape, vars.params) == {
         "student": {"kernel": (6, 4), "bias": (4,)}, "teacher": {"kernel": (5, 4), "bias": (4,)},
     }  # fmt: skip
@@ -99,7 +99,7 @@ def test_variables():
 def test_banks_and_heads_start_uniform():
     """Banks in +-sqrt(3 / dim), heads as PyTorch's linear layers; nothing is the same in the two seats."""
     labels = np.arange(500) % 3
-    vars = made(crd(dim=48), setting(labels, (100, 400))[1])[1]
+    vars = with_vars(crd(dim=48), setting(labels, (100, 400))[1])[1]
     banks = vars.stats["bank"]
     for bank in banks.values():
         assert bank.shape == (500, 48) and bank.dtype == jnp.float32
@@ -123,14 +123,14 @@ def test_as_many_as_published():
 @pytest.mark.parametrize("kwargs", [{}, SMALL, SMALL | {"momentum": 0.0, "negatives": 40}])
 def test_the_value_is_the_published_one(kwargs):
     view, context = setting()
-    distiller, vars = made(crd(**kwargs), context)
+    distiller, vars = with_vars(crd(**kwargs), context)
     value, stats = run(distiller, vars, view)
     seats = {"student": view.student, "teacher": view.teachers[0]}
     said = {seat: embedded(vars.params, seat, seats[seat].pooled) for seat in seats}
     banks, scale = {k: np.float64(x) for k, x in vars.stats["bank"].items()}, {}
     count, temperature = kwargs.get("negatives", 16384), kwargs.get("temperature", 0.07)
-    known = {"labels": view.labels, "index": view.index, "count": count}
-    drawn = np.asarray(negatives.draw(negatives.table(LABELS, 3), jax.random.key(2), **known))
+    batch = {"labels": view.labels, "index": view.index, "count": count}
+    drawn = np.asarray(negatives.draw(negatives.table(LABELS, 3), jax.random.key(2), **batch))
     expected = 0.8 * slow(said, banks, scale, np.asarray(view.index), drawn, temperature)
     assert value.shape == (3,)
     np.testing.assert_allclose(value, expected, rtol=2e-5)
@@ -174,14 +174,17 @@ def test_steps_against_a_slow_reference():
         params, (teacher, batch) = jax.device_get(state.params), read(i)
         body = params["student"]["body"]
         pooled = np.float64(batch["image"]).reshape(3, 4) @ body["kernel"] + body["bias"]
-        own = params["method"]["crd"]
-        said = {"student": embedded(own, "student", pooled), "teacher": embedded(own, "teacher", teacher.pooled)}
+        crd_params = params["method"]["crd"]
+        said = {
+            "student": embedded(crd_params, "student", pooled),
+            "teacher": embedded(crd_params, "teacher", teacher.pooled),
+        }
         key = fold(fold(jax.random.fold_in(KEY, i), "method"), "crd")
         drawn = np.asarray(negatives.draw(table, key, labels=batch["label"], index=batch["index"], count=5))
         expected = 0.8 * slow(said, banks, scale, np.array(index), drawn, 0.2).mean()
         for seat, bank in banks.items():
             bank[index] = unit(0.3 * bank[index] + 0.7 * said[seat])
-        heads.append(own["student"]["kernel"])
+        heads.append(crd_params["student"]["kernel"])
         firsts.append(dict(scale))
         state, metrics = step(state, teacher, batch, KEY)
         np.testing.assert_allclose(read_metrics(metrics)["terms/crd"], expected, rtol=1e-4)
@@ -211,7 +214,7 @@ def test_a_run_in_two_parts_is_the_run():
 
 def test_nothing_is_written_when_not_training():
     view, context = setting()
-    distiller, vars = made(crd(**SMALL), context)
+    distiller, vars = with_vars(crd(**SMALL), context)
     value, stats = run(distiller, vars, view, train=False)
     jax.tree.map(np.testing.assert_array_equal, stats, vars.stats)
     np.testing.assert_array_equal(value, run(distiller, vars, view)[0])
@@ -219,18 +222,18 @@ def test_nothing_is_written_when_not_training():
 
 def test_constants_stay_once_set():
     view, context = setting()
-    distiller, vars = made(crd(**SMALL), context)
-    known = {"student": jnp.float32(40.0), "teacher": jnp.float32(3.0)}
-    value, stats = run(distiller, vars._replace(stats=vars.stats | {"scale": known}), view)
-    assert stats["scale"] == known and not np.allclose(value, run(distiller, vars, view)[0], rtol=0.01)
+    distiller, vars = with_vars(crd(**SMALL), context)
+    constants = {"student": jnp.float32(40.0), "teacher": jnp.float32(3.0)}
+    value, stats = run(distiller, vars._replace(stats=vars.stats | {"scale": constants}), view)
+    assert stats["scale"] == constants and not np.allclose(value, run(distiller, vars, view)[0], rtol=0.01)
 
 
 @jax.jit
 def with_gradients(vars, pooled, view):
     def loss(params, pooled):
         seats = (view.student._replace(pooled=pooled[0]), (view.teachers[0]._replace(pooled=pooled[1]),))
-        seen = view._replace(student=seats[0], teachers=seats[1])
-        terms, stats = crd(**SMALL).apply(vars._replace(params=params), seen, KEY, True)[1::2]
+        changed = view._replace(student=seats[0], teachers=seats[1])
+        terms, stats = crd(**SMALL).apply(vars._replace(params=params), changed, KEY, True)[1::2]
         return terms[""].mean(), stats
 
     return jax.value_and_grad(loss, (0, 1), has_aux=True)(vars.params, pooled)
@@ -238,7 +241,7 @@ def with_gradients(vars, pooled, view):
 
 def test_gradients_reach_heads_and_both_networks():
     view, context = setting()
-    vars = made(crd(**SMALL), context)[1]
+    vars = with_vars(crd(**SMALL), context)[1]
     _, grads = with_gradients(vars, (view.student.pooled, view.teachers[0].pooled), view)
     assert all(jnp.abs(g).max() > 1e-3 for g in jax.tree.leaves(grads)) and len(jax.tree.leaves(grads)) == 6
 
@@ -246,7 +249,7 @@ def test_gradients_reach_heads_and_both_networks():
 def test_zeros_are_finite():
     """Embeddings of zeros, rows of zeros, both."""
     view, context = setting()
-    vars = made(crd(**SMALL), context)[1]
+    vars = with_vars(crd(**SMALL), context)[1]
     none = jax.tree.map(jnp.zeros_like, vars)
     pooled = (0 * view.student.pooled, 0 * view.teachers[0].pooled)
     for params, bank in ((none, vars), (vars, none), (none, none)):
@@ -258,22 +261,22 @@ def test_zeros_are_finite():
 
 def test_the_first_of_several_teachers_is_read():
     view, context = setting()
-    distiller, vars = made(crd(**SMALL), context)
+    distiller, vars = with_vars(crd(**SMALL), context)
     several = view._replace(teachers=(view.teachers[0], outputs(np.random.default_rng(9), 5)))
     np.testing.assert_array_equal(run(distiller, vars, several)[0], run(distiller, vars, view)[0])
 
 
 def test_weights_and_needs():
     view, context = setting()
-    one = run(*made(crd(**SMALL, weight=1.0), context), view)[0]
+    one = run(*with_vars(crd(**SMALL, weight=1.0), context), view)[0]
     scheduled = crd(**SMALL, weight=lambda step: 3.0 + step)
-    np.testing.assert_allclose(run(*made(scheduled, context), view)[0], 3 * one, rtol=1e-6)
+    np.testing.assert_allclose(run(*with_vars(scheduled, context), view)[0], 3 * one, rtol=1e-6)
     assert crd().needs == {"teacher.pooled", "index"}
     off = crd(weight=0.0)
     assert off.init(None, None) == NO_VARS and off.needs == frozenset()
 
 
-@pytest.mark.parametrize(("kwargs", "told"), [
+@pytest.mark.parametrize(("kwargs", "message"), [
     ({"dim": 0}, "crd: dim must be at least 1, got 0"),
     ({"negatives": 0}, "crd: negatives must be from 1 to 2"),
     ({"negatives": 2**31}, "crd: negatives must be from 1 to 2"),
@@ -282,25 +285,25 @@ def test_weights_and_needs():
     ({"momentum": 1.1}, "crd: momentum must be from 0 to 1, got 1.1"),
     ({"momentum": -0.1}, "crd: momentum must be from 0 to 1, got -0.1"),
 ])  # fmt: skip
-def test_wrong_arguments(kwargs, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
         crd(**kwargs)
 
 
 def test_what_it_cannot_do_without():
     view, context = setting()
-    for labels, n, told in (
+    for labels, n, message in (
         (None, 12, "crd: needs the label of every training example, got 0 of 12"),
         (LABELS, 0, "crd: needs the label of every training example, got 12 of 0"),
         (LABELS[:5], 12, "crd: needs the label of every training example, got 5 of 12"),
         (None, 0, "crd: needs the label of every training example, got 0 of 0"),
         (np.ones(12, int), 12, "negatives: all 12 examples are of class 1"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             crd().init(KEY, context._replace(labels=labels, num_examples=n))
-    told = "crd: needs the examples' positions in the training set"
-    with pytest.raises(ValueError, match=told):
+    message = "crd: needs the examples' positions in the training set"
+    with pytest.raises(ValueError, match=message):
         crd().init(KEY, context._replace(view_shapes=context.view_shapes._replace(index=None)))
-    distiller, vars = made(crd(**SMALL), context)
-    with pytest.raises(ValueError, match=told):
+    distiller, vars = with_vars(crd(**SMALL), context)
+    with pytest.raises(ValueError, match=message):
         distiller.apply(vars, view._replace(index=None), KEY, True)

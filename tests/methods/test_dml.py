@@ -47,24 +47,24 @@ def start(distiller, context, student=STUDENT):
 
 def test_weight_zero_is_two_plain_trainings_bit_for_bit(batches, context):
     both, step = start(methods.chain(ce=methods.ce(), dml=dml(peer="resnet8", weight=0.0)), context)
-    own, plain = start(methods.chain(ce=methods.ce()), context)
+    single, plain = start(methods.chain(ce=methods.ce()), context)
     peer, alone = start(methods.chain(ce=methods.ce()), context, PEER)
     params = {**peer.params, "student": both.params["method"]["dml"]["peer"]}
     peer = peer._replace(params=params, stats={**peer.stats, "student": both.stats["method"]["dml"]["peer"]})
-    first = own.params["student"]
+    first = single.params["student"]
     for batch in batches:
-        (both, seen), (own, _), (peer, measured) = step(both, batch), plain(own, batch), alone(peer, batch)
-        assert set(seen) == {"loss", "top1", "terms/ce", "terms/dml/ce", "logs/dml/peer/top1"}
-        same(seen["terms/dml/ce"], measured["terms/ce"])
-        same(seen["logs/dml/peer/top1"], measured["top1"])
-    same(both.student, own.student)
+        (both, metrics), (single, _), (peer, measured) = step(both, batch), plain(single, batch), alone(peer, batch)
+        assert set(metrics) == {"loss", "top1", "terms/ce", "terms/dml/ce", "logs/dml/peer/top1"}
+        same(metrics["terms/dml/ce"], measured["terms/ce"])
+        same(metrics["logs/dml/peer/top1"], measured["top1"])
+    same(both.student, single.student)
     same(both.params["method"]["dml"]["peer"], peer.params["student"])
     same(both.stats["method"]["dml"]["peer"], peer.stats["student"])
-    assert not np.array_equal(first["conv1"]["kernel"], own.params["student"]["conv1"]["kernel"])
+    assert not np.array_equal(first["conv1"]["kernel"], single.params["student"]["conv1"]["kernel"])
 
 
 @pytest.fixture(scope="module")
-def made(context):
+def initial(context):
     key = jax.random.key(3)
     student = jax.jit(models.init, static_argnums=0)(STUDENT, key, jnp.zeros((1, *SHAPE)))
     return student, jax.jit(lambda: dml(peer="resnet8").init(key, context))()
@@ -75,9 +75,9 @@ def softmax(z):
     return e / e.sum(-1, keepdims=True)
 
 
-def run(distiller, made, batch, train=True, params=None, step=0):
+def run(distiller, initial, batch, train=True, params=None, step=0):
     """terms, logs, stats. params: (student's, method's) in place of those that were made."""
-    student, vars = made
+    student, vars = initial
     mine, theirs = (student.params, vars.params) if params is None else params
     outputs, _ = models.apply(STUDENT, Variables(mine, student.stats), batch["image"], train)
     view = kd_jax.View(batch["image"], outputs, (), None, batch["label"], None, jnp.int32(step))
@@ -85,9 +85,9 @@ def run(distiller, made, batch, train=True, params=None, step=0):
 
 
 @pytest.fixture(scope="module")
-def through(made, batches):
+def through(initial, batches):
     """Logits of both networks for the first batch, and (their cotangents) -> the gradient by all parameters."""
-    student, vars = made
+    student, vars = initial
 
     def logits(params):
         pairs = ((STUDENT, params[0], student.stats), (PEER, params[1]["peer"], vars.stats["peer"]))
@@ -99,7 +99,7 @@ def through(made, batches):
 
 
 @pytest.mark.parametrize("weight, temperature", [(1.0, 1.0), (0.5, 3.0)])
-def test_gradients_by_hand(batches, made, through, weight, temperature):
+def test_gradients_by_hand(batches, initial, through, weight, temperature):
     """Of every term, by every parameter of both: the gradient by the logits in numpy, then back through the network."""
     batch, (pair, back) = batches[0], through
     distiller = dml(peer="resnet8", weight=weight, temperature=temperature)
@@ -107,7 +107,7 @@ def test_gradients_by_hand(batches, made, through, weight, temperature):
     @jax.jit
     def ours(params, picked):
         def loss(params):
-            means = {name: jnp.mean(term) for name, term in run(distiller, made, batch, params=params)[0].items()}
+            means = {name: jnp.mean(term) for name, term in run(distiller, initial, batch, params=params)[0].items()}
             return sum(picked[name] * means[name] for name in picked), means
 
         return jax.grad(loss, has_aux=True)(params)
@@ -120,39 +120,39 @@ def test_gradients_by_hand(batches, made, through, weight, temperature):
         "student": (weight * t**2 * (q * np.log(q / p)).sum(-1).mean(), (weight * t * (p - q), zero)),
         "peer": (weight * t**2 * (p * np.log(p / q)).sum(-1).mean(), (zero, weight * t * (q - p))),
     }
-    params = (made[0].params, made[1].params)
+    params = (initial[0].params, initial[1].params)
     for name, (value, by_logits) in expected.items():
-        found, means = ours(params, {other: jnp.float32(other == name) for other in expected})
+        grads, means = ours(params, {other: jnp.float32(other == name) for other in expected})
         assert set(means) == set(expected)
         np.testing.assert_allclose(means[name], value, rtol=1e-4)
         wanted = back([jnp.asarray(g / BATCH, jnp.float32) for g in by_logits])
         scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(wanted))
-        jax.tree.map(lambda a, b, s=scale: np.testing.assert_allclose(a, b, atol=1e-4 * s), found, wanted)
+        jax.tree.map(lambda a, b, s=scale: np.testing.assert_allclose(a, b, atol=1e-4 * s), grads, wanted)
         still = {"student": 1, "peer": 0, "ce": 0}[name]  # each divergence moves one network alone
-        assert scale > 1e-3 and all((np.asarray(g) == 0).all() for g in jax.tree.leaves(found[still]))
+        assert scale > 1e-3 and all((np.asarray(g) == 0).all() for g in jax.tree.leaves(grads[still]))
 
 
-def test_a_schedule_scales_the_divergences_alone(batches, made):
-    plain, _, _ = run(dml(peer="resnet8"), made, batches[0])
-    terms, _, _ = run(dml(peer="resnet8", weight=lambda step: 0.1 * step), made, batches[0], step=5)
+def test_a_schedule_scales_the_divergences_alone(batches, initial):
+    plain, _, _ = run(dml(peer="resnet8"), initial, batches[0])
+    terms, _, _ = run(dml(peer="resnet8", weight=lambda step: 0.1 * step), initial, batches[0], step=5)
     np.testing.assert_array_equal(terms["ce"], plain["ce"])
     for name in ("student", "peer"):
         assert terms[name].shape == (BATCH,)
         np.testing.assert_allclose(terms[name], 0.5 * plain[name], rtol=1e-5)
 
 
-def test_the_peers_statistics(batches, made):
+def test_the_peers_statistics(batches, initial):
     """Those of its training; in evaluation it reads them and keeps them."""
-    batch, (_, vars) = batches[0], made
-    own = Variables(vars.params["peer"], vars.stats["peer"])
-    outputs, moved = models.apply(PEER, own, batch["image"], train=True)
-    _, logs, stats = run(dml(peer="resnet8"), made, batch)
+    batch, (_, vars) = batches[0], initial
+    peer = Variables(vars.params["peer"], vars.stats["peer"])
+    outputs, moved = models.apply(PEER, peer, batch["image"], train=True)
+    _, logs, stats = run(dml(peer="resnet8"), initial, batch)
     same(stats, {"peer": moved})
-    assert not np.array_equal(moved["bn1"]["mean"], own.stats["bn1"]["mean"])
+    assert not np.array_equal(moved["bn1"]["mean"], peer.stats["bn1"]["mean"])
     np.testing.assert_array_equal(logs["peer/top1"], outputs.logits.argmax(-1) == batch["label"])
-    terms, _, stats = run(dml(peer="resnet8"), made, batch, train=False)
+    terms, _, stats = run(dml(peer="resnet8"), initial, batch, train=False)
     same(stats, vars.stats)
-    z = np.asarray(models.apply(PEER, own, batch["image"])[0].logits, np.float64)
+    z = np.asarray(models.apply(PEER, peer, batch["image"])[0].logits, np.float64)
     np.testing.assert_allclose(terms["ce"], -np.log(softmax(z))[np.arange(BATCH), batch["label"]], rtol=1e-4)
 
 
@@ -161,9 +161,9 @@ def test_the_peer_is_a_network_of_the_member(context, batches):
     distiller = methods.chain(ce=methods.ce(), dml=dml(peer="resnet8"))
     assert not distiller.needs
     vars = jax.jit(lambda: distiller.init(KEY, context))()
-    found = distiller.networks(vars)
-    assert set(found) == {"dml"}
-    name, model, variables = found["dml"]
+    networks = distiller.networks(vars)
+    assert set(networks) == {"dml"}
+    name, model, variables = networks["dml"]
     assert (name, model) == ("resnet8", PEER)
     same(variables, Variables(vars.params["dml"]["peer"], vars.stats["dml"]["peer"]))
     assert models.apply(model, variables, batches[0]["image"])[0].logits.shape == (BATCH, CLASSES)

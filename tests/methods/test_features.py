@@ -30,7 +30,7 @@ def setting(nets):
     return view, context
 
 
-def made(distiller, context):
+def with_vars(distiller, context):
     return distiller, jax.jit(lambda: distiller.init(jax.random.key(1), context))()
 
 
@@ -43,13 +43,13 @@ def run(distiller, vars, view, train=True):
 
 @pytest.fixture(scope="module")
 def fit(setting):
-    return made(methods.fitnet(), setting[1])
+    return with_vars(methods.fitnet(), setting[1])
 
 
 def regressed(vars, view, stage=2, depth=1, train=True):
-    own = {"params": vars.params["regressor"], "batch_stats": vars.stats["regressor"]}
+    variables = {"params": vars.params["regressor"], "batch_stats": vars.stats["regressor"]}
     layer = Regressor(view.teachers[0].stages[stage].shape[1:], depth)
-    return layer.apply(own, view.student.stages[stage], train, mutable=["batch_stats"])
+    return layer.apply(variables, view.student.stages[stage], train, mutable=["batch_stats"])
 
 
 def test_fitnet_is_100_times_the_loss_behind_the_regressor(setting, fit):
@@ -79,7 +79,7 @@ def test_statistics_are_the_methods_and_move_in_training_only(setting, fit):
 @pytest.mark.parametrize("kwargs", [{"stage": 1}, {"stage": 3}, {"depth": 3}])
 def test_stage_and_depth(setting, kwargs):
     view, context = setting
-    distiller, vars = made(methods.fitnet(**kwargs), context)
+    distiller, vars = with_vars(methods.fitnet(**kwargs), context)
     student, _ = regressed(vars, view, **kwargs)
     teacher = view.teachers[0].stages[kwargs.get("stage", 2)]
     value = run(distiller, vars, view)[0]
@@ -93,15 +93,18 @@ def test_the_gradient_reaches_student_teacher_and_regressor(setting, fit):
     distiller, vars = fit
 
     def loss(params, student, teacher):
-        seen = view._replace(
+        changed = view._replace(
             student=view.student._replace(stages=student), teachers=(view.teachers[0]._replace(stages=teacher),)
         )
-        return run(distiller, vars._replace(params=params), seen)[0].mean()
+        return run(distiller, vars._replace(params=params), changed)[0].mean()
 
     arguments = (vars.params, view.student.stages, view.teachers[0].stages)
     params, student, teacher = jax.jit(jax.grad(loss, (0, 1, 2)))(*arguments)
-    own = params["regressor"]
-    assert float(jnp.abs(own["conv0"]["kernel"]).max()) > 1e-3 and float(jnp.abs(own["bn0"]["scale"]).max()) > 1e-3
+    regressor = params["regressor"]
+    assert (
+        float(jnp.abs(regressor["conv0"]["kernel"]).max()) > 1e-3
+        and float(jnp.abs(regressor["bn0"]["scale"]).max()) > 1e-3
+    )
     for grads in (student, teacher):
         assert [bool(g.any()) for g in grads] == [False, False, True, False]
 
@@ -118,13 +121,13 @@ ON_STAGES = {
 def test_all_stages_but_the_stem_are_compared(setting, name):
     view, context = setting
     weight, loss, options = ON_STAGES[name]
-    distiller, vars = made(getattr(methods, name)(), context)
+    distiller, vars = with_vars(getattr(methods, name)(), context)
     assert vars == NO_VARS
     both = {"students": view.student.stages[1:], "teachers": view.teachers[0].stages[1:]}
     value, stats = run(distiller, vars, view)
     assert value.shape == (8,) and stats == {} and value.all()
     np.testing.assert_allclose(value, weight * loss(**both), rtol=1e-5)
-    other = run(*made(getattr(methods, name)(weight=2.0, **options), context), view)[0]
+    other = run(*with_vars(getattr(methods, name)(weight=2.0, **options), context), view)[0]
     np.testing.assert_allclose(other, 2 * loss(**both, **options), rtol=1e-5)
 
 
@@ -135,19 +138,19 @@ def test_stages_are_aligned_from_the_output_side(setting, name):
     for cut in ("student", "teacher"):
         less, whole = view.student.stages, view.teachers[0].stages
         pair = {"student": less[1:], "teacher": whole} if cut == "student" else {"student": less, "teacher": whole[1:]}
-        seen = view._replace(
+        shorter = view._replace(
             student=view.student._replace(stages=pair["student"]),
             teachers=(view.teachers[0]._replace(stages=pair["teacher"]),),
         )
         expected = weight * loss(students=less[2:], teachers=whole[2:])
-        np.testing.assert_allclose(run(getattr(methods, name)(), NO_VARS, seen)[0], expected, rtol=1e-5)
+        np.testing.assert_allclose(run(getattr(methods, name)(), NO_VARS, shorter)[0], expected, rtol=1e-5)
 
 
 def test_the_first_of_several_teachers_is_read(setting, fit):
     view, context = setting
     other = Outputs(tuple(s[..., :3] + 1 for s in view.teachers[0].stages), None, None, view.teachers[0].logits)
     several = view._replace(teachers=(view.teachers[0], other))
-    for distiller, vars in (fit, *(made(getattr(methods, name)(), context) for name in ON_STAGES)):
+    for distiller, vars in (fit, *(with_vars(getattr(methods, name)(), context) for name in ON_STAGES)):
         np.testing.assert_array_equal(run(distiller, vars, several)[0], run(distiller, vars, view)[0])
 
 
@@ -158,7 +161,7 @@ def focused(distiller, vars, view, mask):
 @pytest.mark.parametrize("size", [2, 4, 8])
 @pytest.mark.parametrize("name", ["fitnet", *ON_STAGES])
 def test_focus_of_ones_is_none(setting, name, size):
-    distiller, vars = made(getattr(methods, name)(), setting[1])
+    distiller, vars = with_vars(getattr(methods, name)(), setting[1])
     plain = run(distiller, vars, setting[0])[0]
     ones, zeros = jnp.ones((8, size, size, 1)), jnp.zeros((8, size, size, 1))
     np.testing.assert_array_equal(focused(distiller, vars, setting[0], ones), plain)
@@ -186,7 +189,7 @@ def test_focus_masks_both_maps(setting, fit, rng, size):
     looked = [[f * spread(mask, f.shape[1]) for f in n.stages[1:]] for n in (view.student, view.teachers[0])]
     for name, (weight, loss, _) in ON_STAGES.items():
         expected = weight * loss(students=looked[0], teachers=looked[1])
-        ours = focused(*made(getattr(methods, name)(), context), view, jnp.asarray(mask))
+        ours = focused(*with_vars(getattr(methods, name)(), context), view, jnp.asarray(mask))
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -194,9 +197,9 @@ def test_a_focus_of_odd_size(setting, fit):
     """3 to 4 takes the nearest, 5 to 4 the largest of overlapping windows."""
     view, _ = setting
     student, teacher = regressed(fit[1], view)[0], view.teachers[0].stages[2]
-    for size, cell, seen in ((3, 1, [1, 2]), (5, 1, [0, 1]), (5, 0, [0])):
+    for size, cell, rows in ((3, 1, [1, 2]), (5, 1, [0, 1]), (5, 0, [0])):
         mask, m = np.zeros((8, size, size, 1), np.float32), np.zeros((1, 4, 1, 1), np.float32)
-        mask[:, cell], m[:, seen] = 1, 1
+        mask[:, cell], m[:, rows] = 1, 1
         expected = 100 * ((np.asarray(student) * m - np.asarray(teacher) * m) ** 2).mean((1, 2, 3))
         np.testing.assert_allclose(focused(*fit, view, mask), expected, rtol=1e-5)
 
@@ -205,23 +208,23 @@ def test_a_focus_of_odd_size(setting, fit):
 def test_weights(setting, name):
     view, context = setting
     factory = getattr(methods, name)
-    one = run(*made(factory(weight=1.0), context), view)[0]
+    one = run(*with_vars(factory(weight=1.0), context), view)[0]
     scheduled = factory(weight=lambda step: 3.0 + step)
-    np.testing.assert_allclose(run(*made(scheduled, context), view)[0], 3 * one, rtol=1e-6)
+    np.testing.assert_allclose(run(*with_vars(scheduled, context), view)[0], 3 * one, rtol=1e-6)
     off = factory(weight=0.0)
     assert off.init(None, None) == NO_VARS and off.needs == frozenset()
     assert off.apply(NO_VARS, view, None, True) == (view, {}, {}, {})
     assert factory().needs == {"teacher.stages"} and methods.CRITERIA[name] is factory
 
 
-@pytest.mark.parametrize(("make", "told"), [
+@pytest.mark.parametrize(("make", "message"), [
     (lambda: methods.fitnet(stage=-1), "fitnet: stage must be at least 0, got -1"),
     (lambda: methods.fitnet(depth=0), "fitnet: depth must be at least 1, got 0"),
     (lambda: methods.at(p=0), "at: p must be at least 1, got 0"),
     (lambda: methods.kdsvd(k=0), "kdsvd: k must be at least 1, got 0"),
 ])  # fmt: skip
-def test_wrong_arguments(make, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
@@ -238,8 +241,8 @@ def test_stages_that_are_not_there(setting):
     context = setting[1]
     key, all_of = jax.random.key(0), context.view_shapes.student.stages
     for student, teacher, stage in ((all_of, all_of[:2], 2), (all_of[:3], all_of, 3)):
-        told = f"fitnet: no stage {stage}: the student has {len(student)}, the teacher {len(teacher)}"
-        with pytest.raises(ValueError, match=told):
+        message = f"fitnet: no stage {stage}: the student has {len(student)}, the teacher {len(teacher)}"
+        with pytest.raises(ValueError, match=message):
             methods.fitnet(stage=stage).init(key, with_stages(context, student, teacher))
     with pytest.raises(ValueError, match="at: no stage 1: the student has 1, the teacher 4"):
         methods.at().init(key, with_stages(context, all_of[:1], all_of))

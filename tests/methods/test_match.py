@@ -77,8 +77,8 @@ def test_lskd_after_skd_takes_its_shift_scale_and_temperature_out():
 def test_ctkd_hands_on_its_temperature(kwargs):
     view = view_at()
     after, terms, logs, stats = run(ctkd(**kwargs), view)
-    known = {"start": 1.0, "scale": 20.0, "init": 1.0} | kwargs
-    expected = known["start"] + known["scale"] / (1 + np.exp(-known["init"]))
+    options = {"start": 1.0, "scale": 20.0, "init": 1.0} | kwargs
+    expected = options["start"] + options["scale"] / (1 + np.exp(-options["init"]))
     np.testing.assert_allclose(after.match.temperature, expected, rtol=1e-6)
     assert after._replace(match=view.match) == view and terms == {}
     assert after.match.student is view.match.student and after.match.teacher is view.match.teacher
@@ -109,8 +109,8 @@ def test_the_gradient_of_t_is_turned_round_by_the_published_schedule():
     vars = members.init(KEY, facts_of(steps))
 
     def loss(t, student, step):
-        own = vars._replace(params={"ctkd": {"t": t}})
-        return members.apply(own, make_view(student, pair()[1], step=step), KEY, True)[1]["kd"].mean()
+        changed = vars._replace(params={"ctkd": {"t": t}})
+        return members.apply(changed, make_view(student, pair()[1], step=step), KEY, True)[1]["kd"].mean()
 
     def plain(t, student):
         return losses.kd(student=student, teacher=pair()[1], temperature=1 + 20 * jax.nn.sigmoid(t)).mean()
@@ -121,8 +121,8 @@ def test_the_gradient_of_t_is_turned_round_by_the_published_schedule():
     assert abs(slope) > 1e-4
     published = [-0.02447, -0.09549, -0.20611, -0.34549, -0.5, -0.65451, -0.79389, -0.90451, -0.97553, -1, -1, -1]
     for step in range(12 * steps):
-        found, (g, rest) = both(t, student, step)
-        np.testing.assert_allclose(found, value, rtol=1e-6)
+        forward, (g, rest) = both(t, student, step)
+        np.testing.assert_allclose(forward, value, rtol=1e-6)
         np.testing.assert_allclose(g, published[step // steps] * slope, rtol=1e-3)
         np.testing.assert_allclose(rest, others, rtol=1e-4, atol=1e-7)
 
@@ -180,7 +180,7 @@ def test_without_a_range_ctkd_is_kd():
 def test_dist_as_a_criterion():
     """Twice each part at T = 4, unless a refiner or the criterion sets another."""
     view = view_at()
-    for distiller, seen, weight, kwargs in (
+    for distiller, refined, weight, kwargs in (
         (dist(), view, 1, {"beta": 2.0, "gamma": 2.0, "temperature": 4.0}),
         (
             dist(weight=3.0, beta=1.0, gamma=0.5, temperature=1.0),
@@ -195,8 +195,8 @@ def test_dist_as_a_criterion():
             {"beta": 2.0, "gamma": 2.0, "temperature": 2.5},
         ),
     ):
-        after, terms, logs, stats = run(distiller, seen)
-        assert after is seen and set(terms) == {""} and logs == stats == {} and terms[""].shape == ()
+        after, terms, logs, stats = run(distiller, refined)
+        assert after is refined and set(terms) == {""} and logs == stats == {} and terms[""].shape == ()
         np.testing.assert_allclose(terms[""], weight * dist_loss(**on(view), **kwargs), rtol=1e-6)
     assert (
         dist().needs == {"match", "match.temperature"}
@@ -208,7 +208,7 @@ def test_dist_as_a_criterion():
 INF = float("inf")
 
 
-@pytest.mark.parametrize(("make", "told"), [
+@pytest.mark.parametrize(("make", "message"), [
     (lambda: lskd(temperature=0.0), "lskd: temperature must be a finite number above 0, got 0.0"),
     (lambda: lskd(temperature=INF), "lskd: temperature must be"),
     (lambda: ctkd(start=0.0), "ctkd: start must be a finite number above 0, got 0.0"),
@@ -218,6 +218,6 @@ INF = float("inf")
     (lambda: ctkd(epochs=0), "ctkd: epochs must be at least 1, got 0"),
     (lambda: dist(temperature=-1.0), "dist: temperature must be"),
 ])  # fmt: skip
-def test_wrong_arguments(make, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
         make()

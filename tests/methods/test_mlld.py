@@ -16,7 +16,7 @@ from tests.losses.test_multi_level import case, slow_mlld
 KEY = jax.random.key(0)
 
 
-def seen(logits, labels=None, step=0):
+def view_of(logits, labels=None, step=0):
     """A view of bare logits with its strong view."""
     weak = make_view(logits["student"], logits["teacher"], labels, step)
     strong = make_view(logits["student_strong"], logits["teacher_strong"], labels, step)
@@ -29,7 +29,7 @@ def run(distiller, view):
 
 @pytest.fixture(scope="module")
 def view():
-    return seen({seat: jnp.float32(z) for seat, z in case(1, 6, 10)[0].items()}, np.arange(6))
+    return view_of({seat: jnp.float32(z) for seat, z in case(1, 6, 10)[0].items()}, np.arange(6))
 
 
 def test_it_compares_both_views_and_leaves_them_alone(view):
@@ -50,7 +50,7 @@ def test_variables_and_needs(view):
     assert mlld().needs == {"match", "match.temperature", "view.strong"}
     assert mlld(temperature=3.0).needs == {"match", "view.strong"}
     with pytest.raises(ValueError, match="one shape"):  # what the loss refuses, it refuses when variables are made
-        short = jax.eval_shape(lambda: seen(case(1, 6, 10)[0] | {"student_strong": jnp.zeros((5, 10))}))
+        short = jax.eval_shape(lambda: view_of(case(1, 6, 10)[0] | {"student_strong": jnp.zeros((5, 10))}))
         mlld().init(KEY, InitContext(short, 10))
 
 
@@ -121,7 +121,7 @@ def test_the_published_total(x64, b, k, temperature, weight, value, slope):
 
     def total(students):
         given = logits | dict(zip(("student", "student_strong"), students, strict=True))
-        terms = members.apply(Vars({}, {}, {}), seen(given, np.arange(b) * 3 % k), KEY, True)[1]
+        terms = members.apply(Vars({}, {}, {}), view_of(given, np.arange(b) * 3 % k), KEY, True)[1]
         return sum(jnp.mean(term) for term in terms.values())
 
     students = (logits["student"], logits["student_strong"])
@@ -130,7 +130,7 @@ def test_the_published_total(x64, b, k, temperature, weight, value, slope):
     np.testing.assert_allclose(derivative, slope, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("kwargs", "told"), [
+@pytest.mark.parametrize(("kwargs", "message"), [
     ({"ce_weight": -0.1}, "mlld: ce_weight must be a finite number, at least 0, got -0.1"),
     ({"temperature": 0.0}, "mlld: temperature must be a finite number above 0, or None, got 0.0"),
     ({"temperatures": "3,5"}, "mlld: temperatures must be finite numbers above 0, got '3,5'"),
@@ -139,6 +139,6 @@ def test_the_published_total(x64, b, k, temperature, weight, value, slope):
     ({"weak_temperatures": (float("inf"),)}, r"mlld: weak_temperatures must be finite numbers above 0, got \(inf,\)"),
     ({"weight": float("nan")}, "weight must be a finite number or a schedule, got nan"),
 ])  # fmt: skip
-def test_refusals(kwargs, told):
-    with pytest.raises(ValueError, match=told):
+def test_refusals(kwargs, message):
+    with pytest.raises(ValueError, match=message):
         mlld(**kwargs)

@@ -19,7 +19,7 @@ from kd_jax.models.resnet import Bottleneck, ResNet
 from kd_jax.models.vgg import VGG
 from kd_jax.models.wrn import WideResNet
 from kd_jax.typing import Variables
-from tests.methods.test_vid import STUDENT, TEACHER, facts_of, made, run, step, tiny
+from tests.methods.test_vid import STUDENT, TEACHER, facts_of, init_vars, run, step, tiny
 
 
 class Stand(NamedTuple):
@@ -30,8 +30,8 @@ class Stand(NamedTuple):
 
 def stand(widths=(4, 6, 8)):
     rng = np.random.default_rng(7)
-    own = [{"scale": jnp.float32(rng.normal(0, 1, c)), "bias": jnp.float32(rng.normal(0, 1, c))} for c in widths]
-    return Stand(), Variables({"a": {"bn": own[0]}, "b": {"0": {"bn": own[1]}}, "bn": own[2]}, {})
+    bns = [{"scale": jnp.float32(rng.normal(0, 1, c)), "bias": jnp.float32(rng.normal(0, 1, c))} for c in widths]
+    return Stand(), Variables({"a": {"bn": bns[0]}, "b": {"0": {"bn": bns[1]}}, "bn": bns[2]}, {})
 
 
 def slow_margin(scale, bias):
@@ -87,8 +87,8 @@ def at(params, path):
 def test_bn_before_relu_is_there_and_as_wide(name):
     model = models.create(name, 10)
     variables, outputs = models.shapes(model, (32, 32, 3))
-    found = [at(variables.params, path)["scale"].shape for path in model.bn_before_relu]
-    assert found == [(x.shape[-1],) for x in outputs.preacts[1:]] and len(found) >= 3
+    shapes = [at(variables.params, path)["scale"].shape for path in model.bn_before_relu]
+    assert shapes == [(x.shape[-1],) for x in outputs.preacts[1:]] and len(shapes) >= 3
     assert all(isinstance(path, str) for path in model.bn_before_relu)
 
 
@@ -116,23 +116,23 @@ def test_bn_before_relu_shifts_the_stage(model, last):
 def case():
     view, context = tiny()
     context = context._replace(teachers=(stand(),))
-    return view, context, ofd(), made(ofd(), context)
+    return view, context, ofd(), init_vars(ofd(), context)
 
 
 def connected(vars, view, students):
     """The connectors by hand, in training."""
     out = []
     for i, x in enumerate(students, 1):
-        own = jax.tree.map(np.float64, vars.params[f"stage{i}"]["connector"])
-        y = np.float64(x) @ own["conv"]["kernel"][0, 0]
+        connector = jax.tree.map(np.float64, vars.params[f"stage{i}"]["connector"])
+        y = np.float64(x) @ connector["conv"]["kernel"][0, 0]
         y = (y - y.mean((0, 1, 2))) / np.sqrt(y.var((0, 1, 2)) + 1e-5)
-        out.append(y * own["bn"]["scale"] + own["bn"]["bias"])
+        out.append(y * connector["bn"]["scale"] + connector["bn"]["bias"])
     return out
 
 
 def expected(vars, view, mask=1.0):
     students = [mask * x for x in connected(vars, view, view.student.preacts[1:])]
-    teachers, margins = view.teachers[0].preacts[1:], [own["margin"] for own in vars.stats.values()]
+    teachers, margins = view.teachers[0].preacts[1:], [stage["margin"] for stage in vars.stats.values()]
     return 1e-3 * hints.ofd(students=students, teachers=[mask * x for x in teachers], margins=margins)
 
 
@@ -163,9 +163,9 @@ def test_margins_are_the_teachers_and_stay(case):
     for train in (True, False):
         _, stats = run(distiller, vars, view, train)
         assert jax.tree.structure(stats) == jax.tree.structure(vars.stats)
-        for name, own in stats.items():
-            np.testing.assert_array_equal(own["margin"], vars.stats[name]["margin"])
-            for a, b in zip(*map(jax.tree.leaves, (own["connector"], vars.stats[name]["connector"])), strict=True):
+        for name, stage in stats.items():
+            np.testing.assert_array_equal(stage["margin"], vars.stats[name]["margin"])
+            for a, b in zip(*map(jax.tree.leaves, (stage["connector"], vars.stats[name]["connector"])), strict=True):
                 assert np.array_equal(a, b) != train
     assert not np.allclose(run(distiller, vars, view)[0], run(distiller, vars, view, False)[0])
 
@@ -185,21 +185,21 @@ def test_focus_masks_both_maps(case):
 def test_networks_are_aligned_from_the_output_side():
     """Margins too."""
     view, context = tiny(STUDENT[1:], TEACHER)
-    vars = made(ofd(), context._replace(teachers=(stand(),)))
+    vars = init_vars(ofd(), context._replace(teachers=(stand(),)))
     cut = view._replace(teachers=(view.teachers[0]._replace(preacts=view.teachers[0].preacts[1:]),))
     np.testing.assert_array_equal(vars.stats["stage1"]["margin"], margin(**stand()[1].params["b"]["0"]["bn"]))
     np.testing.assert_allclose(run(ofd(), vars, view)[0], expected(vars, cut), rtol=1e-4)
-    vars = made(ofd(), tiny(STUDENT, TEACHER[1:])[1]._replace(teachers=(stand(),)))
-    assert [own["margin"].size for own in vars.stats.values()] == [6, 8]
+    vars = init_vars(ofd(), tiny(STUDENT, TEACHER[1:])[1]._replace(teachers=(stand(),)))
+    assert [stage["margin"].size for stage in vars.stats.values()] == [6, 8]
 
 
 def test_a_real_teacher(nets):
     """Margins from its parameters; the same shapes while only shapes are known."""
     context = make_init_context(nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8)
-    known = context._replace(teachers=((nets["teacher"], nets["tv"]),))
-    vars = made(ofd(), known)
+    concrete = context._replace(teachers=((nets["teacher"], nets["tv"]),))
+    vars = init_vars(ofd(), concrete)
     # BatchNorm at (1, 0): minus the mean of half a Gaussian
-    assert all(np.allclose(own["margin"], -((2 / np.pi) ** 0.5)) for own in vars.stats.values())
+    assert all(np.allclose(stage["margin"], -((2 / np.pi) ** 0.5)) for stage in vars.stats.values())
     shapes = jax.eval_shape(lambda: nets["tv"])
     checked = jax.eval_shape(
         lambda: ofd().init(jax.random.key(1), context._replace(teachers=((nets["teacher"], shapes),)))

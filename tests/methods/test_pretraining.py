@@ -19,7 +19,7 @@ from kd_jax.methods.base import NO_VARS, chain
 from kd_jax.methods.stages import mask_for
 from kd_jax.methods.terms import ce
 from kd_jax.typing import Outputs, Vars
-from tests.methods.test_vid import made, run, tiny
+from tests.methods.test_vid import init_vars, run, tiny
 
 # student's and teacher's stages behind the stem: the first pair of AB's is of one shape
 STUDENT, TEACHER = [(8, 8, 4), (4, 4, 3), (3, 2, 4)], [(8, 8, 4), (5, 7, 6), (6, 4, 8)]
@@ -29,7 +29,7 @@ HIGHER = [(8, 8, 4), (8, 8, 3), (6, 5, 4)]  # of the student, so that a convolut
 def paraphrased(width=8, rate=0.5, batch_norm=False, seed=5):
     """What a phase with a term `paraphraser` leaves, as if trained: nothing in it stands where it starts."""
     _, context = tiny([(4, 4, width)], [(4, 4, width)])
-    vars = made(paraphraser(rate=rate, batch_norm=batch_norm), context, seed)
+    vars = init_vars(paraphraser(rate=rate, batch_norm=batch_norm), context, seed)
 
     def shifted(x):
         return x + 0.1 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
@@ -66,7 +66,7 @@ def pair(student=STUDENT, teacher=TEACHER):
 @pytest.fixture(scope="module")
 def boundaries():
     view, context = pair(HIGHER)
-    return view, context, ab(), made(ab(), context)
+    return view, context, ab(), init_vars(ab(), context)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def transfer():
     """FT, given a paraphraser."""
     view, context = pair()
     context = with_given(context, paraphrased())
-    return view, context, ft(), made(ft(), context)
+    return view, context, ft(), init_vars(ft(), context)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def autoencoder():
     view, context = pair()
     view, shapes = view._replace(teachers=()), context.view_shapes._replace(teachers=())
     context = context._replace(view_shapes=shapes)
-    return view, context, paraphraser(), made(paraphraser(), context)
+    return view, context, paraphraser(), init_vars(paraphraser(), context)
 
 
 # --- AB
@@ -92,9 +92,9 @@ def autoencoder():
 def connected(vars, view, train=True):
     out, stats = [view.student.preacts[1]], {}
     for i in (2, 3):
-        own = {"params": vars.params[f"stage{i}"], "batch_stats": vars.stats[f"stage{i}"]}
+        variables = {"params": vars.params[f"stage{i}"], "batch_stats": vars.stats[f"stage{i}"]}
         layer = LinearRegressor(view.teachers[0].preacts[i].shape[1:])
-        x, moved = layer.apply(own, view.student.preacts[i], train, mutable=["batch_stats"])
+        x, moved = layer.apply(variables, view.student.preacts[i], train, mutable=["batch_stats"])
         stats[f"stage{i}"] = moved["batch_stats"]
         out.append(x)
     return out, stats
@@ -125,10 +125,10 @@ def test_ab_has_connectors_where_shapes_differ(boundaries):
     _, _, distiller, vars = boundaries
     assert set(vars.params) == set(vars.stats) == {"stage2", "stage3"} and vars.policy == {}
     # 1 + height - height wanted, and so on
-    kernels = {name: own["conv0"]["kernel"].shape for name, own in vars.params.items()}
+    kernels = {name: connector["conv0"]["kernel"].shape for name, connector in vars.params.items()}
     assert kernels == {"stage2": (4, 2, 3, 6), "stage3": (1, 2, 4, 8)}
     view, context = pair(TEACHER)
-    vars = made(distiller, context)
+    vars = init_vars(distiller, context)
     assert vars == NO_VARS
     expected = losses.ab(students=view.student.preacts[1:], teachers=view.teachers[0].preacts[1:])
     np.testing.assert_allclose(run(distiller, vars, view)[0], expected, rtol=1e-5)
@@ -148,7 +148,7 @@ def equally_wide():
 
 def test_fsp_reads_all_stages_with_the_stem():
     view, context = equally_wide()
-    vars = made(fsp(), context)
+    vars = init_vars(fsp(), context)
     assert vars == NO_VARS and fsp().needs == {"teacher.stages"}
     value, stats = run(fsp(), vars, view)
     expected = losses.fsp(students=view.student.stages, teachers=view.teachers[0].stages)
@@ -159,8 +159,8 @@ def test_fsp_reads_all_stages_with_the_stem():
 
 
 def test_fsp_refuses_other_widths():
-    told = "fsp: stages of equal widths wanted, the student has 2, 4, 3, 4, the teacher 2, 4, 6, 8"
-    with pytest.raises(ValueError, match=told):
+    message = "fsp: stages of equal widths wanted, the student has 2, 4, 3, 4, the teacher 2, 4, 6, 8"
+    with pytest.raises(ValueError, match=message):
         fsp().init(jax.random.key(0), pair()[1])
 
 
@@ -182,7 +182,7 @@ def test_paraphraser_rebuilds_the_last_stage_of_the_network_in_training(autoenco
 def test_paraphraser_with_batch_norm_and_another_rate(autoencoder):
     view, context, _, _ = autoencoder
     distiller = paraphraser(rate=0.8, batch_norm=True)
-    vars = made(distiller, context)
+    vars = init_vars(distiller, context)
     assert vars.params["encoder"]["conv2"]["bias"].shape == (3,) and set(vars.stats) == {"encoder", "decoder"}
     _, stats = run(distiller, vars, view)
     assert jax.tree.structure(stats) == jax.tree.structure(vars.stats)
@@ -222,11 +222,11 @@ def test_paraphraser_learns_while_the_network_stays(nets, batch_norm):
 
 def expected_ft(vars, view, train=True, mask=(1.0, 1.0), **powers):
     student, teacher = view.student.stages[-1], view.teachers[0].stages[-1]
-    own = {"params": vars.params["translator"], "batch_stats": vars.stats["translator"]}
-    translator = encoder(student.shape[-1], 4, bool(own["batch_stats"]))
-    translated, moved = translator.apply(own, student, train, mutable=["batch_stats"])
-    kept = vars.stats["encoder"]
-    factors = encoder(teacher.shape[-1], 4, bool(kept["batch_stats"])).apply(kept, teacher, False)
+    variables = {"params": vars.params["translator"], "batch_stats": vars.stats["translator"]}
+    translator = encoder(student.shape[-1], 4, bool(variables["batch_stats"]))
+    translated, moved = translator.apply(variables, student, train, mutable=["batch_stats"])
+    frozen = vars.stats["encoder"]
+    factors = encoder(teacher.shape[-1], 4, bool(frozen["batch_stats"])).apply(frozen, teacher, False)
     return losses.ft(student=mask[0] * translated, teacher=mask[1] * factors, **powers), moved
 
 
@@ -250,7 +250,7 @@ def test_ft_keeps_the_paraphraser_and_owns_a_translator(transfer, batch_norm):
     """Also of a paraphraser with statistics, and a translator without."""
     view, context, _, _ = transfer
     given, distiller = paraphrased(batch_norm=batch_norm), ft(batch_norm=not batch_norm)
-    vars = made(distiller, with_given(context, given))
+    vars = init_vars(distiller, with_given(context, given))
     assert set(vars.params) == {"translator"} and set(vars.stats) == {"translator", "encoder"} and vars.policy == {}
     kernels = [vars.params["translator"][f"conv{i}"]["kernel"].shape[2:] for i in range(3)]
     assert kernels == [(4, 4), (4, 4), (4, 4)] and bool(vars.stats["translator"]) != batch_norm
@@ -263,7 +263,7 @@ def test_ft_keeps_the_paraphraser_and_owns_a_translator(transfer, batch_norm):
 
 
 def test_factors_are_as_many_as_the_paraphrasers(transfer):
-    vars = made(ft(), with_given(transfer[1], paraphrased(rate=0.25)))
+    vars = init_vars(ft(), with_given(transfer[1], paraphrased(rate=0.25)))
     assert vars.params["translator"]["conv2"]["bias"].shape == (2,)
 
 
@@ -284,9 +284,9 @@ def test_ft_trains_beside_ce_and_the_paraphraser_stays(nets):
     for _ in range(3):
         state, metrics = go(state, taught, nets["batch"], jax.random.key(1))
     assert set(state.params["method"]) == {"ft"} and set(state.params["method"]["ft"]) == {"translator"}
-    kept = state.stats["method"]["ft"]["encoder"]
-    jax.tree.map(np.testing.assert_array_equal, kept["params"], given["paraphraser"].params["encoder"])
-    jax.tree.map(np.testing.assert_array_equal, kept["batch_stats"], given["paraphraser"].stats["encoder"])
+    frozen = state.stats["method"]["ft"]["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, frozen["params"], given["paraphraser"].params["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, frozen["batch_stats"], given["paraphraser"].stats["encoder"])
     for x, y in zip(*map(jax.tree.leaves, (start.params, state.params)), strict=True):
         assert np.isfinite(y).all() and not np.array_equal(x, y)
     assert {"terms/ce", "terms/ft", "loss"} <= set(metrics) and float(metrics["terms/ft"].total) > 0
@@ -304,8 +304,8 @@ def test_ft_refuses_what_is_no_paraphraser_of_the_teacher(transfer):
         some._replace(params=some.params["encoder"]),
     )
     for given in strange:
-        told = "ft: the given paraphraser is not one of maps of width 8, the teacher's: give init.method="
-        with pytest.raises(ValueError, match=told):
+        message = "ft: the given paraphraser is not one of maps of width 8, the teacher's: give init.method="
+        with pytest.raises(ValueError, match=message):
             ft().init(key, with_given(context, given))
 
 
@@ -323,8 +323,8 @@ def test_the_gradient_reaches_student_and_teacher(boundaries, transfer):
     for name, (view, _, distiller, vars) in cases(boundaries, transfer).items():
 
         def loss(student, teacher, view=view, distiller=distiller, vars=vars):
-            seen = view._replace(student=student, teachers=(teacher,))
-            return distiller.apply(vars, seen, jax.random.key(2), True)[1][""].mean()
+            changed = view._replace(student=student, teachers=(teacher,))
+            return distiller.apply(vars, changed, jax.random.key(2), True)[1][""].mean()
 
         field = "preacts" if name == "ab" else "stages"
         grads = jax.jit(jax.grad(loss, (0, 1)))(view.student, view.teachers[0])
@@ -338,17 +338,17 @@ def test_networks_are_aligned_from_the_output_side():
     for student, teacher in ((TEACHER[1:], TEACHER), (TEACHER, TEACHER[1:])):
         view, context = pair(student, teacher)
         expected = losses.ab(students=view.student.preacts[-2:], teachers=view.teachers[0].preacts[-2:])
-        np.testing.assert_allclose(run(ab(), made(ab(), context), view)[0], expected, rtol=1e-5)
+        np.testing.assert_allclose(run(ab(), init_vars(ab(), context), view)[0], expected, rtol=1e-5)
     view, _ = equally_wide()
-    for own, theirs in (
+    for ours, theirs in (
         (view.student.stages[1:], view.teachers[0].stages),
         (view.student.stages, view.teachers[0].stages[1:]),
     ):
-        seen = view._replace(
-            student=view.student._replace(stages=own), teachers=(view.teachers[0]._replace(stages=theirs),)
+        shorter = view._replace(
+            student=view.student._replace(stages=ours), teachers=(view.teachers[0]._replace(stages=theirs),)
         )
-        expected = losses.fsp(students=own[-3:], teachers=theirs[-3:])
-        np.testing.assert_allclose(run(fsp(), NO_VARS, seen)[0], expected, rtol=1e-5)
+        expected = losses.fsp(students=ours[-3:], teachers=theirs[-3:])
+        np.testing.assert_allclose(run(fsp(), NO_VARS, shorter)[0], expected, rtol=1e-5)
 
 
 def test_the_first_of_several_teachers_is_read(boundaries, transfer):
@@ -362,8 +362,8 @@ def test_focus(boundaries, transfer, autoencoder):
     for name, (view, _, distiller, vars) in (cases(boundaries, transfer) | {"paraphraser": autoencoder}).items():
         plain = run(distiller, vars, view)[0]
         for mask in (1.0, 0.0):
-            seen = run(distiller, vars, view._replace(spatial_mask=jnp.full((6, 4, 4, 1), mask)))[0]
-            np.testing.assert_allclose(seen, mask * plain, rtol=1e-6, err_msg=name)
+            masked = run(distiller, vars, view._replace(spatial_mask=jnp.full((6, 4, 4, 1), mask)))[0]
+            np.testing.assert_allclose(masked, mask * plain, rtol=1e-6, err_msg=name)
     mask = jnp.zeros((6, 1, 2, 1)).at[:, :, 0].set(1.0)  # the left half
     view, _, distiller, vars = boundaries
     view, teachers = view._replace(spatial_mask=mask), view.teachers[0].preacts[1:]
@@ -387,7 +387,7 @@ def test_weights(boundaries, transfer, autoencoder):
         assert off.apply(NO_VARS, view, None, True) == (view, {}, {}, {})
 
 
-@pytest.mark.parametrize(("make", "told"), [
+@pytest.mark.parametrize(("make", "message"), [
     (lambda: ab(margin=-1.0), "ab: margin must be a finite number, at least 0, got -1.0"),
     (lambda: ab(margin=float("inf")), "ab: margin must be a finite number"),
     (lambda: paraphraser(rate=0.0), "paraphraser: rate must be a finite number above 0, got 0.0"),
@@ -395,8 +395,8 @@ def test_weights(boundaries, transfer, autoencoder):
     (lambda: ft(p1=0), "ft: p1 must be at least 1, got 0"),
     (lambda: ft(p2=0), "ft: p2 must be at least 1, got 0"),
 ])  # fmt: skip
-def test_wrong_arguments(make, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
@@ -438,8 +438,8 @@ def test_pairs_of_the_tables_trace(teacher, student):
         vars = both.init(jax.random.key(0), with_given(context, given))
         return both.apply(vars, view, jax.random.key(1), True)[1], vars
 
-    found, vars = jax.eval_shape(one, context.view_shapes, given)
-    assert {name: value.shape for name, value in found.items()} == dict.fromkeys(terms, (2,))
+    shapes, vars = jax.eval_shape(one, context.view_shapes, given)
+    assert {name: value.shape for name, value in shapes.items()} == dict.fromkeys(terms, (2,))
     if teacher == "resnet32x4":
         assert "ab" not in vars.params  # all stages of one shape
         assert models.count_parameters(given.params) == 9 * 2 * (256 * 256 + 256 * 128 + 128 * 128) + 512 + 640

@@ -36,15 +36,15 @@ CASES = sorted({name.split("/")[0] for name in GOLDEN})
 
 def expected(case: str) -> tuple[float, dict[str, np.ndarray]]:
     """The value, and student/... and params/... -> gradient."""
-    found = {k.removeprefix(f"{case}/"): GOLDEN[k] for k in GOLDEN if k.startswith(f"{case}/")}
-    return found.pop("value"), found
+    gradients = {k.removeprefix(f"{case}/"): GOLDEN[k] for k in GOLDEN if k.startswith(f"{case}/")}
+    return gradients.pop("value"), gradients
 
 
 def outputs(net: cases.Net) -> Outputs:
     return Outputs(tuple(net.stages), tuple(net.preacts), net.pooled, net.logits, net.cam)
 
 
-def seen(student: Outputs, teacher: Outputs, strong, image) -> View:
+def view_of(student: Outputs, teacher: Outputs, strong, image) -> View:
     """`strong`: the two networks' logits for the more strongly augmented images."""
     pair, step = Match(student.logits, teacher.logits), jnp.int32(cases.STEP)
     labels, index = jnp.asarray(cases.labels()), jnp.asarray(cases.INDEX)
@@ -92,7 +92,7 @@ def run(case: str, dtype):
         """Both networks are (Outputs, logits for the strong view)."""
 
         def view(student):
-            return seen(student[0], teacher[0], (student[1], teacher[1]), image)
+            return view_of(student[0], teacher[0], (student[1], teacher[1]), image)
 
         data = {"num_examples": len(cases.TRAINING), "labels": cases.TRAINING}
         data |= {"initial_vars": earlier(setting or "even")}
@@ -101,13 +101,13 @@ def run(case: str, dtype):
         )
         vars = distiller.init(jax.random.key(0), context)
         paths, tree = jax.tree_util.tree_flatten_with_path(vars.params)
-        made = [cases.parameter(jax.tree_util.keystr(k, simple=True, separator="/"), x.shape) for k, x in paths]
-        params, stats = cast(jax.tree.unflatten(tree, made)), cast(remembered(vars.stats, setting))
+        leaves = [cases.parameter(jax.tree_util.keystr(k, simple=True, separator="/"), x.shape) for k, x in paths]
+        params, stats = cast(jax.tree.unflatten(tree, leaves)), cast(remembered(vars.stats, setting))
 
         def loss(params, student):
-            own = Vars(params, stats, cast(vars.policy))
-            _, found, _, _ = distiller.apply(own, view(student), jax.random.key(1), True)
-            return sum(term.mean() for term in found.values())
+            all_vars = Vars(params, stats, cast(vars.policy))
+            _, terms, _, _ = distiller.apply(all_vars, view(student), jax.random.key(1), True)
+            return sum(term.mean() for term in terms.values())
 
         return jax.value_and_grad(loss, (0, 1))(params, student)
 

@@ -29,7 +29,7 @@ def setting(nets):
     return view, context
 
 
-def made(distiller, context):
+def with_vars(distiller, context):
     return distiller, jax.jit(lambda: distiller.init(jax.random.key(1), context))()
 
 
@@ -60,7 +60,7 @@ def expected(name, vars, view, **kwargs):
 @pytest.mark.parametrize("name", FACTORIES)
 def test_published_weights_and_features(setting, name):
     view, context = setting
-    distiller, vars = made(FACTORIES[name](), context)
+    distiller, vars = with_vars(FACTORIES[name](), context)
     value = run(distiller, vars, view)
     np.testing.assert_allclose(value, PUBLISHED[name] * expected(name, vars, view), rtol=1e-5)
     assert value > 0 and distiller.needs == {"teacher.stages" if name == "sp" else "teacher.pooled"}
@@ -71,10 +71,10 @@ def test_published_weights_and_features(setting, name):
 
 def test_weights_of_rkd(setting):
     view, context = setting
-    default = run(*made(rkd(), context), view)
+    default = run(*with_vars(rkd(), context), view)
     np.testing.assert_allclose(default, relations.rkd(**pooled(view), distance_weight=25, angle_weight=50), rtol=1e-6)
     for kwargs in ({"distance_weight": 2.0}, {"angle_weight": 0.0}, {"distance_weight": 1.0, "angle_weight": 2.0}):
-        value = run(*made(rkd(weight=3.0, **kwargs), context), view)
+        value = run(*with_vars(rkd(weight=3.0, **kwargs), context), view)
         np.testing.assert_allclose(value, 3 * relations.rkd(**pooled(view), **kwargs), rtol=1e-6)
 
 
@@ -84,9 +84,9 @@ def pooled(view):
 
 @pytest.mark.parametrize("dim", [None, 5])
 def test_embeddings_of_cc(setting, dim):
-    """One for each network, PyTorch's default: U(-1, 1) / sqrt(width); 128 wide unless told."""
+    """One for each network, PyTorch's default: U(-1, 1) / sqrt(width); 128 wide by default."""
     view, context = setting
-    _, vars = made(cc() if dim is None else cc(dim=dim), context)
+    _, vars = with_vars(cc() if dim is None else cc(dim=dim), context)
     widths = {"student": view.student.pooled.shape[1], "teacher": view.teachers[0].pooled.shape[1]}
     assert vars.stats == vars.policy == {} and widths == {"student": 16, "teacher": 32}
     shapes = jax.tree.map(jnp.shape, vars.params)
@@ -101,12 +101,12 @@ def test_embeddings_of_cc(setting, dim):
 
 def test_both_embeddings_student_and_teacher_get_gradients(setting):
     view, context = setting
-    distiller, vars = made(cc(), context)
+    distiller, vars = with_vars(cc(), context)
 
     def loss(params, student, teacher):
         student = view.student._replace(pooled=student)
-        seen = view._replace(student=student, teachers=(view.teachers[0]._replace(pooled=teacher),))
-        return run(distiller, vars._replace(params=params), seen)
+        changed = view._replace(student=student, teachers=(view.teachers[0]._replace(pooled=teacher),))
+        return run(distiller, vars._replace(params=params), changed)
 
     grads = jax.jit(jax.grad(loss, (0, 1, 2)))(vars.params, view.student.pooled, view.teachers[0].pooled)
     assert all(g.any() and np.isfinite(g).all() for g in jax.tree.leaves(grads))
@@ -116,7 +116,7 @@ def test_both_embeddings_student_and_teacher_get_gradients(setting):
 def test_the_gradient_reaches_student_and_teacher(setting, name):
     """Nothing is detached here; only the features compared are touched."""
     view, context = setting
-    distiller, vars = made(FACTORIES[name](), context)
+    distiller, vars = with_vars(FACTORIES[name](), context)
 
     def loss(student, teacher):
         return run(distiller, vars, view._replace(student=student, teachers=(teacher,)))
@@ -133,20 +133,20 @@ def test_focus(setting):
     height = view.student.stages[-1].shape[1]
     mask = np.zeros((8, height, height, 1), np.float32)
     mask[:, 0] = 1
-    seen = [np.asarray(o.stages[-1]) * mask for o in (view.student, view.teachers[0])]
-    value = 3000 * relations.sp(student=seen[0], teacher=seen[1])
+    masked = [np.asarray(o.stages[-1]) * mask for o in (view.student, view.teachers[0])]
+    value = 3000 * relations.sp(student=masked[0], teacher=masked[1])
     looking = view._replace(spatial_mask=jnp.asarray(mask))
-    np.testing.assert_allclose(run(*made(sp(), context), looking), value, rtol=1e-5)
-    assert not np.allclose(value, run(*made(sp(), context), view), rtol=1e-3)
-    np.testing.assert_array_equal(run(*made(pkt(), context), looking), run(*made(pkt(), context), view))
+    np.testing.assert_allclose(run(*with_vars(sp(), context), looking), value, rtol=1e-5)
+    assert not np.allclose(value, run(*with_vars(sp(), context), view), rtol=1e-3)
+    np.testing.assert_array_equal(run(*with_vars(pkt(), context), looking), run(*with_vars(pkt(), context), view))
 
 
 @pytest.mark.parametrize("name", FACTORIES)
 def test_weights(setting, name):
     view, context = setting
-    one = run(*made(FACTORIES[name](weight=1.0), context), view)
+    one = run(*with_vars(FACTORIES[name](weight=1.0), context), view)
     scheduled = FACTORIES[name](weight=lambda step: 3.0 + step)
-    np.testing.assert_allclose(run(*made(scheduled, context), view), 3 * one, rtol=1e-6)
+    np.testing.assert_allclose(run(*with_vars(scheduled, context), view), 3 * one, rtol=1e-6)
     off = FACTORIES[name](weight=0.0)
     assert off.init(None, None) == NO_VARS and off.needs == frozenset()
 
@@ -160,11 +160,11 @@ def test_in_a_chain(setting):
     assert set(terms) == set(FACTORIES) and logs == stats == {} and all(np.isfinite(t) for t in terms.values())
 
 
-@pytest.mark.parametrize(("make", "told"), [
+@pytest.mark.parametrize(("make", "message"), [
     (lambda: rkd(distance_weight=-1.0), "rkd: distance_weight must be a finite number, at least 0, got -1.0"),
     (lambda: rkd(angle_weight=float("inf")), "rkd: angle_weight must be a finite number, at least 0, got inf"),
     (lambda: cc(dim=0), "cc: dim must be at least 1, got 0"),
 ])  # fmt: skip
-def test_wrong_arguments(make, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
         make()

@@ -10,13 +10,13 @@ from kd_jax.layers.fusion import Fusion
 from kd_jax.losses import hints
 from kd_jax.methods.base import NO_VARS
 from kd_jax.methods.reviewkd import reviewkd
-from tests.methods.test_vid import STUDENT, TEACHER, facts_of, made, run, step, tiny
+from tests.methods.test_vid import STUDENT, TEACHER, facts_of, init_vars, run, step, tiny
 
 
 @pytest.fixture(scope="module")
 def case():
     view, context = tiny()
-    return view, context, reviewkd(), made(reviewkd(), context)
+    return view, context, reviewkd(), init_vars(reviewkd(), context)
 
 
 @jax.jit
@@ -24,8 +24,8 @@ def by_hand(vars, view, students, teachers):
     """The four fusions one by one; teachers are maps that the results are compared with."""
 
     def fuse(name, shape, x, deeper):
-        own = {"params": vars.params[name], "batch_stats": vars.stats[name]}
-        return Fusion(shape, 4).apply(own, x, deeper, True, mutable=["batch_stats"])
+        variables = {"params": vars.params[name], "batch_stats": vars.stats[name]}
+        return Fusion(shape, 4).apply(variables, x, deeper, True, mutable=["batch_stats"])
 
     pooled = view.student.pooled.reshape(6, 1, 1, -1)
     (p, deep), moved = fuse("pooled", (1, 1, teachers[3].shape[-1]), pooled, None)
@@ -66,16 +66,18 @@ def test_only_what_is_needed_is_read(case):
 def test_variables(case):
     _, context, _, vars = case
     assert set(vars.params) == set(vars.stats) == {"pooled", "stage1", "stage2", "stage3"} and vars.policy == {}
-    shapes = {name: (own["conv1"]["kernel"].shape, own["conv2"]["kernel"].shape) for name, own in vars.params.items()}
+    shapes = {
+        name: (fusion["conv1"]["kernel"].shape, fusion["conv2"]["kernel"].shape) for name, fusion in vars.params.items()
+    }
     assert shapes == {
         "pooled": ((1, 1, 4, 4), (3, 3, 4, 8)),
         "stage3": ((1, 1, 4, 4), (3, 3, 4, 8)),
         "stage2": ((1, 1, 3, 4), (3, 3, 4, 6)),
         "stage1": ((1, 1, 2, 4), (3, 3, 4, 4)),
     }
-    assert [name for name, own in vars.params.items() if "attention" not in own] == ["pooled"]
+    assert [name for name, fusion in vars.params.items() if "attention" not in fusion] == ["pooled"]
     narrow = jax.eval_shape(lambda: reviewkd(max_width=3).init(jax.random.key(0), context)).params
-    assert {own["conv1"]["kernel"].shape[-1] for own in narrow.values()} == {3}
+    assert {fusion["conv1"]["kernel"].shape[-1] for fusion in narrow.values()} == {3}
 
 
 def test_statistics_move_in_training_only(case):
@@ -116,7 +118,7 @@ def test_focus_masks_the_maps_but_not_the_pooled_features(case):
 
 def test_networks_are_aligned_from_the_output_side():
     view, context = tiny(STUDENT[1:], TEACHER)
-    vars = made(reviewkd(), context)
+    vars = init_vars(reviewkd(), context)
     assert set(vars.params) == {"pooled", "stage1", "stage2"}
     assert [vars.params[n]["conv2"]["kernel"].shape[-1] for n in ("stage1", "stage2")] == [6, 8]
     assert np.isfinite(run(reviewkd(), vars, view)[0]).all()
@@ -165,11 +167,11 @@ def test_refusals():
         reviewkd(max_width=0)
     _, context = tiny()
     view = context.view_shapes
-    for seat, seen in (
+    for seat, shapes in (
         ("student", view._replace(student=view.student._replace(preacts=None))),
         ("teacher", view._replace(teachers=(view.teachers[0]._replace(preacts=None),))),
     ):
         with pytest.raises(ValueError, match=f"reviewkd: needs pre-activation features, which the {seat} has not"):
-            reviewkd(preact=True).init(jax.random.key(0), context._replace(view_shapes=seen))
+            reviewkd(preact=True).init(jax.random.key(0), context._replace(view_shapes=shapes))
     with pytest.raises(ValueError, match="reviewkd: no stage 1: the student has 1, the teacher 4"):
         reviewkd().init(jax.random.key(0), tiny([], TEACHER)[1])

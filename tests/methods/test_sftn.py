@@ -35,27 +35,27 @@ def run(distiller, vars, setting, params=None):
 
 
 @pytest.fixture(scope="module")
-def made(setting):
+def branches(setting):
     """kwargs -> (distiller, its variables), each built once."""
-    known = {}
+    cached = {}
 
     def make(**kwargs):
         key = tuple(kwargs.items())
-        if key not in known:
+        if key not in cached:
             distiller = methods.sftn_branches(student="resnet8", **kwargs)
-            known[key] = distiller, jax.jit(lambda: distiller.init(jax.random.key(2), setting[3]))()
-        return known[key]
+            cached[key] = distiller, jax.jit(lambda: distiller.init(jax.random.key(2), setting[3]))()
+        return cached[key]
 
     return make
 
 
-def test_a_branch_is_transform_then_the_students_tail(setting, made):
+def test_a_branch_is_transform_then_the_students_tail(setting, branches):
     """By hand: the 3x3 and 1x1 of the transform with BatchNorm over the batch, then the student behind stage 1."""
-    distiller, vars = made(stages=("1:1",), temperature=2.0)
+    distiller, vars = branches(stages=("1:1",), temperature=2.0)
     terms, logs, _ = run(distiller, vars, setting)
     image, labels, variables, _ = setting
     outputs, _ = models.apply(TEACHER, variables, image, train=True)
-    own = vars.params["branch1"]["transform"]
+    transform = vars.params["branch1"]["transform"]
 
     def conv(x, kernel):
         pad = kernel.shape[0] // 2
@@ -69,8 +69,8 @@ def test_a_branch_is_transform_then_the_students_tail(setting, made):
     def norm_relu(x):  # scale 1, bias 0 at the start
         return np.maximum((x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5), 0)
 
-    x = norm_relu(conv(outputs.stages[1], own["conv0"]["kernel"]))
-    x = norm_relu(conv(x, own["conv"]["kernel"])).astype(np.float32)
+    x = norm_relu(conv(outputs.stages[1], transform["conv0"]["kernel"]))
+    x = norm_relu(conv(x, transform["conv"]["kernel"])).astype(np.float32)
     student = models.create("resnet8", 5)
     net = Variables(vars.params["branch1"]["student"], vars.stats["branch1"]["student"])
     logits = models.apply(student, net, x, train=True, after=1)[0].logits
@@ -82,8 +82,8 @@ def test_a_branch_is_transform_then_the_students_tail(setting, made):
     np.testing.assert_array_equal(logs["branch1/top1"], logits.argmax(-1) == labels)
 
 
-def test_the_terms_are_means_over_branches(setting, made):
-    (both, vars), one, two = made(), made(stages=("1:1",)), made(stages=("2:2",))
+def test_the_terms_are_means_over_branches(setting, branches):
+    (both, vars), one, two = branches(), branches(stages=("1:1",)), branches(stages=("2:2",))
     terms = run(both, vars, setting)[0]
     pick = lambda name: vars._replace(params={name: vars.params[name]}, stats={name: vars.stats[name]})  # noqa: E731
     first, second = run(one[0], pick("branch1"), setting)[0], run(two[0], pick("branch2"), setting)[0]
@@ -91,8 +91,8 @@ def test_the_terms_are_means_over_branches(setting, made):
         np.testing.assert_allclose(terms[name], (first[name] + second[name]) / 2, rtol=1e-5)
 
 
-def test_lambdas_scale_and_switch(setting, made):
-    base, vars = made()
+def test_lambdas_scale_and_switch(setting, branches):
+    base, vars = branches()
     terms = run(base, vars, setting)[0]
     other = methods.sftn_branches(student="resnet8", lambda_ce=2.0, lambda_kl=1.5)
     scaled = run(other, vars, setting)[0]
@@ -133,9 +133,9 @@ def gradient(setting, distiller, vars, term):
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_where_the_gradient_goes(setting, made, detach):
+def test_where_the_gradient_goes(setting, branches, detach):
     """The divergence moves what lies under the branches always, head and last stage only if not detached."""
-    distiller, vars = made(detach_target=detach)
+    distiller, vars = branches(detach_target=detach)
     moved = {name: float(optax.tree.norm(g)) for name, g in gradient(setting, distiller, vars, "kl").items()}
     assert all(moved[name] > 1e-4 for name in ("conv1", "layer1", "layer2"))
     for name in ("layer3", "fc"):
@@ -144,11 +144,11 @@ def test_where_the_gradient_goes(setting, made, detach):
     assert ce["layer1"] > 1e-4 and ce["fc"] == ce["layer3"] == 0  # the branches' own loss knows no head
 
 
-def test_detaching_leaves_the_path_through_the_features(setting, made):
+def test_detaching_leaves_the_path_through_the_features(setting, branches):
     """Detached = not detached minus the gradient through the logits alone."""
-    whole = gradient(setting, *made(), "kl")
-    features = gradient(setting, *made(detach_target=True), "kl")
-    distiller, vars = made()
+    whole = gradient(setting, *branches(), "kl")
+    features = gradient(setting, *branches(detach_target=True), "kl")
+    distiller, vars = branches()
     image, labels, variables, context = setting
 
     def through_the_logits(params):
@@ -164,24 +164,24 @@ def test_detaching_leaves_the_path_through_the_features(setting, made):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), whole, total)
 
 
-def test_statistics_move_and_belong_to_the_method(setting, made):
+def test_statistics_move_and_belong_to_the_method(setting, branches):
     for kwargs in ({}, {"share": True}):
-        distiller, vars = made(**kwargs)
+        distiller, vars = branches(**kwargs)
         _, _, stats = run(distiller, vars, setting)
         assert jax.tree.structure(stats) == jax.tree.structure(vars.stats)
         still = [np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (stats, vars.stats)), strict=True)]
         assert not any(still)
 
 
-def test_sharing(setting, made):
+def test_sharing(setting, branches):
     """One set of student stages, from the earliest entry on; every branch keeps its transform."""
-    distiller, vars = made(share=True)
+    distiller, vars = branches(share=True)
     assert set(vars.params) == {"branch1", "branch2", "shared"}
     assert set(vars.params["branch1"]) == set(vars.params["branch2"]) == {"transform"}
     assert {"layer2", "layer3", "fc"} == set(vars.params["shared"]["student"])
-    own = made()[1].params
-    assert {"layer2", "layer3", "fc"} == set(own["branch1"]["student"])
-    assert {"layer3", "fc"} == set(own["branch2"]["student"])
+    unshared = branches()[1].params
+    assert {"layer2", "layer3", "fc"} == set(unshared["branch1"]["student"])
+    assert {"layer3", "fc"} == set(unshared["branch2"]["student"])
     grads = jax.jit(jax.grad(lambda p: jnp.mean(run(distiller, vars._replace(params=p), setting)[0]["ce"])))(
         vars.params
     )
@@ -206,7 +206,7 @@ def test_stages_from_the_output_side():
     assert _stage_pairs((" 1:2", "3: 3")) == ((1, 2), (3, 3)) and _stage_pairs(()) == ()
 
 
-@pytest.mark.parametrize(("kwargs", "told"), [
+@pytest.mark.parametrize(("kwargs", "message"), [
     ({"student": "resnet9"}, "unknown model 'resnet9'"),
     ({"lambda_kl": -1.0}, "lambda_kl must be a finite number, at least 0, got -1.0"),
     ({"lambda_ce": float("nan")}, "lambda_ce must be a finite"),
@@ -217,8 +217,8 @@ def test_stages_from_the_output_side():
     ({"stages": "1:1,2:2"}, "stages must be a tuple of TEACHER:STUDENT,.* got '1:1,2:2'"),
     ({"stages": ("1:1", "1:2")}, "each teacher stage once"),
 ])  # fmt: skip
-def test_wrong_arguments(kwargs, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
         methods.sftn_branches(**kwargs)
 
 
@@ -312,17 +312,17 @@ def test_a_branch_into_tokens(tokens, setting):
     for network, variables in ((TEACHER, setting[2]), (VIT, net)):
         run = branched(image, network, variables, "vit_tiny_patch16_224")
         vars, outputs, terms, _, stats = run(None)
-        own = vars.params["branch1"]["transform"]
+        transform = vars.params["branch1"]["transform"]
         cells = np.asarray(outputs.stages[1], np.float64)
         if network is VIT:
             cells = cells[:, 1:].reshape(BATCH, 2, 2, -1)
         else:  # 8 x 8 averaged to 2 x 2
             cells = cells.reshape(BATCH, 2, 4, 2, 4, -1).mean((2, 4))
-        x = cells @ np.asarray(own["conv"]["kernel"][0, 0], np.float64)
+        x = cells @ np.asarray(transform["conv"]["kernel"][0, 0], np.float64)
         x = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
         assert (x < 0).any()
-        x = np.concatenate([np.zeros((BATCH, 1, 8)), x.reshape(BATCH, 4, 8)], axis=1) + own["positions"]
-        assert own["positions"].shape == (1, 5, 8) and 0.01 < float(own["positions"].std()) < 0.03
+        x = np.concatenate([np.zeros((BATCH, 1, 8)), x.reshape(BATCH, 4, 8)], axis=1) + transform["positions"]
+        assert transform["positions"].shape == (1, 5, 8) and 0.01 < float(transform["positions"].std()) < 0.03
         student = Variables(vars.params["branch1"]["student"], {})
         assert set(student.params) == {"blocks.1", "blocks.2", "norm", "head"}
         logits = models.apply(VIT, student, x.astype("f"), train=True, after=1)[0].logits

@@ -100,9 +100,11 @@ def test_the_whole_below_the_heads_learns(grafted):
     (value, (last, taught)), grads = run()
     np.testing.assert_allclose(value, np.mean((last - taught.stages[-1]) ** 2), rtol=1e-5)
     largest = {name: max(float(jnp.abs(g).max()) for g in jax.tree.leaves(tree)) for name, tree in grads.items()}
-    own = {name: max(float(jnp.abs(g).max()) for g in jax.tree.leaves(t)) for name, t in grads["student"].items()}
+    of_student = {
+        name: max(float(jnp.abs(g).max()) for g in jax.tree.leaves(t)) for name, t in grads["student"].items()
+    }
     assert all(value > 1e-5 for value in largest.values()), largest
-    assert own.pop("fc") == 0 and all(value > 1e-5 for value in own.values()), own
+    assert of_student.pop("fc") == 0 and all(value > 1e-5 for value in of_student.values()), of_student
 
 
 def facts_of(student, teacher):

@@ -29,7 +29,7 @@ def setting():
     return view, context
 
 
-def made(distiller, context):
+def init_vars(distiller, context):
     return jax.jit(lambda: distiller.init(jax.random.key(2), context))()
 
 
@@ -66,7 +66,7 @@ def test_only_the_named_stages_of_the_teacher_change(setting, stages, same):
 def test_without_policy_or_out_of_training_nothing_happens(setting, given):
     view, context = setting
     distiller = methods.dafa()
-    vars = made(distiller, context)
+    vars = init_vars(distiller, context)
     vars = vars if given is None else vars._replace(policy=given)
     assert distiller.apply(vars, view, jax.random.key(0), given is not None)[0] is view
 
@@ -75,14 +75,14 @@ def test_the_host_reads_the_refined_map_and_the_focus(setting):
     """FitNet's value by hand, from the view that DAFA and DAM leave."""
     view, context = setting
     chain = methods.chain(dam=methods.dam(areas=2), dafa=methods.dafa(), fit=methods.fitnet(weight=1.0))
-    vars, key = made(chain, context), jax.random.key(4)
+    vars, key = init_vars(chain, context), jax.random.key(4)
     refined, terms, _, _ = chain.apply(vars, view, key, True)
     assert refined.spatial_mask is not None and float(refined.spatial_mask.mean()) < 1
     alone = methods.chain(fit=methods.fitnet(weight=1.0))
-    own = vars._replace(params={"fit": vars.params["fit"]}, stats={"fit": vars.stats["fit"]}, policy={})
-    host = alone.apply(own, refined, key, True)[1]["fit"]
+    fit_vars = vars._replace(params={"fit": vars.params["fit"]}, stats={"fit": vars.stats["fit"]}, policy={})
+    host = alone.apply(fit_vars, refined, key, True)[1]["fit"]
     np.testing.assert_array_equal(terms["fit"], host)
-    plain = alone.apply(own, view, key, True)[1]["fit"]
+    plain = alone.apply(fit_vars, view, key, True)[1]["fit"]
     assert not np.allclose(plain, host)
 
 
@@ -112,7 +112,7 @@ def test_all_off_is_the_host_alone(setting):
 def test_dams_term_teaches_student_regressor_and_heads(setting):
     view, context = setting
     distiller = methods.dam(weight=1.0)
-    vars = made(distiller, context)
+    vars = init_vars(distiller, context)
 
     def loss(params, stage):
         student = view.student._replace(stages=(*view.student.stages[:2], stage, view.student.stages[3]))
@@ -135,20 +135,20 @@ def test_dams_term_teaches_student_regressor_and_heads(setting):
 def test_dams_maps_are_its_boxes(setting):
     view, context = setting
     chain = methods.chain(dam=methods.dam(areas=2), fit=methods.fitnet())
-    found = chain.visualizations(made(chain, context), view)
-    assert set(found) == {"dam/student", "dam/teacher"}
-    assert all(m.shape == (BATCH, 4, 4) and 1 <= float(m.max()) <= 2 for m in found.values())
+    maps = chain.visualizations(init_vars(chain, context), view)
+    assert set(maps) == {"dam/student", "dam/teacher"}
+    assert all(m.shape == (BATCH, 4, 4) and 1 <= float(m.max()) <= 2 for m in maps.values())
     assert methods.chain(fit=methods.fitnet()).visualizations is None
 
 
 def test_usage():
-    own = fixed(probability=0.5, magnitude=0.25)
-    logs = usage({**own, "weight": jnp.where(jnp.arange(36) == 0, 50.0, 0.0)})  # the pair ShearX, ShearY
+    policy_vars = fixed(probability=0.5, magnitude=0.25)
+    logs = usage({**policy_vars, "weight": jnp.where(jnp.arange(36) == 0, 50.0, 0.0)})  # the pair ShearX, ShearY
     assert float(logs["use/ShearX"]) == pytest.approx(0.5) and float(logs["use/Rotate"]) == pytest.approx(0, abs=1e-6)
     assert float(logs["magnitude/ShearX"]) == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize(("call", "told"), [
+@pytest.mark.parametrize(("call", "message"), [
     (lambda: methods.dafa(stages=(2, -1)), r"dafa: stages must be whole numbers, at least 0, got \(2, -1\)"),
     (lambda: methods.dafa(stages=(1.0,)), r"dafa: stages must be whole numbers, at least 0, got \(1.0,\)"),
     (lambda: methods.dafa(stages="1"), "dafa: stages must be whole numbers, at least 0, got '1'"),
@@ -159,8 +159,8 @@ def test_usage():
     (lambda: methods.dam(overlap="or"), "dam: overlap must be clip or sum"),
     (lambda: methods.dam(areas=0), "dam: areas must be at least 1"),
 ])  # fmt: skip
-def test_wrong_arguments(call, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
         call()
 
 

@@ -42,7 +42,7 @@ def examples(key, displaced):
 
 
 def search(seed):
-    """The policy, after training on displaced maps judged by right ones."""
+    """The policy, after training on displaced maps, with right ones in the outer loss."""
     compared = criterion(
         lambda v: {"": losses.fitnet(student=v.student.stages[1], teacher=v.teachers[0].stages[1])},
         frozenset({"teacher.stages"}),
@@ -77,8 +77,10 @@ def test_search_finds_what_helps():
         policy = jax.device_get(compiled(seed))
         share, probability, magnitude = of_operation(policy, "TranslateX")
         other_share, other_probability, _ = of_operation(policy, "ChannelShuffle")
-        told = f"seed {seed}: {share:.2f} {probability:.2f} {magnitude:.3f} {other_share:.2f} {other_probability:.2f}"
-        print(told)
-        assert share > 1.5 * 2 / 9 and other_share < 2 / 9 / 1.5, told
-        assert probability > max(0.5, other_probability), told
-        assert abs(magnitude - 0.7778) < 0.04, told
+        message = (
+            f"seed {seed}: {share:.2f} {probability:.2f} {magnitude:.3f} {other_share:.2f} {other_probability:.2f}"
+        )
+        print(message)
+        assert share > 1.5 * 2 / 9 and other_share < 2 / 9 / 1.5, message
+        assert probability > max(0.5, other_probability), message
+        assert abs(magnitude - 0.7778) < 0.04, message

@@ -31,7 +31,7 @@ def tiny(student=STUDENT, teacher=TEACHER, batch=6):
     return view, InitContext(jax.eval_shape(lambda: view), 10)
 
 
-def made(distiller, context, seed=1):
+def init_vars(distiller, context, seed=1):
     return jax.jit(lambda: distiller.init(jax.random.key(seed), context))()
 
 
@@ -89,7 +89,7 @@ def slow_vid(params, view, eps=1e-5, mask=1.0):
 def case():
     view, context = tiny()
     distiller = vid()
-    return view, context, distiller, made(distiller, context)
+    return view, context, distiller, init_vars(distiller, context)
 
 
 def test_against_the_formula(case):
@@ -110,18 +110,18 @@ def test_variables(case):
     shapes = {f"stage{i}": (s, t) for i, (s, t) in enumerate([(2, 4), (3, 6), (4, 8)], 1)}
     assert set(vars.params) == set(shapes) and vars.stats == {} and vars.policy == {}
     for name, (s, t) in shapes.items():
-        own = vars.params[name]
-        assert own["log_scale"].shape == (t,)
-        assert [p["kernel"].shape[2:] for p in own["projector"].values()] == [(s, t), (t, t), (t, t)]
+        stage = vars.params[name]
+        assert stage["log_scale"].shape == (t,)
+        assert [p["kernel"].shape[2:] for p in stage["projector"].values()] == [(s, t), (t, t), (t, t)]
     for start, eps in ((5.0, 1e-5), (0.01, 1e-3), (300.0, 1e-5)):
-        scale = made(vid(init_variance=start, eps=eps), context).params["stage1"]["log_scale"]
+        scale = init_vars(vid(init_variance=start, eps=eps), context).params["stage1"]["log_scale"]
         np.testing.assert_allclose(jax.nn.softplus(scale) + eps, start, rtol=1e-6)
 
 
 def test_a_step_trains_means_and_variances(case):
     view, _, distiller, vars = case
     grads = step(distiller, vars, view)
-    assert all(float(jnp.abs(own["log_scale"]).max()) > 1e-3 for own in grads.values())
+    assert all(float(jnp.abs(stage["log_scale"]).max()) > 1e-3 for stage in grads.values())
 
 
 def test_the_gradient_reaches_student_and_teacher(case):
@@ -129,8 +129,8 @@ def test_the_gradient_reaches_student_and_teacher(case):
 
     def loss(student, teacher):
         teachers = (view.teachers[0]._replace(stages=teacher),)
-        seen = view._replace(student=view.student._replace(stages=student), teachers=teachers)
-        return distiller.apply(vars, seen, None, True)[1][""].mean()
+        changed = view._replace(student=view.student._replace(stages=student), teachers=teachers)
+        return distiller.apply(vars, changed, None, True)[1][""].mean()
 
     for grads in jax.jit(jax.grad(loss, (0, 1)))(view.student.stages, view.teachers[0].stages):
         assert [bool(g.any()) for g in grads] == [False, True, True, True]
@@ -146,7 +146,7 @@ def test_focus_masks_both_maps(case):
 def test_focus_is_of_areas():
     view, context = tiny([(4, 4, 3)], [(4, 4, 5)])
     distiller = vid()
-    vars, mask = made(distiller, context), jnp.zeros((6, 4, 4, 1)).at[:, 1:3, :2].set(1)
+    vars, mask = init_vars(distiller, context), jnp.zeros((6, 4, 4, 1)).at[:, 1:3, :2].set(1)
     value = run(distiller, vars, view._replace(spatial_mask=mask))[0]
     np.testing.assert_allclose(value, slow_vid(vars.params, view, mask=np.asarray(mask)), rtol=1e-5)
 
@@ -154,8 +154,8 @@ def test_focus_is_of_areas():
 def test_networks_are_aligned_from_the_output_side():
     view, context = tiny(STUDENT[1:], TEACHER)
     distiller = vid()
-    vars = made(distiller, context)
-    assert [own["log_scale"].size for own in vars.params.values()] == [6, 8]
+    vars = init_vars(distiller, context)
+    assert [stage["log_scale"].size for stage in vars.params.values()] == [6, 8]
     cut = view._replace(teachers=(view.teachers[0]._replace(stages=view.teachers[0].stages[1:]),))
     np.testing.assert_allclose(run(distiller, vars, view)[0], slow_vid(vars.params, cut), rtol=1e-5)
 
@@ -178,13 +178,13 @@ def test_weights(case):
     assert off.init(None, None) == NO_VARS and off.apply(NO_VARS, view, None, True) == (view, {}, {}, {})
 
 
-@pytest.mark.parametrize(("kwargs", "told"), [
+@pytest.mark.parametrize(("kwargs", "message"), [
     ({"eps": 0.0}, "vid: eps must be a finite number above 0, got 0.0"),
     ({"init_variance": 1e-5}, "vid: init_variance must be a finite number above eps, got 1e-05"),
     ({"init_variance": float("inf")}, "vid: init_variance must be a finite number above eps, got inf"),
 ])  # fmt: skip
-def test_wrong_arguments(kwargs, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
         vid(**kwargs)
 
 

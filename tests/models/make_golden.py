@@ -56,9 +56,9 @@ def run(net, mode: str) -> dict[str, np.ndarray]:
 
     net.train(mode == "train")
     with torch.no_grad():
-        logits, found = net(torch.from_numpy(images()).double().permute(0, 3, 1, 2))
-    maps = {k: [m.permute(0, 2, 3, 1).numpy() for m in found.get(k, [])] for k in ("feats", "preact_feats")}
-    named = flat_outputs(maps["feats"], maps["preact_feats"], found["pooled_feat"].numpy(), logits.numpy())
+        logits, features = net(torch.from_numpy(images()).double().permute(0, 3, 1, 2))
+    maps = {k: [m.permute(0, 2, 3, 1).numpy() for m in features.get(k, [])] for k in ("feats", "preact_feats")}
+    named = flat_outputs(maps["feats"], maps["preact_feats"], features["pooled_feat"].numpy(), logits.numpy())
     return {k: sample(v) for k, v in named.items()}
 
 

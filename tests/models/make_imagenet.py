@@ -28,8 +28,8 @@ CASES = {
 
 def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """As make_golden's; a ViT's class token and positions, which have no layer, are as large as its patches."""
-    made = make_golden.weight(name, shape)
-    return made if "." in name else made * np.float32(np.prod(shape[1:]) ** 0.5)
+    array = make_golden.weight(name, shape)
+    return array if "." in name else array * np.float32(np.prod(shape[1:]) ** 0.5)
 
 
 def images(shape: tuple[int, ...]) -> np.ndarray:
@@ -58,14 +58,14 @@ def convolutional(net, image, twin=None) -> dict:
     stem = []
     if hasattr(net, "model"):
         handle = net.model[0][1].register_forward_hook(lambda module, args, out: stem.append(out.clone()))
-    logits, found = net(image)
+    logits, features = net(image)
     if stem:
         handle.remove()
     if twin is not None:
         assert torch.allclose(twin(image), logits, rtol=1e-10, atol=1e-10)
-    maps = [*(s.relu() for s in stem), *found["feats"]], [*stem, *found["preact_feats"]]
+    maps = [*(s.relu() for s in stem), *features["feats"]], [*stem, *features["preact_feats"]]
     stages, preacts = ([m.permute(0, 2, 3, 1).numpy() for m in part] for part in maps)
-    return flat_outputs(stages, preacts, found["pooled_feat"].numpy(), logits.numpy())
+    return flat_outputs(stages, preacts, features["pooled_feat"].numpy(), logits.numpy())
 
 
 def tokens(net, image, groups=(3, 6, 9, 12)) -> dict:
@@ -113,8 +113,8 @@ def cases(make, twin, how):
         net, other = filled(make(shape[1:3])).train(train), twin(shape[1:3])
         image = torch.from_numpy(images(shape)).double().permute(0, 3, 1, 2)
         with torch.no_grad():
-            found = how(net, image) if other is None else how(net, image, filled(other).train(train))
-        yield label, {k: sample(v) for k, v in found.items()}
+            outputs = how(net, image) if other is None else how(net, image, filled(other).train(train))
+        yield label, {k: sample(v) for k, v in outputs.items()}
 
 
 def main(folder: str) -> None:

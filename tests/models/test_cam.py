@@ -42,11 +42,11 @@ def net(request):
         return x + jax.random.normal(jax.random.key(1), x.shape) if path[-1].key == "bias" else x
 
     def everything():
-        made = models.init(model, jax.random.key(2), image)
-        made = made._replace(params=jax.tree_util.tree_map_with_path(biased, made.params))
-        out, _ = models.apply(model, made, image)
+        variables = models.init(model, jax.random.key(2), image)
+        variables = variables._replace(params=jax.tree_util.tree_map_with_path(biased, variables.params))
+        out, _ = models.apply(model, variables, image)
         last = len(out.stages) - 1
-        return made.params, out, models.apply(model, made, out.stages[last], after=last)[0]
+        return variables.params, out, models.apply(model, variables, out.stages[last], after=last)[0]
 
     return request.param, *jax.jit(everything)()
 
@@ -63,8 +63,10 @@ def test_the_classifier_at_every_place(net):
     if name in ("MobileNetV2", "ShuffleV2"):  # the map that is pooled is none of the stages
         return
     last = jax.nn.relu(outputs[0].preacts[-1]) if name == "wrn_16_1" else outputs[0].stages[-1]
-    own = next(params[head] for head in ("fc", "classifier", "linear") if head in params)
-    slow = np.einsum("bhwc,ck->bhwk", np.float64(last), np.float64(own["kernel"])) + np.float64(own["bias"])
+    classifier = next(params[head] for head in ("fc", "classifier", "linear") if head in params)
+    slow = np.einsum("bhwc,ck->bhwk", np.float64(last), np.float64(classifier["kernel"])) + np.float64(
+        classifier["bias"]
+    )
     np.testing.assert_allclose(out.cam, slow, atol=1e-5 * abs(slow).max())
 
 

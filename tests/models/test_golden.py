@@ -24,7 +24,7 @@ def net(request):
     """A network with weights carried over from a state dict, its outputs in both modes, and its tails."""
     model = models.create(request.param, 100)
     tensors = {k: make_golden.weight(k, shape) for k, shape in state_dict.published(model).items()}
-    variables = state_dict.from_torch(state_dict.Found("made", tensors, {}, ""), model)
+    variables = state_dict.from_torch(state_dict.WeightsFile("net.pth", tensors, {}, ""), model)
 
     def everything(variables, image):
         evaluated, trained = (models.apply(model, variables, image, train=train)[0] for train in (False, True))
@@ -45,12 +45,12 @@ DEEPER = ("resnet44", "resnet56", "resnet110", "wrn_40_1", "vgg16", "vgg19")  # 
 )
 def test_outputs_are_the_published_codes(net):
     name, outputs, tails = net
-    for mode, found in outputs.items():
-        assert (found.preacts is None) == (f"{name}/eval/preacts/0" not in GOLDEN)
-        named = make_golden.flat_outputs(*found[:4])  # class activation maps: see test_cam.py
-        known = [k.removeprefix(f"{name}/{mode}/") for k in GOLDEN if k.startswith(f"{name}/{mode}/")]
-        assert set(named) == set(known)
-        for key in known:
+    for mode, out in outputs.items():
+        assert (out.preacts is None) == (f"{name}/eval/preacts/0" not in GOLDEN)
+        named = make_golden.flat_outputs(*out[:4])  # class activation maps: see test_cam.py
+        keys = [k.removeprefix(f"{name}/{mode}/") for k in GOLDEN if k.startswith(f"{name}/{mode}/")]
+        assert set(named) == set(keys)
+        for key in keys:
             ours, theirs = make_golden.sample(named[key]), GOLDEN[f"{name}/{mode}/{key}"]
             worst = np.abs(ours - theirs).max() / theirs[0]
             assert worst < TOLERANCE, f"{name} {mode} {key}: {worst:.1e} of the largest value"

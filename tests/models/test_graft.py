@@ -34,19 +34,19 @@ PAIRS = {
 def test_shapes(pair):
     model, (size, width) = create_graft(f"graft:{pair}", CLASSES, models.create), PAIRS[pair]
     variables, out = models.shapes(model, (32, 32, 3), batch=2)
-    alone, own = models.shapes(model.student, (32, 32, 3), batch=2)
-    assert out.stages[:-1] == own.stages and out.stages[-1].shape == (2, size, size, width)
-    if own.preacts is None:
+    alone, student_out = models.shapes(model.student, (32, 32, 3), batch=2)
+    assert out.stages[:-1] == student_out.stages and out.stages[-1].shape == (2, size, size, width)
+    if student_out.preacts is None:
         assert out.preacts is None
     else:
-        assert out.preacts[:-1] == own.preacts and out.preacts[-1].shape == (2, size, size, width)
+        assert out.preacts[:-1] == student_out.preacts and out.preacts[-1].shape == (2, size, size, width)
     assert out.pooled.shape == (2, width) and out.logits.shape == (2, CLASSES)
     assert out.cam.shape == (2, size, size, CLASSES)
     assert variables.params["student"] == alone.params and variables.stats["student"] == alone.stats
     shapes = {"kernel": (width, CLASSES), "bias": (CLASSES,)}
     assert {name: x.shape for name, x in variables.stats[HEAD].items()} == shapes
     kernels = {name: x["kernel"].shape for name, x in variables.params.items() if "kernel" in x}
-    last = own.stages[-1].shape[-1]
+    last = student_out.stages[-1].shape[-1]
     half = width // 2
     expected = {"transfer.0": (1, 1, last, half), "transfer.3": (3, 3, half, half), "transfer.6": (1, 1, half, width)}
     assert kernels == expected and set(variables.params) - set(kernels) == {
@@ -62,14 +62,14 @@ def grafts():
         "even": models.create("resnet8", CLASSES, widths=(8, 8, 16, 32)),
         "pooled": models.create("vgg8", CLASSES),
     }
-    found = {}
+    by_name = {}
     for name, teacher in teachers.items():
         model = Graft(models.create("resnet8", CLASSES, **TINY), teacher, 4, CLASSES)
         image = jax.random.normal(jax.random.key(1), (4, 16, 8, 3))
-        own = jax.jit(models.init, static_argnums=0)(model, KEY, image)
+        initial = jax.jit(models.init, static_argnums=0)(model, KEY, image)
         given = jax.jit(models.init, static_argnums=0)(teacher, jax.random.key(2), image)
-        found[name] = model, with_head(own, head_of(given)), image, given
-    return found
+        by_name[name] = model, with_head(initial, head_of(given)), image, given
+    return by_name
 
 
 def conv(x, kernel):
@@ -156,8 +156,8 @@ def test_nothing_moves_the_head(grafts):
 def test_the_head_of_every_network(name):
     model = models.create(name, CLASSES)
     variables, out = models.shapes(model, (32, 32, 3))
-    found = head_of(variables)
-    assert {k: v.shape for k, v in found.items()} == {"kernel": (out.pooled.shape[-1], CLASSES), "bias": (CLASSES,)}
+    head = head_of(variables)
+    assert {k: v.shape for k, v in head.items()} == {"kernel": (out.pooled.shape[-1], CLASSES), "bias": (CLASSES,)}
     if name in ("MobileNetV2", "ShuffleV2", *vit.NETWORKS):
         with pytest.raises(
             ValueError, match=f"a {type(model).__name__} cannot be the teacher: its classifier reads no stage of it"

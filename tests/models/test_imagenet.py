@@ -38,7 +38,7 @@ def test_outputs_are_the_published_codes(name):
     for label, (shape, train) in make_imagenet.CASES.items():
         wanted = state_dict.published(model, shape[1:])
         tensors = {k: make_imagenet.weight(k, size) for k, size in wanted.items()}
-        variables = state_dict.from_torch(state_dict.Found("made", tensors, {}, ""), model, shape[1:])
+        variables = state_dict.from_torch(state_dict.WeightsFile("net.pth", tensors, {}, ""), model, shape[1:])
         inputs = variables, make_imagenet.images(shape)
         wide = train and bool(variables.stats)  # over 16 values, BatchNorm after BatchNorm magnifies rounding to 2e-4
         with jax.enable_x64(wide):
@@ -94,10 +94,10 @@ def net(request):
 
     @jax.jit
     def everything():
-        made = models.init(model, jax.random.key(1), image)
-        made = made._replace(stats=models.apply(model, made, image, train=True)[1])
-        out, _ = models.apply(model, made, image)
-        return made, out, [models.apply(model, made, stage, after=i)[0] for i, stage in enumerate(out.stages)]
+        variables = models.init(model, jax.random.key(1), image)
+        variables = variables._replace(stats=models.apply(model, variables, image, train=True)[1])
+        out, _ = models.apply(model, variables, image)
+        return variables, out, [models.apply(model, variables, stage, after=i)[0] for i, stage in enumerate(out.stages)]
 
     return model, *everything()
 
@@ -129,11 +129,11 @@ def test_the_stem_and_its_pool_pad_like_pytorch():
 
     @jax.jit
     def run():
-        made = models.init(model, jax.random.key(0), image)
-        params = jax.tree.map(jnp.zeros_like, made.params)  # the layer is its shortcut, and hands the pool on
+        variables = models.init(model, jax.random.key(0), image)
+        params = jax.tree.map(jnp.zeros_like, variables.params)  # the layer is its shortcut, and hands the pool on
         params["conv1"]["kernel"] = jnp.asarray(kernel)[..., None, None]
         params["bn1"] = {"scale": jnp.ones(1), "bias": jnp.ones(1)}
-        return models.apply(model, made._replace(params=params), image)[0]
+        return models.apply(model, variables._replace(params=params), image)[0]
 
     out = run()
     padded = np.pad(image[0, ..., 0], 3)
@@ -150,9 +150,9 @@ def test_the_stem_and_its_pool_pad_like_pytorch():
 def test_initialisation():
     """torchvision's: Kaiming over the fan-out; mdistiller's MobileNetV1: PyTorch's defaults."""
     nets = NETWORKS["imagenet_ResNet18"](blocks=(1,)), imagenet.MobileNetV1(widen=1 / 4)
-    made = jax.jit(lambda: [models.init(m, jax.random.key(0), jnp.zeros((1, 32, 32, 3))).params for m in nets])()
-    assert float(made[0]["conv1"]["kernel"].std()) == pytest.approx((2 / (49 * 64)) ** 0.5, rel=0.02)
-    depthwise, point = (made[1]["model.13"][name]["kernel"] for name in ("0", "3"))
+    params = jax.jit(lambda: [models.init(m, jax.random.key(0), jnp.zeros((1, 32, 32, 3))).params for m in nets])()
+    assert float(params[0]["conv1"]["kernel"].std()) == pytest.approx((2 / (49 * 64)) ** 0.5, rel=0.02)
+    depthwise, point = (params[1]["model.13"][name]["kernel"] for name in ("0", "3"))
     assert float(jnp.abs(depthwise).max()) == pytest.approx(1 / 3, rel=0.01)
     assert float(jnp.abs(point).max()) == pytest.approx(1 / 16, rel=0.01)
 
@@ -163,7 +163,7 @@ def test_a_state_dict_is_recognised(monkeypatch):
     for name in names:
         shapes = state_dict.published(NETWORKS[name](num_classes=5))
         tensors = {f"module.{k}": np.broadcast_to(np.float32(0), shape) for k, shape in shapes.items()}
-        assert state_dict.recognize(state_dict.Found("made", tensors, {}, "")) == (name, 5)
+        assert state_dict.recognize(state_dict.WeightsFile("net.pth", tensors, {}, "")) == (name, 5)
 
 
 @pytest.mark.full

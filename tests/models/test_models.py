@@ -42,19 +42,19 @@ def net(request):
     """A network whose running statistics are not the trivial ones."""
     model = models.create(request.param, 7, **SMALL[request.param])
     image = jax.random.normal(jax.random.key(0), (4, 12, 12, 1)) * 2 + 1
-    made = jax.jit(models.init, static_argnums=0)(model, jax.random.key(1), image)
+    variables = jax.jit(models.init, static_argnums=0)(model, jax.random.key(1), image)
     step = jax.jit(lambda v: models.apply(model, v, image, train=True)[1])
     for _ in range(3):
-        made = made._replace(stats=step(made))
-    return model, made, image
+        variables = variables._replace(stats=step(variables))
+    return model, variables, image
 
 
 def test_tails(net):
-    model, made, image = net
-    out, _ = models.apply(model, made, image)
+    model, variables, image = net
+    out, _ = models.apply(model, variables, image)
     for i, stage in enumerate(out.stages):
-        np.testing.assert_allclose(models.tail(model, made, stage, i), out.logits, rtol=1e-6, atol=1e-6)
-        rest, _ = models.apply(model, made, stage, after=i)
+        np.testing.assert_allclose(models.tail(model, variables, stage, i), out.logits, rtol=1e-6, atol=1e-6)
+        rest, _ = models.apply(model, variables, stage, after=i)
         assert len(rest.stages) == len(out.stages) - 1 - i
         maps = rest.stages + (rest.preacts or ()), out.stages[i + 1 :] + (out.preacts or ())[i + 1 :]
         for ours, theirs in zip(*maps, strict=True):
@@ -63,18 +63,18 @@ def test_tails(net):
 
 def test_a_tail_of_its_own(net):
     """A branch has only the parameters of its part, and trains with statistics of its own."""
-    model, made, image = net
-    x = models.apply(model, made, image)[0].stages[2]
+    model, variables, image = net
+    x = models.apply(model, variables, image)[0].stages[2]
     branch = models.init(model, jax.random.key(2), x, after=2)
-    assert 0 < models.count_parameters(branch.params) < models.count_parameters(made.params)
+    assert 0 < models.count_parameters(branch.params) < models.count_parameters(variables.params)
     out, stats = models.apply(model, branch, x, train=True, after=2)
     assert out.logits.shape == (4, 7)
     assert jax.tree.structure(stats) == jax.tree.structure(branch.stats)
 
 
 def test_preactivations(net):
-    model, made, image = net
-    out, _ = models.apply(model, made, image)
+    model, variables, image = net
+    out, _ = models.apply(model, variables, image)
     kind = model.__class__.__name__
     if kind == "MobileNetV2":
         assert out.preacts is None
@@ -90,18 +90,18 @@ def test_preactivations(net):
         np.testing.assert_array_equal(out.stages[0], out.preacts[0])
         pooled = jax.nn.relu(out.preacts[-1]).mean((1, 2))
         np.testing.assert_allclose(pooled, out.pooled, rtol=1e-5)
-        norm = made.stats["bn1"], made.params["bn1"]
+        norm = variables.stats["bn1"], variables.params["bn1"]
         slow = (out.stages[-1] - norm[0]["mean"]) / jnp.sqrt(norm[0]["var"] + 1e-5) * norm[1]["scale"] + norm[1]["bias"]
         np.testing.assert_allclose(slow, out.preacts[-1], rtol=1e-4, atol=1e-4)
 
 
 def test_train_and_eval(net):
-    model, made, image = net
-    trained, stats = models.apply(model, made, image, train=True)
-    evaluated, kept = models.apply(model, made, image)
-    assert kept is made.stats
+    model, variables, image = net
+    trained, stats = models.apply(model, variables, image, train=True)
+    evaluated, unchanged = models.apply(model, variables, image)
+    assert unchanged is variables.stats
     assert not np.allclose(trained.logits, evaluated.logits)
-    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), stats, made.stats)
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), stats, variables.stats)
     assert all(jax.tree.leaves(moved))
 
 
@@ -110,8 +110,8 @@ def test_batchnorm_is_pytorchs(rng):
     from kd_jax.layers.basic import BatchNorm
 
     x = rng.normal(1000, 0.1, (64, 3)).astype("f")  # E[x^2] - E[x]^2 would cancel here
-    made = BatchNorm(use_running_average=False).init(jax.random.key(0), x)
-    y, moved = BatchNorm(use_running_average=False).apply(made, x, mutable=["batch_stats"])
+    variables = BatchNorm(use_running_average=False).init(jax.random.key(0), x)
+    y, moved = BatchNorm(use_running_average=False).apply(variables, x, mutable=["batch_stats"])
     wide = x.astype(np.float64)
     np.testing.assert_allclose(y, (wide - wide.mean(0)) / np.sqrt(wide.var(0) + 1e-5), atol=0.02)
     np.testing.assert_allclose(moved["batch_stats"]["mean"], 0.1 * wide.mean(0), rtol=1e-4)
@@ -130,15 +130,15 @@ def test_stride_two_pads_like_pytorch():
 
 def test_initialisation():
     model = models.create("resnet8x4", 100)
-    made = jax.jit(models.init, static_argnums=0)(model, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    kernel = made.params["layer3"]["0"]["conv2"]["kernel"]
+    variables = jax.jit(models.init, static_argnums=0)(model, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    kernel = variables.params["layer3"]["0"]["conv2"]["kernel"]
     assert float(kernel.std()) == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.02)  # Kaiming, fan-out
-    fc = made.params["fc"]
+    fc = variables.params["fc"]
     assert float(jnp.abs(fc["kernel"]).max()) == pytest.approx(1 / 16, rel=0.01)
     assert 0 < float(jnp.abs(fc["bias"]).max()) <= 1 / 16
     wide = models.create("wrn_16_1", 5)
-    made = jax.jit(models.init, static_argnums=0)(wide, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    assert (made.params["fc"]["bias"] == 0).all()
+    variables = jax.jit(models.init, static_argnums=0)(wide, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    assert (variables.params["fc"]["bias"] == 0).all()
 
 
 def test_create():

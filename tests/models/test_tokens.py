@@ -44,15 +44,15 @@ def views(image):
 
     @jax.jit
     def outputs():
-        made = {n: models.init(net, jax.random.key(i), image) for i, (n, net) in enumerate(nets.items())}
-        return {name: models.apply(nets[name], made[name], image)[0] for name in nets}
+        variables = {n: models.init(net, jax.random.key(i), image) for i, (n, net) in enumerate(nets.items())}
+        return {name: models.apply(nets[name], variables[name], image)[0] for name in nets}
 
     out = outputs()
 
     def view(student, teacher):
         context = kd_jax.make_init_context(nets[student], (nets[teacher],), image_shape=SHAPE, batch_size=BATCH)
-        seen = {"student": out[student], "teachers": (out[teacher],), "labels": jnp.arange(BATCH) % 5}
-        return context.view_shapes._replace(image=image, step=jnp.int32(0), **seen), context
+        fields = {"student": out[student], "teachers": (out[teacher],), "labels": jnp.arange(BATCH) % 5}
+        return context.view_shapes._replace(image=image, step=jnp.int32(0), **fields), context
 
     return view
 
@@ -64,9 +64,9 @@ def test_a_cell_is_its_patch(views, image):
     for row in range(2):
         for column in range(3):
             np.testing.assert_array_equal(cells[:, row, column], tokens[:, 1 + 3 * row + column])
-    made = jax.jit(partial(models.init, VIT))(jax.random.key(0), image)
+    variables = jax.jit(partial(models.init, VIT))(jax.random.key(0), image)
     other = image.at[:, 5, 10].add(1.0)  # of the patch in row 1, column 2
-    first = [as_map(models.apply(VIT, made, x)[0].stages[0], SHAPE) for x in (image, other)]
+    first = [as_map(models.apply(VIT, variables, x)[0].stages[0], SHAPE) for x in (image, other)]
     moved = np.asarray(first[0] != first[1]).any((0, 3))
     np.testing.assert_array_equal(moved, [[False] * 3, [False, False, True]])
     assert as_map(cells, SHAPE) is cells and as_before(cells, cells) is cells
@@ -104,9 +104,9 @@ def test_fitnet_on_tokens(views, student):
     size = kernel.shape[:2]
     assert size == (1 + ours.shape[1] - h, 1 + ours.shape[2] - w)
     cells = [np.asarray(ours[:, i : i + h, j : j + w], np.float64) @ kernel[i, j] for i, j in np.ndindex(size)]
-    made = norm(sum(cells))
-    assert (made < 0).any() and (np.asarray(theirs) < 0).any()
-    np.testing.assert_allclose(value, ((made - theirs) ** 2).mean((1, 2, 3)), rtol=1e-3)
+    regressed = norm(sum(cells))
+    assert (regressed < 0).any() and (np.asarray(theirs) < 0).any()
+    np.testing.assert_allclose(value, ((regressed - theirs) ** 2).mean((1, 2, 3)), rtol=1e-3)
 
 
 def test_fitnet_on_a_transformer_keeps_the_relu_of_a_convolutional_teacher():
@@ -140,7 +140,9 @@ def test_dafa_refines_the_patches_and_leaves_the_class_token(views):
     view, _ = views("cnn", "vit")
     start = policy.init(jax.random.key(0), estimator="relaxed")
     dafa = methods.dafa(stages=(1,))
-    apply = jax.jit(lambda own, key: dafa.apply(NO_VARS._replace(policy=own), view, key, True)[0].teachers)
+    apply = jax.jit(
+        lambda policy_vars, key: dafa.apply(NO_VARS._replace(policy=policy_vars), view, key, True)[0].teachers
+    )
     off = {**start, "probability": jnp.zeros_like(start["probability"])}
     jax.tree.map(np.testing.assert_array_equal, apply(off, jax.random.key(5)), view.teachers)
     on = {k: jnp.ones_like(v) for k, v in start.items()}
@@ -172,8 +174,8 @@ def test_sokd_in_front_of_fitnet_searches(views):
     )
     vars = jax.jit(lambda: chain.init(jax.random.key(0), context))()
 
-    def loss(params, own):
-        terms = chain.apply(vars._replace(params=params, policy=own), view, jax.random.key(1), True)[1]
+    def loss(params, policy_vars):
+        terms = chain.apply(vars._replace(params=params, policy=policy_vars), view, jax.random.key(1), True)[1]
         return sum(jnp.mean(t) for t in terms.values())
 
     slopes = jax.jit(jax.grad(loss, argnums=(0, 1)))(vars.params, vars.policy)
@@ -192,8 +194,8 @@ def tiny(monkeypatch):
     register(monkeypatch, **TINY)
 
 
-def plan(made, tmp_path):
-    recipe = config.parse(json.loads(json.dumps(shrunk(made, data__synthetic__size=32))))
+def plan(config_dict, tmp_path):
+    recipe = config.parse(json.loads(json.dumps(shrunk(config_dict, data__synthetic__size=32))))
     return build(recipe, load_data(recipe), epath.Path(tmp_path), Layout((1,)))
 
 
@@ -210,18 +212,18 @@ def test_every_method_is_one_or_the_other():
 @pytest.mark.parametrize("pair", PAIRS)
 def test_those_that_read_tokens(tiny, pair, tmp_path):
     """All at once; 4 x 4 patches are as many as the cells of stage 2 elsewhere, which FitNet's regressor needs."""
-    made = compose.get_config(f"{'+'.join(READ)},{pair},smoke")
-    assert [job.phase.name for job in plan(made, tmp_path)] == ["teacher", "student"]
+    config_dict = compose.get_config(f"{'+'.join(READ)},{pair},smoke")
+    assert [job.phase.name for job in plan(config_dict, tmp_path)] == ["teacher", "student"]
 
 
 @pytest.mark.parametrize("method", REFUSED)
 def test_tokens_are_refused_by_name(tiny, method, tmp_path):
     tokens = r"needs feature maps \(B, H, W, C\), but the (student|teacher)'s stages are tokens"
     lacks = r"needs (class activation maps|pre-activation features) \(\w+\.\w+\), which vit"
-    told = rf"config\.\w+\.terms\.\w+: (\w+: {tokens}|{lacks})"
+    message = rf"config\.\w+\.terms\.\w+: (\w+: {tokens}|{lacks})"
     if method == "simkd":
-        told = "graft:.*(has tokens; a graft needs a student with feature maps|its classifier reads no stage of it)"
+        message = "graft:.*(has tokens; a graft needs a student with feature maps|its classifier reads no stage of it)"
     for pair in PAIRS:
-        with pytest.raises(InputError, match=told) as e:
+        with pytest.raises(InputError, match=message) as e:
             plan(compose.get_config(f"{method},{pair},smoke"), tmp_path)
         assert "\n" not in str(e.value)

@@ -23,14 +23,20 @@ def run():
 
     @jax.jit
     def everything():
-        made = models.init(MODEL, jax.random.key(0), jnp.asarray(IMAGE))
-        leaves, structure = jax.tree.flatten(made)
+        variables = models.init(MODEL, jax.random.key(0), jnp.asarray(IMAGE))
+        leaves, structure = jax.tree.flatten(variables)
         keys = jax.random.split(jax.random.key(1), len(leaves))
         moved = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-        made = jax.tree.unflatten(structure, moved)
-        out, _ = models.apply(MODEL, made, IMAGE)
-        trained, stats = models.apply(MODEL, made, IMAGE, train=True)
-        return made, out, trained, stats, [models.apply(MODEL, made, s, after=i)[0] for i, s in enumerate(out.stages)]
+        variables = jax.tree.unflatten(structure, moved)
+        out, _ = models.apply(MODEL, variables, IMAGE)
+        trained, stats = models.apply(MODEL, variables, IMAGE, train=True)
+        return (
+            variables,
+            out,
+            trained,
+            stats,
+            [models.apply(MODEL, variables, s, after=i)[0] for i, s in enumerate(out.stages)],
+        )
 
     return everything()
 
@@ -47,32 +53,32 @@ def slow_block(x, p, heads):
     """Of one image: tokens (T, D), a loop over heads and tokens."""
     qkv = slow_linear(slow_norm(x, p["norm1"]), p["attn"]["qkv"])
     tokens, width = x.shape
-    size, seen = width // heads, np.zeros_like(x)
+    size, attended = width // heads, np.zeros_like(x)
     for h in range(heads):
         q, k, v = (qkv[:, i * width + h * size : i * width + (h + 1) * size] for i in range(3))
         for t in range(tokens):
             scores = np.array([q[t] @ k[u] / math.sqrt(size) for u in range(tokens)])
             shares = np.exp(scores - scores.max())
-            seen[t, h * size : (h + 1) * size] = shares / shares.sum() @ v
-    x = x + slow_linear(seen, p["attn"]["proj"])
+            attended[t, h * size : (h + 1) * size] = shares / shares.sum() @ v
+    x = x + slow_linear(attended, p["attn"]["proj"])
     inner = slow_linear(slow_norm(x, p["norm2"]), p["mlp"]["fc1"])
     inner = inner * 0.5 * (1 + np.vectorize(math.erf)(inner / math.sqrt(2)))
     return x + slow_linear(inner, p["mlp"]["fc2"])
 
 
 def test_a_slow_forward_pass(run):
-    made, out, *_ = run
-    p = jax.tree.map(np.float64, made.params)
+    variables, out, *_ = run
+    p = jax.tree.map(np.float64, variables.params)
     for image, *stages, pooled, logits in zip(IMAGE, *out.stages, out.pooled, out.logits, strict=True):
         kernel = p["patch_embed.proj"]["kernel"]
         patches = [np.einsum("hwc,hwcd->d", image[i : i + 4, j : j + 4], kernel) for i in (0, 4) for j in (0, 4, 8)]
         x = np.concatenate([p["cls_token"][0], np.array(patches) + p["patch_embed.proj"]["bias"]]) + p["pos_embed"][0]
-        found, number = [x], 0
+        slow_stages, number = [x], 0
         for blocks in MODEL.blocks:
             for _ in range(blocks):
                 x, number = slow_block(x, p[f"blocks.{number}"], MODEL.heads), number + 1
-            found.append(x)
-        for ours, slow in zip(stages, found, strict=True):
+            slow_stages.append(x)
+        for ours, slow in zip(stages, slow_stages, strict=True):
             np.testing.assert_allclose(ours, slow, atol=1e-4 * np.abs(slow).max())
         normed = slow_norm(x, p["norm"])[0]
         np.testing.assert_allclose(pooled, normed, atol=1e-4)
@@ -81,8 +87,8 @@ def test_a_slow_forward_pass(run):
 
 
 def test_tails_and_training(run):
-    made, out, trained, stats, rests = run
-    assert made.stats == stats == {}
+    variables, out, trained, stats, rests = run
+    assert variables.stats == stats == {}
     np.testing.assert_allclose(trained.logits, out.logits, rtol=1e-6, atol=1e-6)
     for i, rest in enumerate(rests):
         assert len(rest.stages) == 4 - i and rest.preacts is None
@@ -132,8 +138,8 @@ def test_initialisation():
 
 
 def test_half_precision_keeps_its_norms_and_softmax_wide(run):
-    made = jax.tree.map(lambda x: x.astype(jnp.bfloat16), run[0])
-    out = jax.jit(lambda v, x: models.apply(MODEL, v, x)[0])(made, IMAGE.astype(jnp.bfloat16))
+    variables = jax.tree.map(lambda x: x.astype(jnp.bfloat16), run[0])
+    out = jax.jit(lambda v, x: models.apply(MODEL, v, x)[0])(variables, IMAGE.astype(jnp.bfloat16))
     assert {s.dtype for s in out.stages} == {jnp.dtype("bfloat16")}
     np.testing.assert_allclose(np.float32(out.logits), run[1].logits, atol=0.05 * np.abs(run[1].logits).max())
 
@@ -145,21 +151,21 @@ def test_there_and_back(run, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, tuple(again), tuple(run[0]))
 
 
-def made_up(model, shape, prefix=""):
+def constant_weights(model, shape, prefix=""):
     tensors = {k: np.broadcast_to(np.float32(0.5), s) for k, s in state_dict.published(model, shape).items()}
-    return state_dict.Found("net.pth", {prefix + k: v for k, v in tensors.items()}, {}, "")
+    return state_dict.WeightsFile("net.pth", {prefix + k: v for k, v in tensors.items()}, {}, "")
 
 
 def test_positions_of_another_grid_are_refused_in_one_line():
     model = MODEL.clone(blocks=(1,))
-    found = made_up(model, (16, 16, 3), "model.")
+    file = constant_weights(model, (16, 16, 3), "model.")
     with pytest.raises(InputError) as e:
-        state_dict.from_torch(found, model, (8, 8, 3), what="the student")
+        state_dict.from_torch(file, model, (8, 8, 3), what="the student")
     assert str(e.value) == (
         "net.pth: its pos_embed (1, 17, 12) is for images of 16x16, those of the student are 8x8 and want (1, 5, 12); "
         "positions are not interpolated"
     )
-    taken = state_dict.from_torch(found, model, (8, 8, 3), partial=True)
+    taken = state_dict.from_torch(file, model, (8, 8, 3), partial=True)
     assert taken.params["pos_embed"].shape == (1, 5, 12) and (taken.params["cls_token"] == 0.5).all()
 
 
@@ -169,7 +175,7 @@ def test_a_state_dict_is_recognised(monkeypatch):
     monkeypatch.setattr(models, "MODELS", named)
     for name, make in named.items():
         for size in (224, 64):
-            assert state_dict.recognize(made_up(make(num_classes=9), (size, size, 3), "module.")) == (name, 9)
-    found = made_up(make(num_classes=9), (64, 64, 3))
+            assert state_dict.recognize(constant_weights(make(num_classes=9), (size, size, 3), "module.")) == (name, 9)
+    file = constant_weights(make(num_classes=9), (64, 64, 3))
     for broken in (np.zeros((1, 1, 384)), np.zeros((1, 0, 384)), np.zeros(3), np.zeros((1, 18, 384))):
-        assert state_dict.recognize(found._replace(tensors=found.tensors | {"pos_embed": broken})) is None
+        assert state_dict.recognize(file._replace(tensors=file.tensors | {"pos_embed": broken})) is None

@@ -16,9 +16,9 @@ from tests.conftest import tree
 
 
 def plan(devices=1, synthetic=None, **changes):
-    made = tree(**changes)
-    made["data"]["synthetic"] |= synthetic or {}
-    recipe = config.parse(made)
+    config_tree = tree(**changes)
+    config_tree["data"]["synthetic"] |= synthetic or {}
+    recipe = config.parse(config_tree)
     dataset = data.load(recipe.data.name, synthetic=recipe.data.synthetic)
     return build(
         recipe, dataset, epath.Path("/nowhere"), SimpleNamespace(count=devices) if devices > 1 else Layout((1,))
@@ -94,8 +94,10 @@ def test_a_term_that_needs_what_a_network_has_not(monkeypatch, seat):
         return identity()._replace(needs=frozenset({f"{seat}.preacts", "teacher.stages"}))
 
     monkeypatch.setitem(methods.CRITERIA, "hint", hint)
-    told = rf"^config.student.terms.low: needs pre-activation features \({seat}.preacts\), which MobileNetV2 has not$"
-    with pytest.raises(InputError, match=told):
+    message = (
+        rf"^config.student.terms.low: needs pre-activation features \({seat}.preacts\), which MobileNetV2 has not$"
+    )
+    with pytest.raises(InputError, match=message):
         plan(**{f"{seat}__model": "MobileNetV2"}, student__terms__low=recipes.member("hint"))
     plan(student__terms__low=recipes.member("hint"))
 
@@ -109,8 +111,8 @@ def test_a_network_without_class_activation_maps(monkeypatch):
         return variables, outputs._replace(cam=None)
 
     monkeypatch.setattr(base, "shapes", without_cam)
-    told = r"^config.student.terms.low: needs class activation maps \(student.cam\), which resnet8 has not$"
-    with pytest.raises(InputError, match=told):
+    message = r"^config.student.terms.low: needs class activation maps \(student.cam\), which resnet8 has not$"
+    with pytest.raises(InputError, match=message):
         plan(student__terms__low=recipes.member("hint"))
 
 

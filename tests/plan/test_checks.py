@@ -25,14 +25,14 @@ def norms(*, batch, size, accumulate=1, trains="all", **members):
     state = jax.eval_shape(partial(kd_jax.init_state, KEY, context=context, **parts))
     view = context.view_shapes
     step = partial(kd_jax.train_step, **parts, accumulate=accumulate)
-    with checks.single_value_norms() as found:
+    with checks.single_value_norms() as layers:
         jax.eval_shape(step, state, view.teachers, {"image": view.image, "label": view.labels}, KEY)
-    return found
+    return layers
 
 
 def test_a_batch_of_one_on_a_map_of_one_pixel():
-    found = norms(batch=1, size=4, ce=methods.ce())
-    assert found and all(name.startswith("layer3") for name in found) and len(set(found)) == len(found)
+    layers = norms(batch=1, size=4, ce=methods.ce())
+    assert layers and all(name.startswith("layer3") for name in layers) and len(set(layers)) == len(layers)
     assert norms(batch=2, size=4, ce=methods.ce()) == [] and norms(batch=1, size=8, ce=methods.ce()) == []
     assert norms(batch=1, size=4, trains="method", ce=methods.ce()) == []  # running statistics
 
@@ -43,8 +43,8 @@ def test_a_part_of_one():
 
 
 def test_layers_of_a_method_are_looked_at_too():
-    found = norms(batch=1, size=4, ce=methods.ce(), fit=methods.fitnet(stage=3))
-    assert len(found) > len(norms(batch=1, size=4, ce=methods.ce()))
+    layers = norms(batch=1, size=4, ce=methods.ce(), fit=methods.fitnet(stage=3))
+    assert len(layers) > len(norms(batch=1, size=4, ce=methods.ce()))
 
 
 def test_a_device_of_one():
@@ -59,9 +59,9 @@ def test_a_device_of_one():
 
     local = jax.shard_map(forward, mesh=mesh, in_specs=(spec(), spec("data")), out_specs=spec("data"))
     for batch, single in ((4, True), (8, False)):
-        with checks.single_value_norms() as found:
+        with checks.single_value_norms() as layers:
             jax.eval_shape(local, variables, jax.ShapeDtypeStruct((batch, 4, 4, 3), jnp.float32))
-        assert bool(found) == single
+        assert bool(layers) == single
 
 
 def test_the_message_is_one_line_that_names_the_keys():

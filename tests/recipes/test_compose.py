@@ -65,9 +65,9 @@ def test_a_part_beside_another_keeps_what_is_its_own():
 
 
 def test_a_composition_in_full():
-    made = config.parse(compose.get_config("sftn+sokd+dkd,vgg13,vgg8").to_dict())
-    teacher, pupil = made.phases
-    assert made.name == "sftn+sokd+dkd" and (teacher.model, pupil.model) == ("vgg13", "vgg8")
+    recipe = config.parse(compose.get_config("sftn+sokd+dkd,vgg13,vgg8").to_dict())
+    teacher, pupil = recipe.phases
+    assert recipe.name == "sftn+sokd+dkd" and (teacher.model, pupil.model) == ("vgg13", "vgg8")
     branches = {m.label: m.kwargs for m in teacher.terms}["sftn_branches"]
     assert branches["student"] == "vgg8" and branches["stages"] == ("1:1", "2:2", "3:3")
     dkd = {m.label: m for m in pupil.terms}["dkd"]
@@ -102,10 +102,10 @@ def test_what_parts_change_of_the_phase():
 
 
 def test_no_teacher_where_nothing_needs_one():
-    made = config.parse(compose.get_config("dml,resnet32x4,resnet8x4").to_dict())
-    assert [p.name for p in made.phases] == ["student"] and made.phases[0].teacher == ()
-    made = config.parse(compose.get_config("dml+skd,resnet32x4,resnet8x4").to_dict())
-    assert [p.name for p in made.phases] == ["teacher", "student"]
+    recipe = config.parse(compose.get_config("dml,resnet32x4,resnet8x4").to_dict())
+    assert [p.name for p in recipe.phases] == ["student"] and recipe.phases[0].teacher == ()
+    recipe = config.parse(compose.get_config("dml+skd,resnet32x4,resnet8x4").to_dict())
+    assert [p.name for p in recipe.phases] == ["teacher", "student"]
 
 
 def test_lskd_beside_dkd_takes_what_its_authors_take():
@@ -132,7 +132,7 @@ def test_what_the_papers_choose_by_pair(pair):
 
 
 @pytest.mark.parametrize(
-    ("spelled", "told"),
+    ("spelled", "message"),
     [
         ("skd+review", "config argument 'skd.review': unknown method 'review'; did you mean reviewkd. known: kd, "),
         ("", None),
@@ -141,10 +141,10 @@ def test_what_the_papers_choose_by_pair(pair):
         ("resnet8,resnet8", "unknown method 'resnet8'; known: kd"),
     ],
 )
-def test_wrong_compositions(spelled, told):
-    if told is None:
+def test_wrong_compositions(spelled, message):
+    if message is None:
         assert compose.get_config(spelled).name == "skd"
         return
-    with pytest.raises(InputError, match=told) as e:
+    with pytest.raises(InputError, match=message) as e:
         compose.get_config(spelled)
     assert "\n" not in str(e.value)

@@ -36,15 +36,15 @@ ADAMW = (300, 1024, "adamw", 1e-3, 0.9, 0.05)
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_phases_have_the_recipe_of_their_network(pair):
-    made = kd.get_config(pair)
+    config_dict = kd.get_config(pair)
     for name, network in zip(("teacher", "student"), pair.split(","), strict=True):
-        rates, schedule = trained(made[name])
+        rates, schedule = trained(config_dict[name])
         if network.startswith("imagenet_"):
             assert (rates, schedule) == SGD
         else:
             assert rates == ADAMW and schedule[0] == "cosine" and schedule[3] == 5.0
-    assert not made.student.optim.nesterov and made.student.optim.clip == 0
-    data = made.data
+    assert not config_dict.student.optim.nesterov and config_dict.student.optim.clip == 0
+    data = config_dict.data
     assert (data.name, data.stream, data.crop, data.augment) == ("tfds:imagenet2012", True, 224, "auto")
 
 
@@ -78,21 +78,21 @@ PUBLISHED = [  # batch and rate; term, keyword, value. mdistiller's configs; dis
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row[0]}-{row[1].split('_')[-1]}")
 def test_published_settings(row):
     method, pair, batch, rate, *values = row
-    made = compose.get_config(f"{method},{pair}")
-    assert (made.student.batch_size, made.student.optim.lr) == (batch, pytest.approx(rate))
-    assert made.student.epochs == 100 and made.student.schedule.milestones == (30, 60, 90)
-    assert trained(made.teacher) == SGD
+    config_dict = compose.get_config(f"{method},{pair}")
+    assert (config_dict.student.batch_size, config_dict.student.optim.lr) == (batch, pytest.approx(rate))
+    assert config_dict.student.epochs == 100 and config_dict.student.schedule.milestones == (30, 60, 90)
+    assert trained(config_dict.teacher) == SGD
     for label, keyword, value in values:
-        assert made.student.terms[label][keyword] == value, (label, keyword)
-    assert made.student.optim.delta == (0.09 if method == "dot" else 0)
+        assert config_dict.student.terms[label][keyword] == value, (label, keyword)
+    assert config_dict.student.optim.delta == (0.09 if method == "dot" else 0)
 
 
 def test_refiners_and_branches_of_ours():
     """SKD: KD's weights and T = 1 there; the temperature is the refiner's alone. SoKD: 5 epochs of search."""
     for pair in PAIRS:
-        made = skd.get_config(pair).student
-        assert made.refine.skd.temperature == 1.0 and made.terms.kd.temperature is None
-        assert (made.terms.ce.weight, made.terms.kd.weight) == (0.5, 0.5)
+        phase = skd.get_config(pair).student
+        assert phase.refine.skd.temperature == 1.0 and phase.terms.kd.temperature is None
+        assert (phase.terms.ce.weight, phase.terms.kd.weight) == (0.5, 0.5)
         assert sokd_fitnet.get_config(pair).student.refine.dafa.search_epochs == 5
         branches = sftn.get_config(pair).teacher.terms.sftn_branches
         assert (branches.student, branches.lambda_ce, branches.lambda_kl) == (pair.split(",")[1], 1.0, 3.0)
@@ -104,19 +104,19 @@ def test_refiners_and_branches_of_ours():
 
 
 def test_other_recipes_of_the_pairs():
-    made = sftn_vs_kd.get_config(R18)
-    assert made.sftn_skd.teacher == "phase:sftn" and made.skd.refine.skd.temperature == 1.0
-    assert made.kd.teacher == "phase:teacher" and made.sftn_kd.terms.kd.weight == 0.5
-    made = ema_teacher.get_config("vit_tiny_patch16_224")
-    assert trained(made.student)[0] == ADAMW and made.data.name == "tfds:imagenet2012"
+    config_dict = sftn_vs_kd.get_config(R18)
+    assert config_dict.sftn_skd.teacher == "phase:sftn" and config_dict.skd.refine.skd.temperature == 1.0
+    assert config_dict.kd.teacher == "phase:teacher" and config_dict.sftn_kd.terms.kd.weight == 0.5
+    config_dict = ema_teacher.get_config("vit_tiny_patch16_224")
+    assert trained(config_dict.student)[0] == ADAMW and config_dict.data.name == "tfds:imagenet2012"
 
 
 def test_small_pairs_stay_as_they_are():
-    made = skd.get_config("resnet32x4,resnet8x4")
-    assert (made.data.name, made.data.stream, made.data.crop) == ("cifar100", False, 0)
+    config_dict = skd.get_config("resnet32x4,resnet8x4")
+    assert (config_dict.data.name, config_dict.data.stream, config_dict.data.crop) == ("cifar100", False, 0)
     rates = ((240, 64, "sgd", 0.05, 0.9, 5e-4), ("step", (150, 180, 210), 0.1, 0.0))
-    assert trained(made.student) == trained(made.teacher) == rates
-    assert made.student.refine.skd.temperature == 4.0 and made.student.terms.kd.weight == 0.9
+    assert trained(config_dict.student) == trained(config_dict.teacher) == rates
+    assert config_dict.student.refine.skd.temperature == 4.0 and config_dict.student.terms.kd.weight == 0.9
 
 
 @pytest.mark.parametrize("pair", ["imagenet_ResNet34,resnet8x4", "resnet32x4,vit_tiny_patch16_224"])
@@ -138,22 +138,27 @@ def tiny(monkeypatch):
     basic, bottleneck = {"widths": (4, 4, 8, 8, 16), **blocks}, {"widths": (4, 8, 8, 16, 16), **blocks}
     changed = {"imagenet_ResNet18": basic, "imagenet_ResNet34": basic, "imagenet_ResNet50": bottleneck}
     changed["imagenet_MobileNetV1"] = {"widen": 1 / 8}
-    made = {name: partial(models.MODELS[name], **fields) for name, fields in changed.items()}
-    made |= {"vit_tiny_patch16_224": partial(vit, width=12), "vit_small_patch16_224": partial(vit, width=24)}
-    for name, make in made.items():
+    networks = {name: partial(models.MODELS[name], **fields) for name, fields in changed.items()}
+    networks |= {"vit_tiny_patch16_224": partial(vit, width=12), "vit_small_patch16_224": partial(vit, width=24)}
+    for name, make in networks.items():
         monkeypatch.setitem(models.MODELS, name, make)
 
 
 def smoke(method, pair):
-    made = METHODS[method].get_config(f"{pair},smoke")
-    made.data.synthetic.classes = 5
-    return made
+    config_dict = METHODS[method].get_config(f"{pair},smoke")
+    config_dict.data.synthetic.classes = 5
+    return config_dict
 
 
 def builds(method, pair):
-    made = smoke(method, pair)
-    assert (made.data.name, made.data.stream, made.student.steps, made.student.batch_size) == ("synthetic", False, 2, 8)
-    recipe = config.parse(made.to_dict())
+    config_dict = smoke(method, pair)
+    assert (
+        config_dict.data.name,
+        config_dict.data.stream,
+        config_dict.student.steps,
+        config_dict.student.batch_size,
+    ) == ("synthetic", False, 2, 8)
+    recipe = config.parse(config_dict.to_dict())
     plans = build(recipe, run.load_data(recipe), epath.Path("never-written"), Layout((1,)))
     assert [plan.steps for plan in plans] == [2, 2]
 
@@ -192,12 +197,12 @@ STEP = {("sftn", MIXED)}
 @pytest.mark.parametrize(("method", "pair"), covering(STEP))
 def test_pairs_take_real_steps(tiny, method, pair, tmp_path):
     """Checkpoints too: the student's phase reads the teacher's."""
-    made = smoke(method, pair)
-    made.data.synthetic.train = made.data.synthetic.test = 8
+    config_dict = smoke(method, pair)
+    config_dict.data.synthetic.train = config_dict.data.synthetic.test = 8
     if method == "sokd_fitnet":
-        made.student.refine.dafa.stages = (2,)  # a third of the compiling
-    made = json.loads(json.dumps(made.to_dict()))
-    run.run(made, str(tmp_path))
+        config_dict.student.refine.dafa.stages = (2,)  # a third of the compiling
+    config_dict = json.loads(json.dumps(config_dict.to_dict()))
+    run.run(config_dict, str(tmp_path))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     steps = [r for r in rows if r["split"] == "train"]
     assert [r["phase"] for r in steps] == ["teacher", "teacher", "student", "student"]
@@ -208,6 +213,6 @@ def test_pairs_take_real_steps(tiny, method, pair, tmp_path):
 @pytest.mark.full
 @pytest.mark.parametrize("pair", [R18, "vit_tiny_patch16_224,vit_tiny_patch16_224"])
 def test_real_networks_take_real_steps(pair, tmp_path):
-    made = smoke("sftn", pair)
-    run.run(json.loads(json.dumps(made.to_dict())), str(tmp_path))
+    config_dict = smoke("sftn", pair)
+    run.run(json.loads(json.dumps(config_dict.to_dict())), str(tmp_path))
     assert json.loads((tmp_path / "summary.json").read_text())["phases"]["student"]["steps"] == 2

@@ -9,7 +9,7 @@ from kd_jax import InputError, config, methods, recipes
 from tests.conftest import tree
 
 
-def own(
+def custom(
     *, weight: float = 1.0, stages: tuple[int, ...] = (1, 2), names: tuple[str, ...] | None = None, on: bool = True
 ):  # fmt: skip
     """A criterion of a user's own."""
@@ -18,7 +18,7 @@ def own(
 
 @pytest.fixture
 def registered(monkeypatch):
-    monkeypatch.setitem(methods.CRITERIA, "own", own)
+    monkeypatch.setitem(methods.CRITERIA, "custom", custom)
 
 
 @pytest.mark.parametrize("kind", [*methods.REFINERS, *methods.CRITERIA])
@@ -73,27 +73,28 @@ def test_the_message_says_what_is_accepted():
 
 
 def test_a_tuple_goes_through_a_configuration(registered):
-    made = recipes.member("own")
-    assert made.to_dict() == {
-        "kind": "own", "warmup_epochs": 0.0, "teacher": None, "weight": 1.0, "stages": (1, 2), "names": None, "on": True
+    member = recipes.member("custom")
+    assert member.to_dict() == {
+        "kind": "custom", "warmup_epochs": 0.0, "teacher": None,
+        "weight": 1.0, "stages": (1, 2), "names": None, "on": True,
     }  # fmt: skip
-    made.names = ("a",)
-    made.names = None
+    member.names = ("a",)
+    member.names = None
     for wrong in ("stages", "names"):
         with pytest.raises(TypeError):
-            made[wrong] = 3
+            member[wrong] = 3
     for given in ((3,), [3], "3", "(3,)"):
-        assert recipes.member("own", stages=given).stages == (3,)
-    with pytest.raises(InputError, match="own.stages: must be int, got 'x'"):
-        recipes.member("own", stages="x")
+        assert recipes.member("custom", stages=given).stages == (3,)
+    with pytest.raises(InputError, match="custom.stages: must be int, got 'x'"):
+        recipes.member("custom", stages="x")
 
 
 @pytest.mark.parametrize("spelled", ["(1, 3)", "1,3", "[1, 3]"])
 def test_a_tuple_on_the_command_line(registered, spelled):
-    made = recipes.Config(tree(student__terms__own=recipes.member("own")))
-    config.override(made, [f"--config.student.terms.own.stages={spelled}"])
-    written = json.loads(json.dumps(made.to_dict()))  # config.json
-    for form in (made.to_dict(), written):
+    config_dict = recipes.Config(tree(student__terms__custom=recipes.member("custom")))
+    config.override(config_dict, [f"--config.student.terms.custom.stages={spelled}"])
+    written = json.loads(json.dumps(config_dict.to_dict()))  # config.json
+    for form in (config_dict.to_dict(), written):
         members = {m.label: m for m in config.parse(form).phases[1].terms}
-        keyword = recipes.signature("own")["stages"]
-        assert config.typed(members["own"].kwargs["stages"], keyword.type, "key") == (1, 3)
+        keyword = recipes.signature("custom")["stages"]
+        assert config.typed(members["custom"].kwargs["stages"], keyword.type, "key") == (1, 3)

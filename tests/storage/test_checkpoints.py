@@ -54,15 +54,15 @@ def save(checkpoints, step, meta, score=None):
 
 def restore(checkpoints):
     like, extra = Layout().like((jax.eval_shape(state), {"sum": jax.ShapeDtypeStruct((), jnp.float32)}))
-    found = checkpoints.restore(saved_state.split(like, extra))
-    return found and (*saved_state.join(like, extra, found[0], found[1]["step"]), found[1])
+    restored = checkpoints.restore(saved_state.split(like, extra))
+    return restored and (*saved_state.join(like, extra, restored[0], restored[1]["step"]), restored[1])
 
 
 def test_round_trip(saved):
     checkpoints, said, _ = saved
     assert checkpoints.steps() == [3, 2]
-    found, extra, meta = restore(checkpoints)
-    same(found, state(3))
+    loaded, extra, meta = restore(checkpoints)
+    same(loaded, state(3))
     assert float(extra["sum"]) == 3 and meta["phase"] == "p" and meta["step"] == 3 and not said
     network, meta = read_network(checkpoints)
     same(network, state(3).student)
@@ -171,8 +171,8 @@ def test_an_older_checkpoint(tmp_path):
     trees = {name: ocp.args.StandardSave(item) for name, item in items.items()}
     writer.save(3, args=ocp.args.Composite(**trees, meta=ocp.args.JsonSave(meta)))
     writer.wait_until_finished()
-    found, extra, read = restore(Checkpoints(epath.Path(tmp_path)))
-    same((found, extra["sum"]), (state(3), jnp.float32(3)))
+    loaded, extra, read = restore(Checkpoints(epath.Path(tmp_path)))
+    same((loaded, extra["sum"]), (state(3), jnp.float32(3)))
     assert read == meta
     same(read_network(Checkpoints(epath.Path(tmp_path), read_only=True))[0], state(3).student)
 
@@ -242,8 +242,8 @@ def test_a_damaged_file_never_loads_as_something_else(saved, quiet_orbax):
             else:
                 (copy / name).unlink()
             said = []
-            found, _, meta = restore(Checkpoints(epath.Path(copy), keep=2, say=said.append))
-            same(found, state(meta["step"]))
+            loaded, _, meta = restore(Checkpoints(epath.Path(copy), keep=2, say=said.append))
+            same(loaded, state(meta["step"]))
             assert meta["step"] in (2, 3)
             assert bool(said) == (meta["step"] == 2) == (copy / "damaged" / "3").exists()
             assert all("digest" in line and "/checkpoints/3" in line for line in said)

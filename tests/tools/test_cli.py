@@ -37,14 +37,14 @@ def spelled(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_phases_share_nothing(name):
     """A flag for one phase changes that phase alone."""
-    made = importlib.import_module(f"configs.{name}").get_config(spelled(name))
-    before = made.to_json()
-    parts = [getattr(made[phase], group) for phase in made.phases for group in ("terms", "refine")]
+    config_dict = importlib.import_module(f"configs.{name}").get_config(spelled(name))
+    before = config_dict.to_json()
+    parts = [getattr(config_dict[phase], group) for phase in config_dict.phases for group in ("terms", "refine")]
     members = [member for part in parts for member in part.values()]
     assert len({id(x) for x in (*parts, *members)}) == len(parts) + len(members)
     for member in members:
         member.kind = member.kind + "!"
-    assert made.to_json().count('!"') == len(members) and before.count('!"') == 0
+    assert config_dict.to_json().count('!"') == len(members) and before.count('!"') == 0
 
 
 def test_a_config_takes_two_steps(tmp_path):
@@ -60,35 +60,38 @@ TWICE = ("quickstart", "skd_dkd", "skd_sokd", "sokd_ablation", "sftn_vs_kd", "cr
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
     """The phase that most configs begin with, run once: its configuration, and its folder."""
-    made, home = importlib.import_module("configs.kd").get_config(spelled("kd")), tmp_path_factory.mktemp("taught")
-    made.phases = ("teacher",)
-    run.run(json.loads(json.dumps(shrunk(made))), str(home))
+    config_dict, home = (
+        importlib.import_module("configs.kd").get_config(spelled("kd")),
+        tmp_path_factory.mktemp("taught"),
+    )
+    config_dict.phases = ("teacher",)
+    run.run(json.loads(json.dumps(shrunk(config_dict))), str(home))
     check_two_steps(home, ["teacher"])
-    return made.teacher.to_json(), home / "teacher"
+    return config_dict.teacher.to_json(), home / "teacher"
 
 
 @pytest.mark.usefixtures("tiny_resnet8")
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.full) if n in TWICE else n for n in CONFIGS])
 def test_every_config_takes_two_steps(name, tmp_path, taught, capfd):
-    made = importlib.import_module(f"configs.{name}").get_config(spelled(name))
+    config_dict = importlib.import_module(f"configs.{name}").get_config(spelled(name))
     if name == "sokd_ablation":
-        made.phases = ("teacher", "both")  # the rest in test-all
-    for phase in made.phases:
-        if "dafa" in made[phase].refine:
-            made[phase].refine.dafa.stages = (2,)  # a third of the compiling
-    known = "teacher" in made.phases and made.teacher.to_json() == taught[0]
-    if known:
+        config_dict.phases = ("teacher", "both")  # the rest in test-all
+    for phase in config_dict.phases:
+        if "dafa" in config_dict[phase].refine:
+            config_dict[phase].refine.dafa.stages = (2,)  # a third of the compiling
+    trained = "teacher" in config_dict.phases and config_dict.teacher.to_json() == taught[0]
+    if trained:
         shutil.copytree(taught[1], tmp_path / "teacher")
-    run.run(json.loads(json.dumps(shrunk(made))), str(tmp_path))
+    run.run(json.loads(json.dumps(shrunk(config_dict))), str(tmp_path))
     assert capfd.readouterr().err == ""
-    check_two_steps(tmp_path, [p for p in made.phases if not (known and p == "teacher")])
+    check_two_steps(tmp_path, [p for p in config_dict.phases if not (trained and p == "teacher")])
 
 
 def check_two_steps(tmp_path, phases=("teacher", "student")):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     for phase in phases:
-        own = [(r["split"], r["step"]) for r in rows if r["phase"] == phase]
-        assert own == [("train", 1), ("train", 2), ("test", 2)]
+        steps = [(r["split"], r["step"]) for r in rows if r["phase"] == phase]
+        assert steps == [("train", 1), ("train", 2), ("test", 2)]
 
 
 @pytest.mark.full

@@ -35,19 +35,19 @@ def nets():
 def facts_of(student, teachers, needs):
     """What a phase's members may know."""
     shape = {"image_shape": (8, 8, 3), "batch_size": 8, "needs": needs}
-    made = make_init_context(
+    context = make_init_context(
         student, teachers, **shape, num_examples=16, labels=tuple(range(5)) * 3 + (0,), steps_per_epoch=2
     )
-    return made._replace(teachers=tuple((t, models.shapes(t, (8, 8, 3))[0]) for t in teachers))
+    return context._replace(teachers=tuple((t, models.shapes(t, (8, 8, 3))[0]) for t in teachers))
 
 
 def phases_of(name, front, nets):
     """Every phase but the teacher's: the distiller, and what it may know. `given` goes from one to the next."""
-    made = compose.get_config(f"{front}+{name},resnet8,resnet8,smoke".lstrip("+"))
+    config_dict = compose.get_config(f"{front}+{name},resnet8,resnet8,smoke".lstrip("+"))
     if front == "sokd":
-        made.student.refine.dafa.stages = (2,)  # tracing takes a third of the time
+        config_dict.student.refine.dafa.stages = (2,)  # tracing takes a third of the time
     given, teacher = {}, nets["student" if name == "fsp" else "teacher"]  # FSP wants equal widths
-    for phase in config.parse(made.to_dict()).phases:
+    for phase in config.parse(config_dict.to_dict()).phases:
         if phase.name == "teacher":
             continue
         distiller = methods.chain(**members_of(phase, 2))
@@ -61,12 +61,12 @@ def phases_of(name, front, nets):
 @pytest.mark.parametrize("front", FRONT)
 def test_every_method_traces_behind_every_front(nets, front):
     """Terms, their gradients, and what a search needs: the gradient of a gradient in the policy."""
-    seen = []
+    traced = []
     for name in METHODS:
         for distiller, context, phase in phases_of(name, front, nets):
-            if (phase.refine, phase.terms, phase.model) in seen:
+            if (phase.refine, phase.terms, phase.model) in traced:
                 continue
-            seen.append((phase.refine, phase.terms, phase.model))
+            traced.append((phase.refine, phase.terms, phase.model))
             trace(distiller, context, (front, name), searched=bool(distiller.search))
 
 
@@ -76,9 +76,11 @@ def trace(distiller, context, what, searched):
 
     def loss(trained, policy, stats, view):
         outputs, params = trained
-        own = Vars(params, stats, policy)
+        all_vars = Vars(params, stats, policy)
         match = view.match and view.match._replace(student=outputs.logits)
-        _, terms, _, moved = distiller.apply(own, view._replace(student=outputs, match=match), jax.random.key(0), True)
+        _, terms, _, moved = distiller.apply(
+            all_vars, view._replace(student=outputs, match=match), jax.random.key(0), True
+        )
         return sum(jnp.mean(t) for t in terms.values()), sync_stats(moved, stats, None)
 
     def steep(policy, trained, *rest):
@@ -91,8 +93,8 @@ def trace(distiller, context, what, searched):
     vars = jax.eval_shape(make, context.initial_vars)
     trained = (view.student, vars.params)
     if searched:
-        found = jax.eval_shape(jax.grad(steep), vars.policy, trained, vars.stats, view)
-        assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, vars.policy), what
+        policy_slopes = jax.eval_shape(jax.grad(steep), vars.policy, trained, vars.stats, view)
+        assert jax.tree.map(jnp.shape, policy_slopes) == jax.tree.map(jnp.shape, vars.policy), what
         return
     slopes, moved = jax.eval_shape(jax.grad(loss, has_aux=True), trained, vars.policy, vars.stats, view)
     assert jax.tree.map(jnp.shape, slopes) == jax.tree.map(jnp.shape, trained), what
@@ -110,10 +112,10 @@ def trace(distiller, context, what, searched):
     ],
 )
 def test_other_pairs(pair, refused):
-    found = combinations(pair, ROOT / "configs")
-    assert list(found) == METHODS and all(list(row) == [*FRONT] for row in found.values())
-    bad = {name for name, row in found.items() if any(row.values())}
-    assert bad == set(refused), table(found)
+    refusals = combinations(pair, ROOT / "configs")
+    assert list(refusals) == METHODS and all(list(row) == [*FRONT] for row in refusals.values())
+    bad = {name for name, row in refusals.items() if any(row.values())}
+    assert bad == set(refused), table(refusals)
 
 
 @pytest.mark.usefixtures("tiny_resnet8")
@@ -122,15 +124,15 @@ def test_combinations_take_real_steps(spelled, tmp_path):
     one_stage = (
         {"student__refine__dafa__stages": (2,)} if spelled.startswith("sokd") else {}
     )  # a third of the compiling
-    made = shrunk(compose.get_config(f"{spelled},resnet8,resnet8,smoke"), **one_stage)
-    run.run(json.loads(json.dumps(made)), str(tmp_path))
+    config_tree = shrunk(compose.get_config(f"{spelled},resnet8,resnet8,smoke"), **one_stage)
+    run.run(json.loads(json.dumps(config_tree)), str(tmp_path))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     steps = [r for r in rows if r["phase"] == "student" and r["split"] == "train"]
     assert len(steps) == 2 and all(math.isfinite(v) for r in steps for v in (r["loss"], *r["terms"].values()))
 
 
 @pytest.mark.parametrize(
-    ("spelled", "change", "told"),
+    ("spelled", "change", "message"),
     [
         (
             "ofd,resnet8,MobileNetV2",
@@ -150,8 +152,8 @@ def test_combinations_take_real_steps(spelled, tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(spelled, change, told, tmp_path):
-    made = shrunk(compose.get_config(f"{spelled},smoke"), data__synthetic__size=32, **change)
-    with pytest.raises(InputError, match=told) as e:
-        run.run(json.loads(json.dumps(made)), str(tmp_path))
+def test_what_cannot_be_is_refused_by_name(spelled, change, message, tmp_path):
+    config_tree = shrunk(compose.get_config(f"{spelled},smoke"), data__synthetic__size=32, **change)
+    with pytest.raises(InputError, match=message) as e:
+        run.run(json.loads(json.dumps(config_tree)), str(tmp_path))
     assert "\n" not in str(e.value)

@@ -86,15 +86,19 @@ def test_configs(printed, monkeypatch):
     monkeypatch.chdir(ROOT)
     spelled, text = names(printed["configs"]), " ".join(" ".join(printed["configs"]).split())
     for one in spelled:
-        made = config_file.load(one.partition(":")[0])
-        phases = ", ".join(f"{name}={made[name].model}" for name in made.phases)
+        config_dict = config_file.load(one.partition(":")[0])
+        phases = ", ".join(f"{name}={config_dict[name].model}" for name in config_dict.phases)
         said = text[text.index(one) :].partition("phases: ")[2]
         assert said == phases or said.startswith(f"{phases} configs/")
         for word, example in (("TEACHER", "wrn_16_1"), ("STUDENT", "resnet14"), ("METHODS", "sokd+dkd")):
             one = one.replace(word, example)
-        made = config_file.load(one)
-        assert {made[name].model for name in made.phases} <= {"wrn_16_1", "resnet14", "graft:resnet14+wrn_16_1"}
-        assert "resnet14" in made.student.model if "student" in made.phases else "wrn_16_1" in one
+        config_dict = config_file.load(one)
+        assert {config_dict[name].model for name in config_dict.phases} <= {
+            "wrn_16_1",
+            "resnet14",
+            "graft:resnet14+wrn_16_1",
+        }
+        assert "resnet14" in config_dict.student.model if "student" in config_dict.phases else "wrn_16_1" in one
 
 
 def test_a_config_of_ones_own(tmp_path):
@@ -138,8 +142,8 @@ def test_texts():
     assert listing.first_sentence("Uses `match`. More.") == "Uses `match`." and listing.first_sentence(None) == ""
     assert listing.reference("X.\n\nReference: A, B,\n  2015.\nDiffers: C.") == "A, B, 2015."
     assert listing.reference("X.") == ""
-    made = listing.table(("n", "size", "what"), [("ab", "1", "x\ny"), ("c", "1,000", "")], right=(1,))
-    assert made == "n    size  what\nab      1  x\n           y\nc   1,000"
+    text = listing.table(("n", "size", "what"), [("ab", "1", "x\ny"), ("c", "1,000", "")], right=(1,))
+    assert text == "n    size  what\nab      1  x\n           y\nc   1,000"
 
 
 class Tiny(nn.Module):
@@ -202,9 +206,12 @@ def test_against_kernels_and_maps(name):
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
 
     def layers(key, image):
-        made = model.init(key, image)
-        seen = {"mutable": ["intermediates"], "capture_intermediates": lambda m, _: isinstance(m, nn.Conv | nn.Dense)}
-        return made["params"], model.apply(made, image, **seen)[1]["intermediates"]
+        variables = model.init(key, image)
+        options = {
+            "mutable": ["intermediates"],
+            "capture_intermediates": lambda m, _: isinstance(m, nn.Conv | nn.Dense),
+        }
+        return variables["params"], model.apply(variables, image, **options)[1]["intermediates"]
 
     params, outputs = jax.eval_shape(layers, jax.random.key(0), image)
     maps = {path[:-1]: out[0].shape[1:-1] for path, out in flatten_dict(outputs).items()}

@@ -29,13 +29,13 @@ def tree(module, arg="resnet8,resnet8", **changes):
 
 def peers(**changes):
     """A student with a peer and an average; then one that learns from the peer and starts from the average."""
-    made = dml.get_config("resnet8,resnet8,smoke")
-    made.student.ema = 0.5
+    config_dict = dml.get_config("resnet8,resnet8,smoke")
+    config_dict.student.ema = 0.5
     terms = {"ce": recipes.member("ce"), "kd": recipes.member("kd")}
-    made.second = recipes.phase("resnet8", terms=terms, teacher="phase:student/dml")
-    made.second.init.student, made.second.steps, made.second.batch_size = "phase:student/ema", 1, 8
-    made.phases = ("student", "second")
-    return plain(shrunk(made, **{**LONG, **changes}))
+    config_dict.second = recipes.phase("resnet8", terms=terms, teacher="phase:student/dml")
+    config_dict.second.init.student, config_dict.second.steps, config_dict.second.batch_size = "phase:student/ema", 1, 8
+    config_dict.phases = ("student", "second")
+    return plain(shrunk(config_dict, **{**LONG, **changes}))
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +44,18 @@ def home(tmp_path_factory):
     return folder, *begun(peers(), folder)
 
 
-def test_every_network_is_measured_and_told(home):
+def test_every_network_is_measured_and_reported(home):
     folder, summary, _ = home
-    found = [row for row in rows(folder) if row["phase"] == "student" and row["split"] == "test"]
+    test_rows = [row for row in rows(folder) if row["phase"] == "student" and row["split"] == "test"]
     names = {f"{label}/{figure}" for label in ("dml", "ema") for figure in FIGURES}
-    assert found and all(set(row["networks"]) == names for row in found)
-    assert not any("networks" in row for row in rows(folder) if row not in found)
-    told, last = summary["phases"]["student"]["networks"], found[-1]["networks"]
-    assert set(told) == {"dml", "ema"} and summary["phases"]["second"]["networks"] == {}
-    for label, entry in told.items():
+    assert test_rows and all(set(row["networks"]) == names for row in test_rows)
+    assert not any("networks" in row for row in rows(folder) if row not in test_rows)
+    networks, last = summary["phases"]["student"]["networks"], test_rows[-1]["networks"]
+    assert set(networks) == {"dml", "ema"} and summary["phases"]["second"]["networks"] == {}
+    for label, entry in networks.items():
         assert (entry["model"], entry["params"]) == ("resnet8", summary["phases"]["student"]["params"])
         assert (entry["top1_last"], entry["top5_last"]) == (last[f"{label}/top1"], last[f"{label}/top5"])
-        assert entry["top1_best"] == max(row["networks"][f"{label}/top1"] for row in found)
+        assert entry["top1_best"] == max(row["networks"][f"{label}/top1"] for row in test_rows)
         line = f"| student/{label} | resnet8 | {entry['top1_last']:.2%} | {entry['top1_best']:.2%} | - |"
         assert line in (folder / "report.md").read_text()
 
@@ -64,10 +64,10 @@ def test_every_network_is_measured_and_told(home):
 def test_every_network_is_evaluated_and_exported(home, tmp_path, label):
     folder, _, _ = home
     last = [row for row in rows(folder) if row["phase"] == "student"][-1]
-    found = evaluate(str(folder), phase="student", network=label)
-    assert (found["model"], found["step"]) == ("resnet8", 5)
-    assert {key: found[key] for key in FIGURES} == {key: last["networks"][f"{label}/{key}"] for key in FIGURES}
-    assert found["loss"] != last["loss"]
+    measured = evaluate(str(folder), phase="student", network=label)
+    assert (measured["model"], measured["step"]) == ("resnet8", 5)
+    assert {key: measured[key] for key in FIGURES} == {key: last["networks"][f"{label}/{key}"] for key in FIGURES}
+    assert measured["loss"] != last["loss"]
     network, variables, _ = saved(str(folder), phase="student", network=label)
     file = str(tmp_path / "net.safetensors")
     assert "bit for bit" in exchange.export(network, variables, format="safetensors", out=file)
@@ -86,47 +86,47 @@ def test_a_later_phase_takes_them_up(home):
     folder, summary, first = home
     peer, average, student = (saved(str(folder), phase="student", network=n)[1] for n in ("dml", "ema", ""))
     same(first["second"].student, average)
-    told = summary["phases"]["second"]["teacher"]
-    assert (told["origin"], told["digest"]) == ("phase:student/dml", network_digest(peer))
-    assert told["top1"] == summary["phases"]["student"]["networks"]["dml"]["top1_last"]
+    teacher = summary["phases"]["second"]["teacher"]
+    assert (teacher["origin"], teacher["digest"]) == ("phase:student/dml", network_digest(peer))
+    assert teacher["top1"] == summary["phases"]["student"]["networks"]["dml"]["top1_last"]
     assert len({network_digest(each) for each in (peer, average, student)}) == 3
 
 
 def test_peer_and_average_resume_bit_for_bit(home, tmp_path):
-    found = assert_resumes(peers(), home[0], tmp_path, [(3, False), (2, True)], ["student", "second"])["student"]
+    state = assert_resumes(peers(), home[0], tmp_path, [(3, False), (2, True)], ["student", "second"])["student"]
     parts = ("['method']['params']['dml']['peer']", "['method']['stats']['dml']['peer']", "['ema']['params']")
-    assert all(any(part in key for key in found) for part in (*parts, "['ema']['stats']"))
-    assert any("trace" in key and "['dml']['peer']" in key for key in found)
+    assert all(any(part in key for key in state) for part in (*parts, "['ema']['stats']"))
+    assert any("trace" in key and "['dml']['peer']" in key for key in state)
 
 
 def test_an_average_with_decay_0_is_the_student_and_teaches_what_it_says(tmp_path, monkeypatch):
-    seen, train = [], inputs.StepInputs.train
+    steps, train = [], inputs.StepInputs.train
 
     def remember(self, step, state):
         taught, batch = train(self, step, state)
         network = self._plan.network
         image = normalize(batch["image"], network.mean, network.std)
         ours = jax.jit(models.apply, static_argnums=0)(network.model, state.student, image)[0].logits
-        seen.append((step, np.asarray(taught[0].logits), np.asarray(ours), len(taught)))
+        steps.append((step, np.asarray(taught[0].logits), np.asarray(ours), len(taught)))
         return taught, batch
 
     monkeypatch.setattr(inputs.StepInputs, "train", remember)
     summary = run.run(tree(ema_teacher, "resnet8", **LONG, student__ema=0.0), str(tmp_path))["phases"]["student"]
-    assert [step for step, *_ in seen] == [0, 1, 2, 3, 4]
-    for _, taught, ours, count in seen:
+    assert [step for step, *_ in steps] == [0, 1, 2, 3, 4]
+    for _, taught, ours, count in steps:
         assert count == 1
         np.testing.assert_allclose(taught, ours, rtol=1e-4, atol=1e-5)
-    assert not np.allclose(seen[0][1], seen[-1][1], atol=1e-3)  # it moves
+    assert not np.allclose(steps[0][1], steps[-1][1], atol=1e-3)  # it moves
     assert summary["teacher"] == {"origin": "ema", "digest": "ema", "top1": None} and not summary["agreement_last"]
-    own, average = (evaluate(str(tmp_path), network=name) for name in ("", "ema"))
-    assert own == average
+    student, average = (evaluate(str(tmp_path), network=name) for name in ("", "ema"))
+    assert student == average
     same(*(saved(str(tmp_path), network=name)[1] for name in ("", "ema")))
-    told = [row for row in rows(tmp_path) if row["split"] == "test"]
-    assert all(row["networks"][f"ema/{key}"] == row[key] for row in told for key in FIGURES)
+    test_rows = [row for row in rows(tmp_path) if row["split"] == "test"]
+    assert all(row["networks"][f"ema/{key}"] == row[key] for row in test_rows for key in FIGURES)
 
 
-def student_of(made, folder):
-    run.run(made, str(folder))
+def student_of(config_tree, folder):
+    run.run(config_tree, str(folder))
     return saved(str(folder), phase="student")[1]
 
 
@@ -139,30 +139,30 @@ def plainly(tmp_path_factory):
 @pytest.mark.parametrize("alone", [False, True])
 def test_several_teachers_of_which_there_is_one(plainly, tmp_path, alone):
     """The recipe of several with one is that of one, exactly; also where a term asks for that one by its number."""
-    made = tree(multi_teacher, **LONG)
+    config_tree = tree(multi_teacher, **LONG)
     if alone:
-        terms = made["student"]["terms"]
+        terms = config_tree["student"]["terms"]
         terms["kd"]["weight"], terms["kd_0"]["weight"] = 0.0, terms["kd"]["weight"]
-    same(student_of(made, tmp_path), plainly)
+    same(student_of(config_tree, tmp_path), plainly)
 
 
 def test_two_teachers_and_a_term_for_each(tmp_path):
-    made = tree(multi_teacher, "resnet8+resnet14,resnet8")
-    made["student"]["terms"]["kd_1"]["weight"] = 0.5
+    config_tree = tree(multi_teacher, "resnet8+resnet14,resnet8")
+    config_tree["student"]["terms"]["kd_1"]["weight"] = 0.5
     for label, teacher in (("kd_0", 0), ("kd_1", 1)):
-        assert made["student"]["terms"][label]["teacher"] == teacher
-    summary = run.run(made, str(tmp_path))["phases"]
+        assert config_tree["student"]["terms"][label]["teacher"] == teacher
+    summary = run.run(config_tree, str(tmp_path))["phases"]
     assert set(rows(tmp_path)[-2]["terms"]) == {"ce", "kd", "kd_1"}
-    told = summary["student"]["teacher"]
-    assert told["origin"] == "phase:teacher_0,phase:teacher_1" and told["digest"].count(",") == 1
+    teacher_row = summary["student"]["teacher"]
+    assert teacher_row["origin"] == "phase:teacher_0,phase:teacher_1" and teacher_row["digest"].count(",") == 1
 
 
 def test_terms_that_read_no_teacher_may_name_one(tmp_path):
     """All KD off: teachers are still compared with, and nothing asks for what is not there."""
-    made = tree(multi_teacher)
-    made["student"]["terms"]["kd"]["weight"] = 0.0
-    made["student"]["terms"]["ce"]["teacher"] = 0
-    assert run.run(made, str(tmp_path))["phases"]["student"]["agreement_last"] is not None
+    config_tree = tree(multi_teacher)
+    config_tree["student"]["terms"]["kd"]["weight"] = 0.0
+    config_tree["student"]["terms"]["ce"]["teacher"] = 0
+    assert run.run(config_tree, str(tmp_path))["phases"]["student"]["agreement_last"] is not None
 
 
 def test_dot_without_delta_is_sgd(plainly, tmp_path):
@@ -176,8 +176,8 @@ def test_maps_are_drawn_beside_a_teacher_that_moves(tmp_path):
     config = sokd_fitnet.get_config("resnet8,resnet8,smoke")
     config.student.refine.dam.weight = config.student.terms.fitnet.weight = 1.0
     taught_by = {"student__ema": 0.5, "student__teacher": "ema", "student__refine_order": ("dam",)}
-    made = plain(shrunk(config, phases=("student",), **taught_by))
-    run.run(made, str(tmp_path))
+    config_tree = plain(shrunk(config, phases=("student",), **taught_by))
+    run.run(config_tree, str(tmp_path))
     assert (tmp_path / "student" / "maps.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -213,16 +213,16 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("module", "changes", "told"), WRONG)
-def test_what_is_wrong_is_named(tmp_path, module, changes, told):
-    checked(tree(module, **changes), tmp_path, told)
+@pytest.mark.parametrize(("module", "changes", "message"), WRONG)
+def test_what_is_wrong_is_named(tmp_path, module, changes, message):
+    checked(tree(module, **changes), tmp_path, message)
 
 
 def test_unknown_networks(home, tmp_path):
     folder, _, _ = home
     for key in ("teacher", "init__student"):
-        told = f"config.second.{key.replace('__', '.')}: phase:student/kd: .*known: .*dml.*ema"
-        checked(peers(**{f"second__{key}": "phase:student/kd"}), tmp_path, told)
+        message = f"config.second.{key.replace('__', '.')}: phase:student/kd: .*known: .*dml.*ema"
+        checked(peers(**{f"second__{key}": "phase:student/kd"}), tmp_path, message)
     checked(
         peers(second__model="resnet14"),
         tmp_path,
@@ -243,7 +243,7 @@ DRY = {
 
 @pytest.mark.parametrize("name", ["peers", *(pytest.param(name, marks=pytest.mark.full) for name in [*DRY][1:])])
 def test_a_dry_run(tmp_path, capsys, name):
-    made = DRY[name]()
-    dry_run(made, str(tmp_path / "run"))
-    assert capsys.readouterr().out.count("2 steps taken: loss ") == len(made["phases"])
+    config_tree = DRY[name]()
+    dry_run(config_tree, str(tmp_path / "run"))
+    assert capsys.readouterr().out.count("2 steps taken: loss ") == len(config_tree["phases"])
     assert not (tmp_path / "run").exists()

@@ -26,9 +26,9 @@ BANKS = {f"['method']['stats']['crd']['bank']['{seat}']" for seat in ("student",
 SCALES = {f"['method']['stats']['crd']['scale']['{seat}']" for seat in ("student", "teacher")}
 
 
-def plain(made) -> dict:
+def plain(config_tree) -> dict:
     """A tree as config.json holds it."""
-    return json.loads(json.dumps(made))
+    return json.loads(json.dumps(config_tree))
 
 
 @contextmanager
@@ -57,27 +57,29 @@ def stopping(call: int, *, kill: bool = False):
             saver.wait()
 
 
-def assert_resumes(made, whole, folder, calls: list[tuple[int, bool]], phases) -> dict:
+def assert_resumes(config_tree, whole, folder, calls: list[tuple[int, bool]], phases) -> dict:
     """Stopped where `calls` say (training step of that start, whether it is killed) and started again, a run leaves
     what it leaves in one go: every number of the phases' last states, which are returned, and every row."""
     for call, kill in calls:
         with stopping(call, kill=kill):
-            run.run(made, str(folder))
-    run.run(made, str(folder))
-    found = {name: last_state(folder, name) for name in phases}
-    for name, two in found.items():
+            run.run(config_tree, str(folder))
+    run.run(config_tree, str(folder))
+    states = {name: last_state(folder, name) for name in phases}
+    for name, two in states.items():
         one = last_state(whole, name)
         assert one.keys() == two.keys()
         for key in one:
             np.testing.assert_array_equal(one[key], two[key], err_msg=f"{name} {key}")
     assert (whole / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
-    return found
+    return states
 
 
 def tree(**changes):
     """CRD and MLLD under DOT; the student keeps an average, and learns from it too."""
-    own = {"student__ema": 0.9, "student__teacher": "phase:teacher,ema"}
-    return plain(shrunk(compose.get_config("crd+mlld+kd+dot,resnet8,resnet8,smoke"), **{**SMALL, **own, **changes}))
+    teachers = {"student__ema": 0.9, "student__teacher": "phase:teacher,ema"}
+    return plain(
+        shrunk(compose.get_config("crd+mlld+kd+dot,resnet8,resnet8,smoke"), **{**SMALL, **teachers, **changes})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -122,33 +124,33 @@ def test_constants_are_set_once_and_the_table_stays(home):
 
 def test_it_resumes_bit_for_bit(home, tmp_path):
     """Stopped in the middle of an epoch, between two rows and two saves, and killed after that."""
-    (found,) = assert_resumes(tree(**LONG), home[0], tmp_path, [(7, False), (3, True)], ["student"]).values()
+    (state,) = assert_resumes(tree(**LONG), home[0], tmp_path, [(7, False), (3, True)], ["student"]).values()
     parts = ("['ema']['params']", "['ema']['stats']", *BANKS, *SCALES, "['extra']")
-    assert all(any(part in key for key in found) for part in parts)
-    assert len([key for key in found if "trace" in key and "['student']['conv1']" in key]) == 2  # DOT's two buffers
+    assert all(any(part in key for key in state) for part in parts)
+    assert len([key for key in state if "trace" in key and "['student']['conv1']" in key]) == 2  # DOT's two buffers
 
 
 def test_what_the_run_says(home):
     rows = [json.loads(line) for line in (home[0] / "metrics.jsonl").read_text().splitlines()]
     terms = [row["terms"] for row in rows if row["phase"] == "student" and row["split"] == "train"]
-    assert all(set(found) == {"ce", "crd", "kd", "mlld", "mlld/ce"} for found in terms) and len(terms) == 2
-    assert all(np.isfinite(value) for found in terms for value in found.values())
+    assert all(set(row) == {"ce", "crd", "kd", "mlld", "mlld/ce"} for row in terms) and len(terms) == 2
+    assert all(np.isfinite(value) for row in terms for value in row.values())
     student = home[1]["phases"]["student"]
     assert student["method_params"] == 2 * (8 * 8 + 8) and set(student["networks"]) == {"ema"}
     assert student["teacher"]["origin"] == "phase:teacher,ema" and student["teacher"]["digest"].endswith(",ema")
 
 
 def test_a_dry_run_says_what_the_banks_take(tmp_path, capsys):
-    made = plain(shrunk(crd.get_config("resnet8,resnet8,smoke"), student__terms__crd__negatives=10))
-    made["data"]["synthetic"]["train"] = 2000
-    dry_run(made, str(tmp_path / "run"))
+    config_tree = plain(shrunk(crd.get_config("resnet8,resnet8,smoke"), student__terms__crd__negatives=10))
+    config_tree["data"]["synthetic"]["train"] = 2000
+    dry_run(config_tree, str(tmp_path / "run"))
     student = capsys.readouterr().out.split("\nstudent: ")[1]
     # two banks of 2000 rows of 128, and order and class of the examples
     assert "memory that its method keeps beside parameters: 2.1 MB\n" in student
     assert "2 steps taken: loss " in student and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("changes", "told"), [
+@pytest.mark.parametrize(("changes", "message"), [
     ({"data__synthetic__classes": 1},
      "config.student.terms.crd: negatives: all 40 examples are of class 0; two classes at least wanted"),
     ({"student__terms__crd__negatives": 0}, "config.student.terms.crd: crd: negatives must be from 1 to"),
@@ -161,24 +163,29 @@ def test_a_dry_run_says_what_the_banks_take(tmp_path, capsys):
     ({"student__optim__delta": 0.1}, r"config.student.optim.delta: must be at least 0 and below 0.1 \(of momentum 0.9"),
     ({"student__ema": None}, "config.student.teacher: must be another one unless student.ema, its decay, is given"),
 ])  # fmt: skip
-def test_what_is_wrong_is_named(tmp_path, changes, told):
-    with pytest.raises(InputError, match=told) as e:
+def test_what_is_wrong_is_named(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message) as e:
         run.run(tree(**changes), str(tmp_path / "run"))
     assert "\n" not in str(e.value) and not (tmp_path / "run").exists()
 
 
 def warm(teacher, method, **student):
     """CRD alone; a second student starts with the banks, the scales, the negatives and the projections of the first."""
-    made = plain(shrunk(crd.get_config("resnet8,resnet8,smoke"), **SMALL))
-    second = {**made["student"], **student, "teacher": teacher, "init": {**made["student"]["init"], "method": method}}
-    return {**made, "phases": ["teacher", "student", "again"], "again": second}
+    config_tree = plain(shrunk(crd.get_config("resnet8,resnet8,smoke"), **SMALL))
+    second = {
+        **config_tree["student"],
+        **student,
+        "teacher": teacher,
+        "init": {**config_tree["student"]["init"], "method": method},
+    }
+    return {**config_tree, "phases": ["teacher", "student", "again"], "again": second}
 
 
 def test_a_warm_start_of_crd(tmp_path):
     """From an earlier phase, and from its checkpoint: the tables, tuples in the method, come back as what they were."""
     still = {"steps": 2, "optim": {**warm("", "")["student"]["optim"], "lr": 1e-30, "weight_decay": 0.0}}
-    made = warm("phase:teacher", "phase:student", **still)
-    run.run(made, str(tmp_path / "run"))
+    config_tree = warm("phase:teacher", "phase:student", **still)
+    run.run(config_tree, str(tmp_path / "run"))
     there = {name: f"checkpoint:{tmp_path / 'run' / name}" for name in ("teacher", "student")}
     elsewhere = {**warm(there["teacher"], there["student"], **still), "phases": ["again"]}
     run.run(elsewhere, str(tmp_path / "elsewhere"))

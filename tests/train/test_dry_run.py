@@ -8,8 +8,8 @@ from tests.conftest import tree
 
 
 def test_what_it_says(tmp_path, capsys):
-    made = tree(student__steps=None, student__epochs=200, student__schedule__warmup_epochs=2.0)
-    dry_run(made, str(tmp_path / "run"))
+    config_tree = tree(student__steps=None, student__epochs=200, student__schedule__warmup_epochs=2.0)
+    dry_run(config_tree, str(tmp_path / "run"))
     said = capsys.readouterr().out
     assert not (tmp_path / "run").exists() and not list(tmp_path.iterdir())
     teacher, student = said.split("\n\n")[0].split("teacher: resnet8")[0], said.split("\nstudent: ")[1]
@@ -37,10 +37,12 @@ def test_cosine_and_a_teacher_of_another_run(tmp_path, capsys):
     from kd_jax.train import run
 
     run.run(tree(phases=("teacher",)), str(tmp_path / "a"))
-    made = tree(phases=("student",), student__teacher=f"checkpoint:{tmp_path / 'a' / 'teacher'}", student__steps=8)
-    made["student"]["schedule"]["name"] = "cosine"
+    config_tree = tree(
+        phases=("student",), student__teacher=f"checkpoint:{tmp_path / 'a' / 'teacher'}", student__steps=8
+    )
+    config_tree["student"]["schedule"]["name"] = "cosine"
     capsys.readouterr()
-    dry_run(made, str(tmp_path / "b"))
+    dry_run(config_tree, str(tmp_path / "b"))
     said = capsys.readouterr().out
     assert "0.05 at step 0, 0.0427 at step 2, 0.025 at step 4, 0.00732 at step 6, 0.0019 at step 7" in said
     assert not (tmp_path / "b").exists()

@@ -23,9 +23,9 @@ def test_it_measures_what_the_run_measured(home):
     folder, summary = home
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for phase in ("teacher", "student"):
-        found = evaluate(str(folder), phase=phase)
+        measured = evaluate(str(folder), phase=phase)
         row = [r for r in rows if r["phase"] == phase and r["split"] == "test"][-1]
-        assert {k: found[k] for k in ("loss", "top1", "top5")} == {k: row[k] for k in ("loss", "top1", "top5")}
+        assert {k: measured[k] for k in ("loss", "top1", "top5")} == {k: row[k] for k in ("loss", "top1", "top5")}
     assert evaluate(str(folder))["phase"] == "student"
     assert evaluate(str(folder), phase="teacher")["top1"] > 0.5  # it has learned: the test can tell
 
@@ -33,15 +33,15 @@ def test_it_measures_what_the_run_measured(home):
 def test_it_measures_on_the_devices_that_there_are(home, tmp_path):
     """What a pod has trained, a laptop measures."""
     shutil.copytree(home[0], tmp_path, dirs_exist_ok=True)
-    made = json.loads((tmp_path / "config.json").read_text())
-    made["parallel"] = {"scope": "global", "mesh": [16, 4]}
-    (tmp_path / "config.json").write_text(json.dumps(made))
+    config_tree = json.loads((tmp_path / "config.json").read_text())
+    config_tree["parallel"] = {"scope": "global", "mesh": [16, 4]}
+    (tmp_path / "config.json").write_text(json.dumps(config_tree))
     assert evaluate(str(tmp_path)) == evaluate(str(home[0]))
 
 
 def test_the_best_one_can_be_kept_and_measured(tmp_path):
-    made = tree(phases=("teacher",), teacher__steps=30, checkpoint__best=1, checkpoint__keep=1, seed=1)
-    top1 = run.run(json.loads(json.dumps(made)), str(tmp_path))["phases"]["teacher"]
+    config_tree = tree(phases=("teacher",), teacher__steps=30, checkpoint__best=1, checkpoint__keep=1, seed=1)
+    top1 = run.run(json.loads(json.dumps(config_tree)), str(tmp_path))["phases"]["teacher"]
     assert top1["top1_best"] > top1["top1_last"]  # else this would show nothing
     assert evaluate(str(tmp_path), best=True)["top1"] == top1["top1_best"]
     assert evaluate(str(tmp_path))["top1"] == top1["top1_last"]
@@ -75,11 +75,11 @@ def test_the_command(home):
 
 
 def test_a_teacher_near_chance_stops_the_run(tmp_path):
-    made = tree(teacher_check=True, data__augment="none", data__synthetic__test=100)
+    config_tree = tree(teacher_check=True, data__augment="none", data__synthetic__test=100)
     with pytest.raises(InputError, match=r"config.student.teacher: phase:teacher has top-1 .* near chance \(20.00%\)"):
-        run.run(made, str(tmp_path / "a"))
-    made["teacher"]["steps"] = 30
-    assert run.run(made, str(tmp_path / "b"))["phases"]["student"]["teacher"]["top1"] > 0.5
+        run.run(config_tree, str(tmp_path / "a"))
+    config_tree["teacher"]["steps"] = 30
+    assert run.run(config_tree, str(tmp_path / "b"))["phases"]["student"]["teacher"]["top1"] > 0.5
 
 
 def test_a_run_says_what_it_was(home):
@@ -105,12 +105,12 @@ def test_the_reading_of_a_table():
 
 def test_tensorboard(tmp_path, monkeypatch):
     """With tensorboardX: an event file a phase; without: one line, before anything starts."""
-    made = tree(log__tensorboard=True)
+    config_tree = tree(log__tensorboard=True)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(
         InputError, match=r"config.log.tensorboard: needs tensorboardX; pip install 'kd_jax\[tensorboard\]'"
     ):
-        run.run(made, str(tmp_path))
+        run.run(config_tree, str(tmp_path))
     assert not list(tmp_path.iterdir())
 
     written = []
@@ -126,6 +126,6 @@ def test_tensorboard(tmp_path, monkeypatch):
             pass
 
     monkeypatch.setitem(sys.modules, "tensorboardX", type("module", (), {"SummaryWriter": Board}))
-    run.run(made, str(tmp_path))
+    run.run(config_tree, str(tmp_path))
     assert (str(tmp_path / "tensorboard" / "student"), 1) in written
     assert {("train/terms/kd", 1), ("train/logs/skd/kept", 2), ("test/agreement", 2), ("train/lr", 1)} <= set(written)

@@ -29,8 +29,8 @@ def pictures(folder, count=9):
 
 
 def of_folder(where, **changes):
-    made = tree(data__name="folder:pets", data__dir=str(where), teacher__steps=2, student__steps=4, **changes)
-    return json.loads(json.dumps({**made, "checkpoint": {**made["checkpoint"], "every": 2}}))
+    config_tree = tree(data__name="folder:pets", data__dir=str(where), teacher__steps=2, student__steps=4, **changes)
+    return json.loads(json.dumps({**config_tree, "checkpoint": {**config_tree["checkpoint"], "every": 2}}))
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +140,10 @@ def test_a_log_that_lost_rows(trained, tmp_path, capsys, keep):
 
 def test_a_workdir_that_reads_as_a_pattern(tmp_path, capsys):
     home = tmp_path / "abl[T=4]"
-    made = tree(teacher__steps=2, student__steps=2)
-    summary = run.run(made, str(home))
+    config_tree = tree(teacher__steps=2, student__steps=2)
+    summary = run.run(config_tree, str(home))
     (home / "student" / "DONE").unlink()
-    again = run.run(made, str(home))
+    again = run.run(config_tree, str(home))
     assert "student: resumed at step 2 of 2" in capsys.readouterr().out and not list(home.rglob("damaged"))
     for key in ("top1_last", "top1_best", "teacher"):
         assert again["phases"]["student"][key] == summary["phases"]["student"][key]
@@ -151,18 +151,18 @@ def test_a_workdir_that_reads_as_a_pattern(tmp_path, capsys):
 
 def test_results_of_several_networks():
     results = Results()
-    for step, (own, peer) in enumerate([(0.5, 0.1), (0.7, 0.3), (0.6, 0.2)]):
+    for step, (student, peer) in enumerate([(0.5, 0.1), (0.7, 0.3), (0.6, 0.2)]):
         networks = {"dml/top1": peer, "dml/top5": 0.9, "dml/loss": 1.0}
-        results.add({"step": step, "top1": own, "top5": 0.8, "networks": networks}, CLASSIFICATION)
-    own, peer = results.summary(CLASSIFICATION), results.summary(CLASSIFICATION, "dml")
-    assert own == {"top1_last": 0.6, "top1_best": 0.7, "top5_last": 0.8, "agreement_last": None}
+        results.add({"step": step, "top1": student, "top5": 0.8, "networks": networks}, CLASSIFICATION)
+    student, peer = results.summary(CLASSIFICATION), results.summary(CLASSIFICATION, "dml")
+    assert student == {"top1_last": 0.6, "top1_best": 0.7, "top5_last": 0.8, "agreement_last": None}
     assert peer == {"top1_last": 0.2, "top1_best": 0.3, "top5_last": 0.9, "agreement_last": None}
     assert results.at(2)["top1"] == 0.6 and results.at(1) == {}
 
 
 def test_the_flag_that_an_error_advises_is_accepted(tmp_path):
-    made = tree(teacher_check=True)
+    config_tree = tree(teacher_check=True)
     with pytest.raises(InputError, match="near chance .*--config.teacher_check=False insists"):
-        run.run(made, str(tmp_path))
-    summary = run.run({**made, "teacher_check": False, "skip_nonfinite": 3}, str(tmp_path))
+        run.run(config_tree, str(tmp_path))
+    summary = run.run({**config_tree, "teacher_check": False, "skip_nonfinite": 3}, str(tmp_path))
     assert summary["phases"]["student"]["steps"] == 2

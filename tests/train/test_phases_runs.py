@@ -28,8 +28,8 @@ LONG = {"student__steps": 5, "checkpoint__every": 2, "checkpoint__keep": 9, "log
 
 
 def tree(name, pair="", **changes):
-    made = CONFIGS[name].get_config(f"{pair or PAIRS[name]},smoke")
-    return plain(shrunk(made, **changes))
+    config_dict = CONFIGS[name].get_config(f"{pair or PAIRS[name]},smoke")
+    return plain(shrunk(config_dict, **changes))
 
 
 def longer(name, **changes):
@@ -37,30 +37,30 @@ def longer(name, **changes):
     return tree(name, **LONG, **before, **changes)
 
 
-def begun(made, folder):
+def begun(config_tree, folder):
     """A run, and the state that each of its phases begins with."""
-    found, start = {}, phase.PhaseRun._start
+    states, start = {}, phase.PhaseRun._start
 
     def remember(self, *args):
         carry = start(self, *args)
-        found[self.name] = jax.tree.map(np.array, carry.state)
+        states[self.name] = jax.tree.map(np.array, carry.state)
         return carry
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(phase.PhaseRun, "_start", remember)
-        return run.run(made, str(folder)), found
+        return run.run(config_tree, str(folder)), states
 
 
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory):
     """name -> folder, summary and first states of its run, made when it is first asked for."""
-    made = {}
+    runs = {}
 
     def home(name):
-        if name not in made:
+        if name not in runs:
             folder = tmp_path_factory.mktemp(name)
-            made[name] = (folder, *begun(longer(name), folder))
-        return made[name]
+            runs[name] = (folder, *begun(longer(name), folder))
+        return runs[name]
 
     return home
 
@@ -110,20 +110,20 @@ def test_a_paraphraser_leaves_its_network_alone(homes):
 
 def test_ft_reads_the_encoder_that_was_trained_and_keeps_it(homes):
     folder, _, first = homes("ft")
-    trained, own = method_of(folder, "paraphrase").params["paraphraser"], method_of(folder, "student")
-    for stats in (first["student"].stats["method"], own.stats):
+    trained, student = method_of(folder, "paraphrase").params["paraphraser"], method_of(folder, "student")
+    for stats in (first["student"].stats["method"], student.stats):
         same(stats["ft"]["encoder"]["params"], trained["encoder"])
-    assert set(own.params["ft"]) == {"translator"} and all(moved(own.params, first["student"].params["method"]))
+    assert set(student.params["ft"]) == {"translator"} and all(moved(student.params, first["student"].params["method"]))
 
 
 def test_a_paraphraser_of_another_run(homes, tmp_path):
     """init.method=checkpoint:DIR: the student that this gives is the other run's, bit for bit."""
     folder = homes("ft")[0]
     origins = {"teacher": f"checkpoint:{folder / 'teacher'}", "init__method": f"checkpoint:{folder / 'paraphrase'}"}
-    made = longer("ft", phases=("student",), **{f"student__{key}": origin for key, origin in origins.items()})
-    run.run(made, str(tmp_path / "run"))
+    config_tree = longer("ft", phases=("student",), **{f"student__{key}": origin for key, origin in origins.items()})
+    run.run(config_tree, str(tmp_path / "run"))
     same(*(saved(str(home), phase="student")[1] for home in (folder, tmp_path / "run")))
-    dry_run(made, str(tmp_path / "dry"))
+    dry_run(config_tree, str(tmp_path / "dry"))
 
 
 @pytest.mark.parametrize(("name", "calls"), [
@@ -135,7 +135,7 @@ def test_a_paraphraser_of_another_run(homes, tmp_path):
 def test_it_resumes_bit_for_bit(homes, tmp_path, name, calls):
     """Stopped in the preparing phase and again in the student's, once by a signal and once killed."""
     names = [key for key in ("teacher", BEFORE[name], "student") if key]
-    found = assert_resumes(longer(name), homes(name)[0], tmp_path, calls, names)
+    states = assert_resumes(longer(name), homes(name)[0], tmp_path, calls, names)
     parts = {
         "ab": ("pretrain", ["['method']['params']['ab']", "['method']['stats']['ab']", "trace"]),
         "fsp": ("pretrain", ["trace"]),
@@ -143,7 +143,7 @@ def test_it_resumes_bit_for_bit(homes, tmp_path, name, calls):
         "simkd": ("student", [f"['stats']['{HEAD}']['kernel']", "transfer.7"]),
     }
     where, wanted = parts[name]
-    assert all(any(part in key for key in found[where]) for part in wanted)
+    assert all(any(part in key for key in states[where]) for part in wanted)
 
 
 def test_a_graft_has_its_teachers_classifier_from_start_to_end(homes):
@@ -161,34 +161,34 @@ def test_a_graft_is_measured_exported_and_teaches(homes, tmp_path):
     """As a teacher by its file or its checkpoint, and as what another graft starts from."""
     folder, summary, _ = homes("simkd")
     name, last = "graft:resnet8+resnet8x4", rows(folder)[-1]
-    found = evaluate(str(folder))
-    assert found["model"] == name and {key: found[key] for key in ("loss", "top1", "top5")} == {
+    measured = evaluate(str(folder))
+    assert measured["model"] == name and {key: measured[key] for key in ("loss", "top1", "top5")} == {
         key: last[key] for key in ("loss", "top1", "top5")
     }
     network, variables, _ = saved(str(folder))
     for form in ("safetensors", "torch", "stablehlo"):
         said = exchange.export(network, variables, format=form, out=str(tmp_path / f"graft.{form}"))
         assert "bit for bit the same" in said or "agree to" in said
-    made = plain(shrunk(kd.get_config("resnet8,resnet8,smoke"), phases=("student",)))
-    told = []
+    config_tree = plain(shrunk(kd.get_config("resnet8,resnet8,smoke"), phases=("student",)))
+    teachers = []
     for origin in (f"weights:{tmp_path / 'graft.safetensors'}", f"checkpoint:{folder / 'student'}"):
-        made["student"]["teacher"] = origin
-        told.append(run.run(made, str(tmp_path / str(len(told))))["phases"]["student"]["teacher"])
-    assert told[0]["digest"] == told[1]["digest"]
-    assert told[0]["top1"] == told[1]["top1"] == summary["phases"]["student"]["top1_last"]
-    made = longer("simkd", phases=("student",), student__teacher=f"checkpoint:{folder / 'teacher'}")
-    made["student"]["init"]["student"] = f"weights:{tmp_path / 'graft.torch'}"
-    same(begun(made, tmp_path / "again")[1]["student"].student, variables)
+        config_tree["student"]["teacher"] = origin
+        teachers.append(run.run(config_tree, str(tmp_path / str(len(teachers))))["phases"]["student"]["teacher"])
+    assert teachers[0]["digest"] == teachers[1]["digest"]
+    assert teachers[0]["top1"] == teachers[1]["top1"] == summary["phases"]["student"]["top1_last"]
+    config_tree = longer("simkd", phases=("student",), student__teacher=f"checkpoint:{folder / 'teacher'}")
+    config_tree["student"]["init"]["student"] = f"weights:{tmp_path / 'graft.torch'}"
+    same(begun(config_tree, tmp_path / "again")[1]["student"].student, variables)
 
 
-def checked(made, folder, told):
+def checked(config_tree, folder, message):
     """Refused in one line, before anything is written."""
-    with pytest.raises(InputError, match=told) as e:
-        run.run(made, str(folder / "run"))
+    with pytest.raises(InputError, match=message) as e:
+        run.run(config_tree, str(folder / "run"))
     assert "\n" not in str(e.value) and not (folder / "run").exists()
 
 
-@pytest.mark.parametrize(("name", "changes", "told"), [
+@pytest.mark.parametrize(("name", "changes", "message"), [
     ("ft", {"student__init__method": ""},
      'config.student.terms.ft: ft: there is no trained paraphraser: give init.method="phase'),
     ("ft", {"student__init__method": "phase:teacher"}, "config.student.init.method: phase:teacher: holds nothing; no"),
@@ -230,16 +230,16 @@ def checked(made, folder, told):
     ("simkd", {"student__teacher": "ema", "student__ema": 0.9},
      "config.student.model: .* is grafted on a resnet8x4, but"),
 ])  # fmt: skip
-def test_what_is_wrong_is_named(tmp_path, name, changes, told):
-    checked(tree(name, **changes), tmp_path, told)
+def test_what_is_wrong_is_named(tmp_path, name, changes, message):
+    checked(tree(name, **changes), tmp_path, message)
 
 
 def test_a_method_that_was_not_trained_there(homes, tmp_path):
     """A finished phase that holds other members; one that holds none."""
     folder = homes("ft")[0]
-    for where, told in (("student", "ft: there is no trained paraphraser"), ("teacher", "config.student")):
-        made = longer("ft", student__init__method=f"checkpoint:{folder / where}")
-        checked(made, tmp_path, told)
+    for where, message in (("student", "ft: there is no trained paraphraser"), ("teacher", "config.student")):
+        config_tree = longer("ft", student__init__method=f"checkpoint:{folder / where}")
+        checked(config_tree, tmp_path, message)
     plainly = plain(shrunk(kd.get_config("resnet8,resnet8,smoke"), student__init__method="phase:teacher"))
     checked(plainly, tmp_path, "config.student.init.method: phase:teacher: ")
 

@@ -82,17 +82,17 @@ def test_what_a_run_leaves(unbroken):
 
 def test_rows(unbroken):
     home, _ = unbroken
-    found = rows(home)
-    keys = [(r["phase"], r["split"], r["step"]) for r in found]
+    all_rows = rows(home)
+    keys = [(r["phase"], r["split"], r["step"]) for r in all_rows]
     assert len(set(keys)) == len(keys)
     assert [k[2] for k in keys if k[:2] == ("student", "train")] == [3, 6, 9, 12]
     assert [k[2] for k in keys if k[:2] == ("student", "test")] == [5, 10, 12]
-    train = next(r for r in found if r["phase"] == "student" and r["split"] == "train")
+    train = next(r for r in all_rows if r["phase"] == "student" and r["split"] == "train")
     assert set(train) == {"phase", "step", "epoch", "split", "loss", "top1", "lr", "terms", "logs"}
     assert set(train["terms"]) == {"ce", "kd"} and "skd/kept" in train["logs"]
     assert train["loss"] == pytest.approx(sum(train["terms"].values()), rel=1e-5)
     assert train["epoch"] == 0.6 and train["lr"] == pytest.approx(0.05)
-    test = [r for r in found if r["split"] == "test"]
+    test = [r for r in all_rows if r["split"] == "test"]
     assert all(set(r) >= {"loss", "top1", "top5"} and ("agreement" in r) == (r["phase"] == "student") for r in test)
     assert all(r["top1"] * 13 == pytest.approx(round(r["top1"] * 13), abs=1e-4) for r in test)  # 13 examples, each once
 
@@ -263,12 +263,12 @@ def test_another_run_in_the_folder_is_refused(unbroken, tmp_path):
 
 
 def test_a_teacher_from_another_run(unbroken, tmp_path):
-    made = tree(student__steps=2, phases=("student",), student__teacher=f"checkpoint:{unbroken[0] / 'teacher'}")
-    summary = run.run(made, str(tmp_path))
+    config_tree = tree(student__steps=2, phases=("student",), student__teacher=f"checkpoint:{unbroken[0] / 'teacher'}")
+    summary = run.run(config_tree, str(tmp_path))
     assert summary["phases"]["student"]["teacher"]["digest"] == unbroken[1]["phases"]["student"]["teacher"]["digest"]
-    made["data"]["synthetic"]["classes"] = 6
+    config_tree["data"]["synthetic"]["classes"] = 6
     with pytest.raises(InputError, match="its classes is 5, the data's is 6"):
-        run.run(made, str(tmp_path / "other"))
+        run.run(config_tree, str(tmp_path / "other"))
 
 
 def test_several_teachers(unbroken, tmp_path):
@@ -280,11 +280,11 @@ def test_several_teachers(unbroken, tmp_path):
 
 def test_a_loss_that_is_not_finite(tmp_path):
     """Names phase, step and term; the last good checkpoint stays and is the one resumed from."""
-    made = tree(teacher__steps=9, checkpoint__every=1, log__every=3, teacher__optim__lr=1e18)
+    config_tree = tree(teacher__steps=9, checkpoint__every=1, log__every=3, teacher__optim__lr=1e18)
     with pytest.raises(NonFiniteError, match=r"phase teacher, step \d: .*") as e:
-        run.run(made, str(tmp_path))
-    kept = Checkpoints(epath.Path(tmp_path / "teacher"), read_only=True).steps()
-    assert ("no checkpoint was saved yet" in str(e.value)) == (not kept)
+        run.run(config_tree, str(tmp_path))
+    steps = Checkpoints(epath.Path(tmp_path / "teacher"), read_only=True).steps()
+    assert ("no checkpoint was saved yet" in str(e.value)) == (not steps)
     assert not (tmp_path / "teacher" / "DONE").exists() and not (tmp_path / "summary.json").exists()
     assert all(np.isfinite(r["loss"]) for r in rows(tmp_path))
 
@@ -302,14 +302,14 @@ def poisoned(monkeypatch, *steps):
 
 def test_bad_updates_can_be_skipped_up_to_a_number(tmp_path, monkeypatch):
     poisoned(monkeypatch, 1, 4)
-    made = tree(**LONG, skip_nonfinite=2)
-    summary = run.run(made, str(tmp_path))
+    config_tree = tree(**LONG, skip_nonfinite=2)
+    summary = run.run(config_tree, str(tmp_path))
     assert [p["skipped_updates"] for p in summary["phases"].values()] == [2, 2]
     assert all(np.isfinite(r["loss"]) for r in rows(tmp_path))
     state = last_state(tmp_path, "student")
     assert all(np.isfinite(leaf).all() for leaf in state.values())
     with pytest.raises(NonFiniteError, match="phase teacher, step 5: the loss is not finite .*skipped 1 before"):
-        run.run({**made, "skip_nonfinite": 1}, str(tmp_path / "less"))
+        run.run({**config_tree, "skip_nonfinite": 1}, str(tmp_path / "less"))
 
 
 def test_allowing_skips_changes_nothing_where_none_is_needed(unbroken, tmp_path):
@@ -341,19 +341,19 @@ def test_nothing_is_compiled_twice(tmp_path):
     from kd_jax.distributed import mesh
 
     jax.clear_caches()  # programs of one function share a cache, also those of other tests' runs
-    made = []
+    programs = []
     original = mesh.Layout.jit
 
     def remember(self, *args, **kwargs):
-        made.append(original(self, *args, **kwargs))
-        return made[-1]
+        programs.append(original(self, *args, **kwargs))
+        return programs[-1]
 
     mesh.Layout.jit = remember
     try:
         run.run(tree(teacher__steps=11, student__steps=11), str(tmp_path))
     finally:
         mesh.Layout.jit = original
-    sizes = [program._cache_size() for program in made]
+    sizes = [program._cache_size() for program in programs]
     assert max(sizes) == 1 and sum(sizes) > 10
 
 
@@ -369,11 +369,11 @@ def test_evaluation_leaves_training_alone(unbroken, tmp_path):
 @pytest.mark.parametrize("scope", ["global", "device"])
 def test_four_devices(unbroken, tmp_path, scope):
     """The same run on 4 forced CPU devices; in global scope it is the run on one."""
-    made = long_tree()
-    made["parallel"]["scope"] = scope
-    made["log"]["every"] = 1 if scope == "device" else 3
+    config_tree = long_tree()
+    config_tree["parallel"]["scope"] = scope
+    config_tree["log"]["every"] = 1 if scope == "device" else 3
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(made))
+    config.write_text(json.dumps(config_tree))
     home = str(tmp_path / "four")
     code = (
         "import json; from kd_jax.train import run; from tests import tiny; held = tiny.in_place(); held.__enter__(); "
@@ -385,7 +385,7 @@ def test_four_devices(unbroken, tmp_path, scope):
     assert "devices: 4" in done.stdout
     four = rows(tmp_path / "four")
     if scope == "device":
-        assert four[0]["loss"] == pytest.approx(quarters_loss(made), rel=1e-5)
+        assert four[0]["loss"] == pytest.approx(quarters_loss(config_tree), rel=1e-5)
         return
     for a, b in zip(rows(unbroken[0]), four, strict=True):
         assert (a["phase"], a["step"], a["split"]) == (b["phase"], b["step"], b["split"])
@@ -393,11 +393,11 @@ def test_four_devices(unbroken, tmp_path, scope):
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
 
 
-def quarters_loss(made):
+def quarters_loss(config_tree):
     """The loss of the first step where every quarter of the batch has statistics of its own."""
-    prepared = run.prepare(made, "/nowhere")
+    prepared = run.prepare(config_tree, "/nowhere")
     plan, batches = prepared.plans[0], run.batches_of(prepared.recipe, prepared.layout, prepared.dataset)
-    variables = CompiledPhase(plan).init(fold(jax.random.key(made["seed"]), "init"), (), {}).student
+    variables = CompiledPhase(plan).init(fold(jax.random.key(config_tree["seed"]), "init"), (), {}).student
     batch = normalized(batches.train(0, plan.phase.batch_size), plan.network)
     losses_of_quarters = []
     for image, label in zip(np.split(batch["image"], 4), np.split(batch["label"], 4), strict=True):
@@ -408,21 +408,21 @@ def quarters_loss(made):
 
 def test_the_data_seed_alone_orders_and_augments(tmp_path, monkeypatch):
     """With data.seed fixed, another seed sees the same images in the same order, from other initial weights."""
-    train, seen = phase.Resident.train, []
+    train, batches = phase.Resident.train, []
 
     def watch(self, step, *args):
         batch = train(self, step, *args)
-        seen[-1].append((np.asarray(batch["index"]), np.asarray(batch["image"])))
+        batches[-1].append((np.asarray(batch["index"]), np.asarray(batch["image"])))
         return batch
 
     monkeypatch.setattr(phase.Resident, "train", watch)
     weights = []
     for i, (seed, data_seed) in enumerate([(1, 9), (2, 9), (2, None)]):
-        seen.append([])
+        batches.append([])
         run.run(tree(phases=("teacher",), seed=seed, data__seed=data_seed), str(tmp_path / str(i)))
         weights.append(last_state(tmp_path / str(i), "teacher"))
-    same = [all(map(np.array_equal, a, b)) for a, b in zip(seen[0], seen[1], strict=True)]
-    other = [np.array_equal(a[0], b[0]) for a, b in zip(seen[0], seen[2], strict=True)]
+    same = [all(map(np.array_equal, a, b)) for a, b in zip(batches[0], batches[1], strict=True)]
+    other = [np.array_equal(a[0], b[0]) for a, b in zip(batches[0], batches[2], strict=True)]
     assert all(same) and not any(other)
     assert any(not np.array_equal(weights[0][key], weights[1][key]) for key in weights[0])
 

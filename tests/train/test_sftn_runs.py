@@ -48,7 +48,7 @@ def test_branches_are_reported_and_drawn(home):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     logs = [r["logs"] for r in rows if r["phase"] == "teacher" and r["split"] == "train"]
     names = {f"sftn_branches/branch{i}/{what}" for i in (1, 2) for what in ("top1", "kl")}
-    assert all(set(found) == names for found in logs) and all(0 <= r[n] <= 1 for r in logs for n in r if "top1" in n)
+    assert all(set(row) == names for row in logs) and all(0 <= r[n] <= 1 for r in logs for n in r if "top1" in n)
     assert run.report._panels(rows, {"sftn_branches/branch*/kl": "nats"})["nats"].keys() == {
         f"teacher: sftn_branches/branch{i}/kl" for i in (1, 2)
     }
@@ -80,8 +80,8 @@ def test_a_killed_teacher_phase_resumes_bit_for_bit(home, tmp_path, monkeypatch)
 
 def first_student(workdir, **changes):
     """The student's variables after no step at all (a rate of next to nothing), and after what it began with."""
-    made = tree(**LONG, student__optim__lr=1e-30, student__optim__weight_decay=0.0, **changes)
-    run.run(made, str(workdir))
+    config_tree = tree(**LONG, student__optim__lr=1e-30, student__optim__weight_decay=0.0, **changes)
+    run.run(config_tree, str(workdir))
     return saved(str(workdir), phase="student")[1].params
 
 
@@ -90,8 +90,8 @@ def test_a_student_that_starts_from_a_branch(tmp_path, share):
     changes = {"teacher__terms__sftn_branches__share": share}
     random = first_student(tmp_path / "a", **changes)
     begun = first_student(tmp_path / "b", **changes, init="phase:teacher/sftn_branches")
-    found = read_method(Checkpoints(epath.Path(tmp_path / "b" / "teacher"), read_only=True))
-    branch = found.params["sftn_branches"]["shared" if share else "branch1"]["student"]
+    method_vars = read_method(Checkpoints(epath.Path(tmp_path / "b" / "teacher"), read_only=True))
+    branch = method_vars.params["sftn_branches"]["shared" if share else "branch1"]["student"]
     assert set(branch) == {"conv2", "bn2", "bn3", "fc"} and set(random) == {"conv1", "bn0", "bn1", *branch}
     for name, params in begun.items():
         expected = branch.get(name, random[name])
@@ -106,7 +106,7 @@ def test_a_student_that_starts_from_a_trained_network(home, tmp_path):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-25), begun, trained)
 
 
-@pytest.mark.parametrize(("changes", "told"), [
+@pytest.mark.parametrize(("changes", "message"), [
     ({"init": "phase:nobody"}, r"config.student.init.student: must be phase:NAME of an earlier phase \(teacher\)"),
     ({"init": "teacher"}, "config.student.init.student: must be empty, phase:NAME, phase:NAME/LABEL"),
     ({"init": "phase:teacher/ce"}, "unknown label 'ce' in teacher; known: sftn_branches$"),
@@ -117,17 +117,20 @@ def test_a_student_that_starts_from_a_trained_network(home, tmp_path):
     ({"teacher__terms__sftn_branches__student": "resnet9"}, "terms.sftn_branches: unknown model 'resnet9'"),
     ({"teacher__terms__sftn_branches__stages": ("1:9",)}, "terms.sftn_branches: sftn_branches: stages 1:9: "),
 ])  # fmt: skip
-def test_what_is_wrong_is_named(tmp_path, changes, told):
-    with pytest.raises(InputError, match=told):
+def test_what_is_wrong_is_named(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
         run.run(tree(**changes), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_student(tmp_path):
     """Branches of one family, another one distilled; two families at once."""
-    made = tree(teacher__terms__sftn_branches__student="wrn_16_1")
-    made["teacher"]["terms"]["other"] = {**made["teacher"]["terms"]["sftn_branches"], "student": "resnet14"}
-    made["teacher"]["terms"]["other"]["kind"] = "sftn_branches"
-    run.run(made, str(tmp_path))
+    config_tree = tree(teacher__terms__sftn_branches__student="wrn_16_1")
+    config_tree["teacher"]["terms"]["other"] = {
+        **config_tree["teacher"]["terms"]["sftn_branches"],
+        "student": "resnet14",
+    }
+    config_tree["teacher"]["terms"]["other"]["kind"] = "sftn_branches"
+    run.run(config_tree, str(tmp_path))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert {"other/ce", "other/kl", "sftn_branches/ce", "sftn_branches/kl"} < set(rows[0]["terms"])

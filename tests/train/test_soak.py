@@ -19,11 +19,11 @@ def test_three_random_kills():
     done = soak("--kills=3", "--seed=43")  # SIGKILL, SIGKILL within a save, SIGTERM, on any machine
     assert done.returncode == 0, done.stdout + done.stderr
     last = done.stdout.splitlines()[-1]
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"kills: 3 \(SIGKILL (\d+), SIGTERM (\d+); (\d+) during a save\), runs: (\d+), identical: (\d+) of (\d+)", last
     )
-    assert found, last
-    killed, stopped, in_save, runs, same, of = map(int, found.groups())
+    assert match, last
+    killed, stopped, in_save, runs, same, of = map(int, match.groups())
     assert (killed, stopped) == (2, 1) and in_save <= 3 and runs == same == of >= 1
     assert done.stdout.count("/3 run ") == 3 and done.stdout.count(": identical\n") == runs
 

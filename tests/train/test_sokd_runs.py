@@ -27,8 +27,8 @@ def tree(**changes):
 
 
 def policy_at(folder, step):
-    found = Checkpoints(epath.Path(folder / "student"), read_only=True).read("training", step=step)[0]["training"]
-    return {key: np.asarray(leaf) for key, leaf in found.items() if key.startswith("['policy']")}
+    training = Checkpoints(epath.Path(folder / "student"), read_only=True).read("training", step=step)[0]["training"]
+    return {key: np.asarray(leaf) for key, leaf in training.items() if key.startswith("['policy']")}
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,12 @@ def test_a_killed_search_resumes_bit_for_bit(home, tmp_path, monkeypatch, killed
             raise KeyboardInterrupt
         return train(self, step, *args)
 
-    made = tree(**LONG, checkpoint__keep=9)
+    config_tree = tree(**LONG, checkpoint__keep=9)
     monkeypatch.setattr(phase.Resident, "train", killed)
     with pytest.raises(KeyboardInterrupt):
-        run.run(made, str(tmp_path))
+        run.run(config_tree, str(tmp_path))
     monkeypatch.undo()
-    run.run(made, str(tmp_path))
+    run.run(config_tree, str(tmp_path))
     one, two = last_state(home[0], "student"), last_state(tmp_path, "student")
     assert one.keys() == two.keys() and any("policy_opt" in key for key in one)
     for key in one:
@@ -74,18 +74,18 @@ def test_what_a_run_leaves(home):
     assert (folder / "student" / "maps.png").read_bytes().startswith(b"\x89PNG")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     logs = [row["logs"] for row in rows if row["phase"] == "student" and row["split"] == "train"]
-    assert all({"dafa/use/Rotate", "dafa/magnitude/Noise", "dam/share", "dam/heat_std"} <= set(found) for found in logs)
+    assert all({"dafa/use/Rotate", "dafa/magnitude/Noise", "dam/share", "dam/heat_std"} <= set(row) for row in logs)
 
 
-def test_held_out_examples_are_not_trained_on_while_they_judge():
+def test_held_out_examples_are_not_trained_on_during_the_search():
     split = Split(steps=6, held_out=10)
-    known = {"n": 40, "batch_size": 8, "split": split}
-    judged = {int(i) for step in range(6) for i in train_index(3, step, **known, held_out=True)[1]}
-    trained = {int(i) for step in range(6) for i in train_index(3, step, **known)[1]}
-    assert len(judged) >= 8 and judged & trained == set() and judged | trained <= set(range(40))
-    later = {int(i) for step in range(6, 11) for i in train_index(3, step, **known)[1]}
-    assert later & judged  # afterwards all are trained on
-    np.testing.assert_array_equal(train_index(3, 7, **known)[1], train_index(3, 7, n=40, batch_size=8)[1])
+    arguments = {"n": 40, "batch_size": 8, "split": split}
+    held_out = {int(i) for step in range(6) for i in train_index(3, step, **arguments, held_out=True)[1]}
+    trained = {int(i) for step in range(6) for i in train_index(3, step, **arguments)[1]}
+    assert len(held_out) >= 8 and held_out & trained == set() and held_out | trained <= set(range(40))
+    later = {int(i) for step in range(6, 11) for i in train_index(3, step, **arguments)[1]}
+    assert later & held_out  # afterwards all are trained on
+    np.testing.assert_array_equal(train_index(3, 7, **arguments)[1], train_index(3, 7, n=40, batch_size=8)[1])
 
 
 def test_a_search_with_held_out_examples(tmp_path):

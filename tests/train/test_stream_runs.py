@@ -34,8 +34,8 @@ LONG = {"teacher__steps": 4, "student__steps": 7, "checkpoint__every": 3, "log__
 
 
 def trained(home, **changes):
-    made = json.loads(json.dumps(tree(**LONG, **changes)))
-    return run.run(made, str(home))
+    config_tree = json.loads(json.dumps(tree(**LONG, **changes)))
+    return run.run(config_tree, str(home))
 
 
 def assert_same_run(one, two, phases=("teacher", "student")):
@@ -73,23 +73,23 @@ def photos(tmp_path_factory):
 
 
 def test_a_folder_that_streams_trains_as_one_in_memory(pngs, tmp_path, capsys):
-    told = {"data__name": f"folder:{pngs}", "data__subset": 41.0}
-    trained(tmp_path / "here", **told)
+    changes = {"data__name": f"folder:{pngs}", "data__subset": 41.0}
+    trained(tmp_path / "here", **changes)
     assert "streamed" not in capsys.readouterr().out
-    trained(tmp_path / "there", **told, data__stream=True, data__workers=1)
+    trained(tmp_path / "there", **changes, data__stream=True, data__workers=1)
     assert "test images of (8, 8, 3), streamed by 1 worker; devices: 1" in capsys.readouterr().out
     assert_same_run(tmp_path / "here", tmp_path / "there")
     assert not readers()
-    found = [evaluate(str(tmp_path / name)) for name in ("here", "there")]
-    assert found[0] == found[1] and found[0]["top1"] == rows(tmp_path / "here")[-1]["top1"]
+    measured = [evaluate(str(tmp_path / name)) for name in ("here", "there")]
+    assert measured[0] == measured[1] and measured[0]["top1"] == rows(tmp_path / "here")[-1]["top1"]
     # the two are one run: a finished one is not begun again
     before = (tmp_path / "there" / "summary.json").stat().st_mtime_ns
-    trained(tmp_path / "there", **told)
+    trained(tmp_path / "there", **changes)
     assert (tmp_path / "there" / "summary.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.full  # test_batches_stay_as_they_were_when_readers_move_on compares their batches
-@pytest.mark.parametrize("what", ["strong", "judge"])
+@pytest.mark.parametrize("what", ["strong", "held_out"])
 def test_strong_views_and_held_out_examples_stream_too(tmp_path, what):
     if what == "strong":
         from configs import mlld as made_by
@@ -100,14 +100,16 @@ def test_strong_views_and_held_out_examples_stream_too(tmp_path, what):
 
         changes = {"student__refine__dafa__holdout": 0.25, "student__refine__dafa__estimator": "relaxed"}
     for name, stream in (("here", False), ("there", True)):
-        made = shrunk(made_by.get_config("resnet8,resnet8,smoke"), **changes, data__stream=stream, student__steps=5)
-        run.run(json.loads(json.dumps(made)), str(tmp_path / name))
+        config_tree = shrunk(
+            made_by.get_config("resnet8,resnet8,smoke"), **changes, data__stream=stream, student__steps=5
+        )
+        run.run(json.loads(json.dumps(config_tree)), str(tmp_path / name))
     assert_same_run(tmp_path / "here", tmp_path / "there")
 
 
 def test_imagenets_way_from_files_to_a_resumed_run(photos, tmp_path, monkeypatch, capsys):
-    told = {**photos, "data__stream": True, "data__crop": 32}
-    summary = trained(tmp_path / "whole", **told, data__workers=0)
+    changes = {**photos, "data__stream": True, "data__crop": 32}
+    summary = trained(tmp_path / "whole", **changes, data__workers=0)
     assert "40 training and 13 test images of (32, 32, 3), streamed by a thread" in capsys.readouterr().out
     network = json.loads((tmp_path / "whole" / "config.json").read_text())
     assert network["data"]["crop"] == 32
@@ -125,10 +127,10 @@ def test_imagenets_way_from_files_to_a_resumed_run(photos, tmp_path, monkeypatch
 
     monkeypatch.setattr(Streamed, "train", stopping)
     with pytest.raises(Interrupted, match="phase student, step 5 of 7"):
-        trained(tmp_path / "broken", **told, data__workers=1)
+        trained(tmp_path / "broken", **changes, data__workers=1)
     assert count[-1] and not readers()
     monkeypatch.setattr(Streamed, "train", train)
-    trained(tmp_path / "broken", **told, data__workers=0)
+    trained(tmp_path / "broken", **changes, data__workers=0)
     assert "student: resumed at step 5 of 7" in capsys.readouterr().out
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
@@ -154,9 +156,9 @@ def test_a_dry_run_streams(photos, tmp_path, capsys):
 
 def streamed(source="synthetic", layout=None, **settings):
     how = {"augment": "auto", "strong": config.records.Strong(1, 5.0)}
-    found = data.load(source, synthetic={"classes": 3, "size": 64, "train": 40, "test": 11})
+    dataset = data.load(source, synthetic={"classes": 3, "size": 64, "train": 40, "test": 11})
     kind = settings.pop("kind", Streamed)
-    return kind(layout or Layout((1,)), found, seed=3, **how, **settings)
+    return kind(layout or Layout((1,)), dataset, seed=3, **how, **settings)
 
 
 def same(a, b):
@@ -169,13 +171,13 @@ def test_batches_stay_as_they_were_when_readers_move_on():
     resident, split = streamed(kind=Resident), Split(6, 10, 2)
     with streamed(workers=1) as source:
         assert source.key == resident.key == root_key(3)
-        found = [source.train(step, 8, split, False, ("strong",)) for step in range(7)]
-        judged = [source.train(step, 8, split, True) for step in (0, 2, 4)]
+        trained_on = [source.train(step, 8, split, False, ("strong",)) for step in range(7)]
+        held_out = [source.train(step, 8, split, True) for step in (0, 2, 4)]
         tested = [[*source.test(4)], [next(source.test(4))], [*source.test(4)]]
         assert readers()
     assert not readers()
-    same(found, [resident.train(step, 8, split, False, ("strong",)) for step in range(7)])
-    same(judged, [resident.train(step, 8, split, True) for step in (0, 2, 4)])
+    same(trained_on, [resident.train(step, 8, split, False, ("strong",)) for step in range(7)])
+    same(held_out, [resident.train(step, 8, split, True) for step in (0, 2, 4)])
     expected = [*resident.test(4)]
     same(tested, [expected, expected[:1], expected])
 
@@ -197,14 +199,14 @@ def test_nothing_is_read_twice_or_from_the_start_again(monkeypatch):
         for _ in range(2):
             assert len([*source.test(4)]) == 3
     assert asked == [0, 0, 1, 2, 2, 3, 4, 0, 1, 2, 3, 4, 5]
-    assert begun == [0, 0, 0]  # training, judging, tests
+    assert begun == [0, 0, 0]  # training, outer batches, tests
 
 
 def test_one_process_holds_every_row():
     layout = Layout((1,))
     assert layout.rows(8) == set(range(8)) and batches.share_of(layout) == (0, 1)
-    made = layout.assemble({"x": np.arange(6)})
-    np.testing.assert_array_equal(made["x"], np.arange(6))
+    assembled = layout.assemble({"x": np.arange(6)})
+    np.testing.assert_array_equal(assembled["x"], np.arange(6))
 
 
 def test_a_mesh_that_cannot_be_shared_out(monkeypatch):
@@ -219,9 +221,9 @@ def test_a_mesh_that_cannot_be_shared_out(monkeypatch):
 
 
 def test_workers_are_as_many_as_cores():
-    made, arrays = data.load("digits"), batches.workers_of
-    assert arrays(made, None) == 0 and arrays(made, 3) == 3
-    assert arrays(made._replace(train=None), None) == len(os.sched_getaffinity(0))
+    dataset, arrays = data.load("digits"), batches.workers_of
+    assert arrays(dataset, None) == 0 and arrays(dataset, 3) == 3
+    assert arrays(dataset._replace(train=None), None) == len(os.sched_getaffinity(0))
 
 
 def test_labels_are_read_where_something_needs_them(photos, tmp_path, monkeypatch):
@@ -231,14 +233,14 @@ def test_labels_are_read_where_something_needs_them(photos, tmp_path, monkeypatc
     labels = Records.labels.func
     counted = property(lambda self: (read.append(len(self)), labels(self))[1])
     monkeypatch.setattr(Records, "labels", counted)
-    told = {**photos, "data__stream": True, "data__crop": 32, "data__workers": 0}
-    run.prepare(tree(**told), str(tmp_path))
+    changes = {**photos, "data__stream": True, "data__crop": 32, "data__workers": 0}
+    run.prepare(tree(**changes), str(tmp_path))
     assert read == []
-    made = run.prepare(shrunk(crd.get_config("resnet8,resnet8,smoke"), **told), str(tmp_path))
-    assert read and set(read) == {40} and made.plans[-1].context.labels.tolist() == [i % 5 for i in range(40)]
-    made = run.prepare(tree(**told, data__subset=0.5), str(tmp_path))
-    assert len(made.dataset.train) == 20 and sorted(made.dataset.train.labels) == sorted([*range(5)] * 4)
-    assert "20 of the 40 of TFDS's tiny" in made.heading
+    prepared = run.prepare(shrunk(crd.get_config("resnet8,resnet8,smoke"), **changes), str(tmp_path))
+    assert read and set(read) == {40} and prepared.plans[-1].context.labels.tolist() == [i % 5 for i in range(40)]
+    prepared = run.prepare(tree(**changes, data__subset=0.5), str(tmp_path))
+    assert len(prepared.dataset.train) == 20 and sorted(prepared.dataset.train.labels) == sorted([*range(5)] * 4)
+    assert "20 of the 40 of TFDS's tiny" in prepared.heading
 
 
 REFUSED = {
@@ -271,8 +273,8 @@ def test_what_is_refused(said, tmp_path):
 
 @pytest.mark.full  # with what tests/distributed/test_processes.py trains, this takes a minute
 def test_two_processes_read_what_one_reads(tmp_path):
-    told = ["--config.data.stream=true", "--config.data.workers=1"]
-    recipe = ["--config=configs/kd.py:resnet8,resnet8,smoke", *RECIPE[1:9], *told]
+    flags = ["--config.data.stream=true", "--config.data.workers=1"]
+    recipe = ["--config=configs/kd.py:resnet8,resnet8,smoke", *RECIPE[1:9], *flags]
     codes, said = end(start(tmp_path / "one", devices=4, recipe=recipe))
     assert codes == [0], said[0][-3000:]
     codes, said = end(*together(tmp_path / "two", recipe=recipe))
