@@ -41,8 +41,7 @@ def x64():
 @pytest.fixture(scope="session")
 def nets():
     """A teacher and a student, their variables, and a batch they fit."""
-    teacher = models.create("resnet8", 10, widths=(8, 8, 16, 32))
-    student = models.create("resnet8", 10, **TINY)
+    teacher, student = tiny.TinyNet(widths=(8, 16)), tiny.TinyNet(widths=(4, 8))
     image = jax.random.normal(jax.random.key(3), (8, 8, 8, 3))
     init = jax.jit(models.init, static_argnums=0)
     variables = [init(m, jax.random.key(i), image) for i, m in enumerate((teacher, student))]

@@ -16,7 +16,7 @@ import optax
 from etils import epath
 
 import kd_jax
-from kd_jax import methods, models
+from kd_jax import methods
 from kd_jax.distributed.mesh import SMALL, Layout
 from kd_jax.storage.checkpoints import Checkpoints
 from kd_jax.storage.networks import network_digest
@@ -24,9 +24,9 @@ from kd_jax.train import run, saved_state
 from kd_jax.train.evaluate import saved
 from tests.conftest import tree
 from tests.distributed.devices import KEY, batches, far
-from tests.tiny import in_place
+from tests.tiny import TinyNet, in_place
 
-STUDENT = models.create("resnet8", 10, widths=(16, 16, 32, 64))
+STUDENT = TinyNet(widths=(16, 32))
 DISTILLER = methods.chain(skd=methods.skd(bound=0.5), ce=methods.ce(weight=0.1), kd=methods.kd(weight=0.9))
 TX = {
     "momentum": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.05, momentum=0.9)),
@@ -101,9 +101,9 @@ def check_checkpoints(folder, state):
         assert meta["digests"]["network"] == network_digest(state.student), mesh
         assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s.sharding, x.ndim), restored, like))
         assert jax.tree.all(jax.tree.map(np.array_equal, layout.whole(restored), state)), mesh
-    kernel = layout.split(state).params["student"]["layer3"]["0"]["conv2"]["kernel"]
+    kernel = layout.split(state).params["student"]["conv2"]["kernel"]
     assert kernel.is_fully_replicated
-    kernel = Layout((2, 2)).split(state).params["student"]["layer3"]["0"]["conv2"]["kernel"]
+    kernel = Layout((2, 2)).split(state).params["student"]["conv2"]["kernel"]
     assert kernel.spec == jax.sharding.PartitionSpec(None, None, "fsdp")
 
 

@@ -12,11 +12,12 @@ from kd_jax import methods, models
 from kd_jax.engine import optim
 from kd_jax.methods.dml import dml
 from kd_jax.typing import Variables
-from tests.conftest import TINY
+from tests.tiny import TinyNet
+
+pytestmark = pytest.mark.usefixtures("tiny_resnet8")
 
 SHAPE, BATCH, CLASSES = (8, 8, 3), 6, 5
-STUDENT = models.create("resnet8", CLASSES, **TINY)
-PEER = models.create("resnet8", CLASSES)
+STUDENT, PEER = TinyNet(widths=(2, 4), num_classes=CLASSES), TinyNet(num_classes=CLASSES)
 KEY = jax.random.key(0)
 
 

@@ -11,9 +11,10 @@ from kd_jax import methods, models
 from kd_jax.layers import augment, policy
 from kd_jax.methods.base import NO_VARS
 from kd_jax.methods.dafa import usage
+from tests.tiny import TinyNet
 
 SHAPE, BATCH = (8, 8, 3), 6
-TEACHER, STUDENT = (models.create("resnet8", 5, widths=(4, 4, w, 8)) for w in (8, 4))
+TEACHER, STUDENT = (TinyNet(widths=(w, 8), num_classes=5) for w in (8, 4))
 
 
 @pytest.fixture(scope="module")
