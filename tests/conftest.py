@@ -56,18 +56,15 @@ def tiny_resnet8():
         yield
 
 
-@pytest.fixture(autouse=True)
-def plain_pictures(monkeypatch):
-    """Runs draw their pictures, but coarsely: most of the time goes into laying them out."""
+@pytest.fixture(scope="session", autouse=True)
+def no_pictures():
+    """Runs lay out their pictures but do not draw them, which takes a quarter of a tiny run; test_report.py does."""
     from kd_jax.train import report
 
-    fine = report._png
-
-    def coarse(figure) -> bytes:
-        figure.set_layout_engine("none")
-        return fine(figure, dpi=30)
-
-    monkeypatch.setattr(report, "_png", coarse)
+    draw = report._png
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_png", lambda figure: b"\x89PNG, not drawn")
+        yield draw
 
 
 @pytest.fixture

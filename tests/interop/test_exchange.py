@@ -155,7 +155,7 @@ def test_an_import_does_not_replace_another_unasked(home, tmp_path):
         exchange.import_weights(str(home[0] / "teacher.pth"), **{**how, "out": str(tmp_path / "file")})
 
 
-@pytest.mark.parametrize("name", ["resnet8", "ShuffleV2", "vgg8"])
+@pytest.mark.parametrize("name", ["resnet8", *(pytest.param(n, marks=pytest.mark.full) for n in ("ShuffleV2", "vgg8"))])
 def test_stablehlo_gives_the_same_logits_for_any_batch(home, tmp_path, name):
     network, variables, _ = saved(str(home[0]), phase="student")
     if name != "resnet8":

@@ -254,7 +254,12 @@ def take_a_step(teacher, student, stages):
     return jax.jit(lambda: step(make()))()[1]
 
 
-@pytest.mark.parametrize("pair", pairs.PAIRS, ids="-".join)
+TRACED = (("resnet32x4", "ShuffleV2"), ("vgg13", "MobileNetV2"), ("wrn_40_2", "wrn_16_2"))
+
+
+@pytest.mark.parametrize(
+    "pair", [p if p in TRACED else pytest.param(p, marks=pytest.mark.full) for p in pairs.PAIRS], ids="-".join
+)
 def test_every_pair_of_the_tables_traces(pair):
     stages = pairs.SFTN_STAGES[pair]
     terms, logs, _ = trace(*pair, stages)

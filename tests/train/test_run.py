@@ -366,7 +366,7 @@ def test_evaluation_leaves_training_alone(unbroken, tmp_path):
     assert all(np.array_equal(one[key], two[key]) for key in one)
 
 
-@pytest.mark.parametrize("scope", ["global", "device"])
+@pytest.mark.parametrize("scope", ["global", pytest.param("device", marks=pytest.mark.full)])
 def test_four_devices(unbroken, tmp_path, scope):
     """The same run on 4 forced CPU devices; in global scope it is the run on one."""
     config_tree = long_tree()
