@@ -55,6 +55,19 @@ def test_a_config_takes_two_steps(tmp_path):
 
 # made of what other configs bring; quickstart runs by itself, the rest is built by test_phases_share_nothing
 TWICE = ("quickstart", "skd_dkd", "skd_sokd", "sokd_ablation", "sftn_vs_kd", "crd_kd", "compose")
+# between them all kinds of phases, states and networks
+COVERING = (
+    "ab", "crd", "ctkd", "dml", "dot", "ema_teacher", "ft", "kd", "mlld", "multi_teacher", "reviewkd", "sftn", "simkd",
+    "skd", "sokd_fitnet",
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("tiny_resnet8")
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in TWICE + COVERING])
+def test_every_other_config_is_planned(name, tmp_path):
+    config_dict = importlib.import_module(f"configs.{name}").get_config(spelled(name))
+    plans = run.prepare(json.loads(json.dumps(shrunk(config_dict))), str(tmp_path)).plans
+    assert [plan.name for plan in plans] == [*config_dict.phases] and plans[-1].traced.metrics["loss"].total.shape == ()
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +84,7 @@ def taught(tmp_path_factory):
 
 
 @pytest.mark.usefixtures("tiny_resnet8")
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.full) if n in TWICE else n for n in CONFIGS])
+@pytest.mark.parametrize("name", [n if n in COVERING else pytest.param(n, marks=pytest.mark.full) for n in CONFIGS])
 def test_every_config_takes_two_steps(name, tmp_path, taught, capfd):
     config_dict = importlib.import_module(f"configs.{name}").get_config(spelled(name))
     if name == "sokd_ablation":

@@ -47,7 +47,7 @@ def test_the_policy_moves_while_it_is_searched_and_then_stays(home):
         np.testing.assert_array_equal(at[6][name], at[8][name])
 
 
-@pytest.mark.parametrize("killed_at", [3, 6])
+@pytest.mark.parametrize("killed_at", [3, pytest.param(6, marks=pytest.mark.full)])
 def test_a_killed_search_resumes_bit_for_bit(home, tmp_path, monkeypatch, killed_at):
     train = phase.Resident.train
 
