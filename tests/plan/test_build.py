@@ -94,7 +94,8 @@ def test_a_term_that_needs_what_a_network_has_not(monkeypatch, seat):
         return identity()._replace(needs=frozenset({f"{seat}.preacts", "teacher.stages"}))
 
     monkeypatch.setitem(methods.CRITERIA, "hint", hint)
-    told = rf"^config.student.terms.low: needs pre-activation features \({seat}.preacts\), which MobileNetV2 has not$"
+    told = rf"^config.student.terms.low: needs pre-activation features \({seat}.preacts\), which MobileNetV2 has not; "
+    told += rf"accepted: another config.student.{'model' if seat == 'student' else 'teacher'}$"
     with pytest.raises(InputError, match=told):
         plan(**{f"{seat}__model": "MobileNetV2"}, student__terms__low=recipes.member("hint"))
     plan(student__terms__low=recipes.member("hint"))
@@ -109,7 +110,7 @@ def test_a_network_without_class_activation_maps(monkeypatch):
         return variables, outputs._replace(cam=None)
 
     monkeypatch.setattr(base, "shapes", without_cam)
-    told = r"^config.student.terms.low: needs class activation maps \(student.cam\), which resnet8 has not$"
+    told = r"^config.student.terms.low: needs class activation maps \(student.cam\), which resnet8 has not; "
     with pytest.raises(InputError, match=told):
         plan(student__terms__low=recipes.member("hint"))
 
