@@ -55,7 +55,8 @@ def _table(name: str, table: np.ndarray, num_classes: int, size: int) -> np.ndar
         raise InputError(f"{name} has shape {table.shape}; accepted: {wanted}")
     if table.dtype not in (np.float16, np.float32, np.float64):
         raise InputError(f"{name} has type {table.dtype}; accepted: float16, float32 or float64")
-    table = table if table.dtype == np.float16 else table.astype(np.float32)
+    with np.errstate(over="ignore"):  # it is refused below
+        table = table if table.dtype == np.float16 else table.astype(np.float32)
     wrong = ~np.isfinite(table).all(axis=1)
     if wrong.any():
         raise InputError(f"{name}: {wrong.sum()} rows are not finite, the first is row {int(wrong.argmax())}")

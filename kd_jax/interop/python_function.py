@@ -67,7 +67,7 @@ def read(where: str, *, num_classes: int, image_shape: tuple[int, int, int], bat
             parameters, call = _call(function)
 
         def outputs(parameters: dict, image: jax.Array) -> Outputs:
-            return as_outputs(call(parameters, image), batch_size, num_classes)
+            return as_outputs(call(parameters, image), len(image), num_classes)
 
         shapes = {place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for place, leaf in parameters.items()}
         image = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
