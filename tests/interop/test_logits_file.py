@@ -55,28 +55,28 @@ def saved(**arrays):
 
 HOLED = np.where(np.arange(30).reshape(6, 5) == 17, np.nan, TRAIN)
 WRONG = {
-    "no file": (lambda path: None, "no file /.*a.npz$"),
-    "a folder": (lambda path: path.mkdir(), "no file /.*a.npz$"),
-    "text": (lambda path: path.write_text("logits"), "not an .npz file of plain numbers, or a damaged one"),
-    "empty": (lambda path: path.write_bytes(b""), "not an .npz file of plain numbers, or a damaged one"),
-    "cut": (cut, "not an .npz file of plain numbers, or a damaged one"),
-    "damaged": (damaged, "not an .npz file of plain numbers, or a damaged one .*CRC"),
-    "single": (single, "a single array; accepted: an .npz file, which np.savez"),
-    "no logits": (saved(test_logits=TEST, labels=TEST), "no array logits; there are: test_logits, labels$"),
-    "nothing": (saved(), "no array logits; there are: none$"),
+    "no file": (lambda path: None, "there is no such file$"),
+    "a folder": (lambda path: path.mkdir(), "there is no such file$"),
+    "text": (lambda path: path.write_text("logits"), "cannot be read as an .npz file of plain numbers"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be read as an .npz file of plain numbers"),
+    "cut": (cut, "cannot be read as an .npz file of plain numbers"),
+    "damaged": (damaged, "cannot be read as an .npz file of plain numbers .*CRC"),
+    "single": (single, "no array 'logits' in it; there are: none$"),
+    "no logits": (saved(test_logits=TEST, labels=TEST), "no array 'logits' in it; there are: 'test_logits', 'labels'$"),
+    "nothing": (saved(), "no array 'logits' in it; there are: none$"),
     "rows": (
         saved(logits=TRAIN[1:]),
-        r"logits has shape \(5, 5\); accepted: \(6, 5\), a row for each of the training images",
+        r"logits has shape \(5, 5\); accepted: \(6, 5\), a row for each train image",
     ),
     "classes": (saved(logits=TRAIN[:, 1:]), r"logits has shape \(6, 4\); accepted: \(6, 5\)"),
     "tests": (
         saved(logits=TRAIN, test_logits=TRAIN),
-        r"test_logits has shape .*\(4, 5\), a row for each of the test",
+        r"test_logits has shape .*\(4, 5\), a row for each test image",
     ),
     "integers": (saved(logits=TRAIN.astype(int)), "logits has type int64; accepted: float16, float32 or float64$"),
     "objects": (
         saved(logits=TRAIN.astype(object)),
-        "not an .npz file of plain numbers.*Object arrays cannot",
+        "cannot be read as .*Object arrays cannot",
     ),
     "not a number": (saved(logits=HOLED), "logits: 1 rows are not finite, the first is row 3$"),
     "infinite": (

@@ -204,7 +204,7 @@ def test_what_methods_read_beside_logits(live, here, table, origin, method, told
 
 
 def test_what_is_wrong_is_named_before_anything_trains(here):
-    for origin, told in (("python:wrapped:none", "no function none in "), ("logits:no.npz", "no file /")):
+    for origin, told in (("python:wrapped:none", "no function none in "), ("logits:no.npz", "there is no such")):
         with pytest.raises(InputError, match=f"^config.student.teacher: {origin}: {told}"):
             run.run(tree(student__teacher=origin), str(here / "run"))
     assert not (here / "run").exists()
