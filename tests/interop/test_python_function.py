@@ -10,6 +10,8 @@ import pytest
 
 from kd_jax import InputError, models
 from kd_jax.interop import python_function
+from kd_jax.models.network import Network
+from kd_jax.plan import teachers
 
 SHAPE, CLASSES, BATCH = (8, 8, 3), 5, 4
 IMAGES = jax.random.uniform(jax.random.key(0), (BATCH, *SHAPE))
@@ -77,6 +79,23 @@ def test_the_digest_is_of_source_name_parameters_and_constants(write):
         write(LINEAR.replace("0.5", "float(open('weights.txt').read())"))
         digests += [read().loaded.digest, read("mine:closed").loaded.digest]
     assert digests[0] == digests[1] and len(set(digests[1:])) == len(digests) - 1
+
+
+def test_large_constants_are_worth_a_note(write):
+    write("""
+        def teacher(num_classes, image_shape):
+            weights = jnp.zeros((400_000, num_classes))
+            run = lambda weights, images: images.mean((1, 2)) @ weights[:3]
+            run.params = weights
+            return run
+
+        def closed(num_classes, image_shape):
+            run = teacher(num_classes, image_shape)
+            return lambda images: run(run.params, images)
+    """)
+    like = Network("", None, CLASSES, SHAPE, (), ())
+    notes = [teachers.from_python(f"mine:{name}", like, BATCH).note for name in ("teacher", "closed")]
+    assert notes == ["", "closes over 8 MB, constants of the program; offered as its `params` they are arguments"]
 
 
 def test_nnx(write):
