@@ -44,9 +44,8 @@ def _arrays(origin: str, path: epath.Path) -> dict[str, np.ndarray]:
         why = f"cannot be read as an .npz file of plain numbers ({type(e).__name__}: {first_line(e)})"
         raise InputError(f"{origin}: {why}; np.savez(FILE, logits=..., test_logits=...) writes one") from e
     if "train" not in arrays:
-        raise InputError(
-            f"{origin}: no array {NAMES['train']!r} in it; there are: {', '.join(map(repr, names)) or 'none'}"
-        )
+        known = ", ".join(map(repr, names)) or "none"
+        raise InputError(f"{origin}: no array {NAMES['train']!r} in it; there are: {known}")
     return arrays
 
 
