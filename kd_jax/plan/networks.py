@@ -10,7 +10,15 @@ from kd_jax.distributed import processes
 from kd_jax.interop.loaded import Loaded, loader, own_normalization
 from kd_jax.models.graft import HEAD, head_of, parse
 from kd_jax.models.network import Network
-from kd_jax.plan.teachers import Teacher, from_checkpoint, from_file, method_reader, of_phase
+from kd_jax.plan.teachers import (
+    Teacher,
+    from_checkpoint,
+    from_file,
+    from_logits,
+    from_python,
+    method_reader,
+    of_phase,
+)
 from kd_jax.storage.networks import network_digest
 from kd_jax.storage.workdir import resolve_path
 from kd_jax.typing import InputError, Variables, Vars
@@ -36,22 +44,35 @@ def weights_of(
     return own_normalization(config_key(key, load).about, network), load
 
 
-def teacher_of(phase: config.Phase, origin: str, networks: dict[str, Network], workdir: epath.Path) -> Teacher:
-    """One teacher. networks: of this phase and those before it, by name; those that a phase trains beside its own
-    as NAME/LABEL."""
+def teacher_of(
+    phase: config.Phase, origin: str, networks: dict[str, Network], workdir: epath.Path, sizes: dict[str, int]
+) -> Teacher:
+    """One teacher.
+
+    Args:
+      phase: of the recipe, which it teaches.
+      origin: one of `phase.teacher`.
+      networks: of this phase and those before it, by name; those that a phase trains beside its own as NAME/LABEL.
+      workdir: folder of the run.
+      sizes: of the training set and the test set.
+    """
     kind, _, where = origin.partition(":")
-    own, key = networks[phase.name], f"{phase.name}.teacher"
+    student, key = networks[phase.name], f"{phase.name}.teacher"
     if kind == "ema":
-        return Teacher(origin, own, None)
+        return Teacher(origin, student, None)
     if kind == "phase":
         return _of_phase(key, where, networks, workdir)
+    if kind == "python":
+        return config_key(key, from_python, where, student, phase.batch_size)
+    if kind == "logits":
+        return config_key(key, from_logits, where, student, sizes)
     if kind == "checkpoint":
         teacher = config_key(key, from_checkpoint, where)
     else:
-        teacher = config_key(key, from_file, where, own)
+        teacher = config_key(key, from_file, where, student)
     for what, theirs, ours in (
-        ("classes", teacher.network.num_classes, own.num_classes),
-        ("image shape", teacher.network.image_shape, own.image_shape),
+        ("classes", teacher.network.num_classes, student.num_classes),
+        ("image shape", teacher.network.image_shape, student.image_shape),
     ):
         if theirs != ours:
             raise InputError(f"config.{key}: {origin}: its {what} is {theirs}, the data's is {ours}")
@@ -60,8 +81,8 @@ def teacher_of(phase: config.Phase, origin: str, networks: dict[str, Network], w
 
 def _of_phase(key: str, where: str, networks: dict[str, Network], workdir: epath.Path) -> Teacher:
     if where not in networks:
-        known = ", ".join(f"phase:{name}" for name in networks if not key.startswith(f"{name}."))  # not itself
-        raise InputError(f"config.{key}: phase:{where}: known: {known}")
+        phases = ", ".join(f"phase:{name}" for name in networks if not key.startswith(f"{name}."))  # not itself
+        raise InputError(f"config.{key}: phase:{where}: known: {phases}")
     return of_phase(where, networks[where], workdir)
 
 

@@ -137,9 +137,9 @@ class PhaseStorage:
     def stop(self, what: str) -> None:
         """Raise NonFiniteError, and say what is kept."""
         steps = self.checkpoints.steps()
-        kept = f"the last good checkpoint, step {steps[0]}, is kept" if steps else "no checkpoint was saved yet"
+        rest = f"the last good checkpoint, step {steps[0]}, is kept" if steps else "no checkpoint was saved yet"
         skipped = f"; skipped {self.recipe.skip_nonfinite} before" if self.recipe.skip_nonfinite else ""
-        raise NonFiniteError(f"phase {self.plan.name}, {what}{skipped}; {kept}")
+        raise NonFiniteError(f"phase {self.plan.name}, {what}{skipped}; {rest}")
 
     def _check_meta(self, meta: dict) -> None:
         resumed.check_data(meta, self.data_identity, self.checkpoints.where(meta["step"]))
