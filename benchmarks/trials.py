@@ -50,7 +50,7 @@ class Trial:
         self.programs, self.key = CompiledPhase(plan), made.layout.put(jax.random.key(0))
         source = batches_of(made.recipe, made.layout, made.dataset)
         self.loop = self.programs.loop_state(self.programs.init(self.key, self.teachers, plan.blank_vars))
-        self.batch = StepInputs(plan, self.programs.teach, source, self.teachers).train(0, self.loop.state)[1]
+        self.batch = StepInputs(plan, self.programs.teach, source, self.teachers).train(0, (self.loop.state,))[1]
         self.lowered = plan.traced.train.lower()
         self.lowered_teacher = jax.jit(self.programs.teach.__call__).lower(self.teachers, self.batch)
 

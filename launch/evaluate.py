@@ -11,13 +11,15 @@ PHASE = flags.DEFINE_string("phase", "", "phase whose network is measured; by de
 EXPECT_TOP1 = flags.DEFINE_float("expect_top1", None, "exit 1 below this top-1 accuracy", lower_bound=0, upper_bound=1)
 BEST = flags.DEFINE_bool("best", False, "the saved step with the highest top-1 (chosen on test), not the last one")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "folder of the data, if elsewhere than in the run")
+SEED = flags.DEFINE_integer("seed", None, "which of the seeds that the phase trained together; by default the first")
 NETWORK = flags.DEFINE_string("network", "", "label of one that the phase trained beside its own: dml, ema")
 
 
 def run() -> None:
     from kd_jax.train.evaluate import evaluate
 
-    result = evaluate(WORKDIR.value, phase=PHASE.value, data_dir=DATA_DIR.value, best=BEST.value, network=NETWORK.value)
+    which = {"phase": PHASE.value, "best": BEST.value, "network": NETWORK.value, "seed": SEED.value}
+    result = evaluate(WORKDIR.value, data_dir=DATA_DIR.value, **which)
     print(
         f"{result['phase']} ({result['model']}, step {result['step']}): top-1 {result['top1']:.2%}  "
         f"top-5 {result['top5']:.2%}  loss {result['loss']:.4f}"

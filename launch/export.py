@@ -12,6 +12,7 @@ PHASE = flags.DEFINE_string("phase", "", "phase whose network is written; by def
 FORMAT = flags.DEFINE_string("format", "safetensors", "safetensors, torch or stablehlo")
 OUT = flags.DEFINE_string("out", None, "file to write")
 BEST = flags.DEFINE_bool("best", False, "the saved step with the highest top-1 (chosen on test), not the last one")
+SEED = flags.DEFINE_integer("seed", None, "which of the seeds that the phase trained together; by default the first")
 NETWORK = flags.DEFINE_string("network", "", "label of one that the phase trained beside its own: dml, ema")
 
 
@@ -19,7 +20,8 @@ def run() -> None:
     from kd_jax.interop import exchange
     from kd_jax.train import evaluate
 
-    network, variables, _ = evaluate.saved(WORKDIR.value, phase=PHASE.value, best=BEST.value, network=NETWORK.value)
+    which = {"phase": PHASE.value, "best": BEST.value, "network": NETWORK.value, "seed": SEED.value}
+    network, variables, _ = evaluate.saved(WORKDIR.value, **which)
     print(exchange.export(network, variables, format=FORMAT.value, out=OUT.value))
 
 

@@ -250,12 +250,14 @@ class Eval:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A whole run. skip_nonfinite: updates a phase may leave out because they are not finite.
+    """A whole run. seeds: how many students every phase with a teacher trains, of the seeds from `seed` on.
+    skip_nonfinite: updates a phase may leave out because they are not finite.
     teacher_check: whether a teacher near chance stops the run. precision: what networks compute in; parameters,
     statistics, losses and all that methods compute are float32 in any case."""
 
     name: str
     seed: int = 0
+    seeds: int = 1
     skip_nonfinite: int = 0
     teacher_check: bool = True
     precision: str = "float32"
@@ -268,6 +270,10 @@ class Recipe:
 
     def check(self, _: str) -> None:
         require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
+        accepted = f"1 to {2**31 - self.seed} (seed is {self.seed})"
+        require(1 <= self.seeds <= 2**31 - self.seed, "seeds", self.seeds, accepted)
+        shared = self.seeds == 1 or any(len(self.seeds_of(phase)) > 1 for phase in self.phases)
+        require(shared, "seeds", self.seeds, "1 where no phase that trains has a teacher: what seeds share is its pass")
         require(self.skip_nonfinite >= 0, "skip_nonfinite", self.skip_nonfinite, "a number of updates, at least 0")
         require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
         earlier_names = []
@@ -281,6 +287,11 @@ class Recipe:
                     earlier = f"an earlier phase ({', '.join(earlier_names) or 'there is none'})"
                     require(name in earlier_names, key, origin, f"phase:NAME of {earlier}")
             earlier_names.append(phase.name)
+
+    def seeds_of(self, phase: Phase) -> tuple[int, ...]:
+        """The seeds whose networks a phase trains: several only where they share a teacher."""
+        several = phase.teacher and not phase.weights
+        return tuple(range(self.seed, self.seed + (self.seeds if several else 1)))
 
     @property
     def data_seed(self) -> int:

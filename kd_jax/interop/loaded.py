@@ -13,12 +13,14 @@ from kd_jax.typing import Variables
 
 class Loaded(NamedTuple):
     """Weights in memory. digest: of their content. source: the file that they were read from (file, sha256, prefix,
-    dtype), or None. about: the description that kd_jax wrote beside them in that file, or {}."""
+    dtype), or None. about: the description that kd_jax wrote beside them in that file, or {}. seed: which one it is of
+    several that were trained together, or None."""
 
     variables: Variables
     digest: str
     source: dict | None = None
     about: Mapping = MappingProxyType({})
+    seed: int | None = None
 
 
 def loader(path: str, network: Network, *, prefix: str | None = None, partial: bool = False) -> Callable[[], Loaded]:

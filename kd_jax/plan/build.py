@@ -97,10 +97,13 @@ def _plan(
     split = _split(phase, distiller.search, examples, steps, per_epoch)
     parts = {"student": network.model, "distiller": distiller, "tx": tx, "task_terms": task_terms}
     more = {"task": task, "parts": parts, "searches": split.steps > 0, "skip": recipe.skip_nonfinite}
+    seeds = recipe.seeds_of(phase)
+    more["count"] = len(seeds)
     with single_value_norms() as norms:
         traced = config_key(phase.name, trace_steps, phase, layout, network, context, state, **more)
     return PhasePlan(
-        phase, task, layout, network, teachers, distiller, schedule, tx, context, state, traced, steps, per_epoch,
+        phase, seeds, task, layout, network, teachers, distiller, schedule, tx, context, state, traced, steps,
+        per_epoch,
         eval_every=recipe.eval.every * per_epoch,
         save_every=recipe.checkpoint.every or per_epoch,
         split=split,

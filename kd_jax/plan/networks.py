@@ -92,8 +92,8 @@ def start_of(
     plans: Mapping,
     teachers: tuple[Teacher, ...],
     workdir: epath.Path,
-) -> Callable[[], Loaded] | None:
-    """A function that reads the weights that a phase starts from; None where they are random. A graft has its
+) -> Callable[[int], Loaded] | None:
+    """A function that reads the weights that a seed of a phase starts from; None where they are random. A graft has its
     teacher's classifier from the start.
 
     Args:
@@ -112,8 +112,8 @@ def start_of(
             f"{phase.teacher[0]}, a {teachers[0].network.name}"
         )
 
-    def grafted() -> Loaded:
-        start = load() if load else Loaded(Variables({}, {}), "")
+    def grafted(seed: int) -> Loaded:
+        start = load(seed) if load else Loaded(Variables({}, {}), "")
         classifier = head_of(teachers[0].load().variables)
         return start._replace(variables=start.variables._replace(stats={**start.variables.stats, HEAD: classifier}))
 
@@ -121,16 +121,16 @@ def start_of(
 
 
 def _started(phase: config.Phase, networks: dict[str, Network], plans: Mapping, workdir: epath.Path):
-    """A function that reads the weights that `init.student` names."""
+    """A function that reads, for a seed, the weights that `init.student` names."""
     origin, key, network = phase.init.student, f"{phase.name}.init.student", networks[phase.name]
     if not origin:
         return None
     kind, _, where = origin.partition(":")
     name, _, label = where.partition("/")
     if kind == "weights":
-        load = loader(where, network)
-        config_key(key, load)
-        return load
+        read = loader(where, network)
+        config_key(key, read)
+        return lambda seed: read()
     if kind == "phase" and label and where not in networks:
         model, load = _part_of(key, origin, plans[name], label, networks, workdir)
     else:
@@ -146,7 +146,8 @@ def _started(phase: config.Phase, networks: dict[str, Network], plans: Mapping, 
 
 
 def _part_of(key: str, origin: str, plan, label: str, networks: dict[str, Network], workdir: epath.Path):
-    """The name of a network that a member of an earlier phase holds a part of, and a function that reads the part."""
+    """The name of a network that a member of an earlier phase holds a part of, and a function that reads a seed's
+    part."""
     starts = plan.distiller.starts or (lambda vars: {})
     labels = starts(Vars(plan.abstract.params["method"], plan.abstract.stats["method"], {}))
     if label not in labels:
@@ -155,15 +156,15 @@ def _part_of(key: str, origin: str, plan, label: str, networks: dict[str, Networ
         raise InputError(f"config.{key}: {origin}: unknown label {label!r} in {plan.name}; known: {names}")
     read = method_reader(workdir / plan.name)
 
-    def load() -> Loaded:
-        part = starts(read())[label].variables
+    def load(seed: int) -> Loaded:
+        part = starts(read(seed))[label].variables
         return Loaded(part, network_digest(part))
 
     return labels[label].name, load
 
 
 def initial_vars_of(phase: config.Phase, methods: dict[str, Vars], workdir: epath.Path):
-    """What the members of a phase start with, label -> Vars: as shapes, and a function that reads it.
+    """What the members of a phase start with, label -> Vars: as shapes, and a function that reads a seed's.
 
     Args:
       phase: its `init.method` says where from.
@@ -172,13 +173,13 @@ def initial_vars_of(phase: config.Phase, methods: dict[str, Vars], workdir: epat
     """
     kind, _, where = phase.init.method.partition(":")
     if not kind:
-        return {}, dict
+        return {}, lambda seed: {}
     key = f"{phase.name}.init.method"
     read = method_reader(workdir / where if kind == "phase" else resolve_path(where))
     if kind == "phase" and where not in methods:
         raise InputError(f"config.{key}: phase:{where}: known: {', '.join(f'phase:{name}' for name in methods)}")
     shapes = methods[where] if kind == "phase" else config_key(key, read)
-    return by_label(shapes), lambda: by_label(read())
+    return by_label(shapes), lambda seed: by_label(read(seed))
 
 
 def by_label(vars: Vars) -> dict[str, Vars]:

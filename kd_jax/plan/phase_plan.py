@@ -23,12 +23,14 @@ from kd_jax.typing import AuxNetwork, Distiller, InitContext, Schedule, Variable
 class PhasePlan:
     """A phase, ready to run. Times are in steps.
 
-    split: what the search of a policy holds out, and for how long. abstract: the state as shapes. traced: its steps.
-    initial_vars: reads what the members start with. weights: reads the network that is loaded in place of training.
-    start: reads the network, or the part of it, that training starts from. warning: a line that a person should read.
+    seeds: of the networks that it trains together. split: what the search of a policy holds out, and for how long.
+    abstract: the state as shapes. traced: its steps. initial_vars, start: read, for a seed, what the members start
+    with, and the network, or the part of it, that training starts from. weights: reads the network that is loaded in
+    place of training. warning: a line that a person should read.
     """
 
     phase: config.Phase
+    seeds: tuple[int, ...]
     task: Task
     layout: Layout
     network: Network
@@ -44,10 +46,10 @@ class PhasePlan:
     eval_every: int
     save_every: int
     split: Split
-    initial_vars: Callable[[], dict[str, Vars]]
+    initial_vars: Callable[[int], dict[str, Vars]]
     warning: str | None = None
     weights: Callable[[], Loaded] | None = None
-    start: Callable[[], Loaded] | None = None
+    start: Callable[[int], Loaded] | None = None
 
     @property
     def name(self) -> str:
@@ -71,8 +73,8 @@ class PhasePlan:
 
     @property
     def batch_line(self) -> str:
-        """One line: what a batch is made of, and what sees less of it. The learning rate is per batch, however it is
-        cut."""
+        """One line: what a batch is made of, what sees less of it, and how many seeds see it. The learning rate is per
+        batch, however it is cut."""
         phase, devices = self.phase, self.layout.count
         rows = phase.batch_size // devices // phase.accumulate
         parts = [f"{devices} device{'s' * (devices > 1)}"]
@@ -80,7 +82,12 @@ class PhasePlan:
         note = ""
         if phase.accumulate > 1 and self.abstract.stats["student"]:
             note = "; BatchNorm sees one accumulated part at a time"
-        return f"batch {phase.batch_size} = {' x '.join([*parts, str(rows)])}{note}"
+        seeds = f"; seeds {self.seeds[0]} to {self.seeds[-1]} together" if len(self.seeds) > 1 else ""
+        return f"batch {phase.batch_size} = {' x '.join([*parts, str(rows)])}{note}{seeds}"
+
+    def of_seed(self, seed: int) -> str:
+        """How a message names one of several seeds: "seed 5, ", or "" where there is one."""
+        return f"seed {seed}, " if len(self.seeds) > 1 else ""
 
     @property
     def notes(self) -> list[str]:

@@ -11,19 +11,20 @@ from kd_jax.interop.loaded import Loaded, loader, own_normalization
 from kd_jax.models.network import Network, network_of
 from kd_jax.models.outside import LogitsTable
 from kd_jax.storage.checkpoints import Checkpoints
-from kd_jax.storage.networks import network_digest, read_method, read_network
+from kd_jax.storage.networks import network_digest, read_method, read_network, seed_in
 from kd_jax.storage.progress import log_line
 from kd_jax.storage.workdir import resolve_path
 from kd_jax.typing import InputError, Vars
 
 
 class Teacher(NamedTuple):
-    """A teacher; its weights are read when they are needed. load: None of one that moves: the average of the
-    network in training. knows_tests: whether it has outputs for test images. note: a line that a person should read."""
+    """A teacher; its weights are read when they are needed. load: reads, of several seeds that were trained together,
+    that of a seed if it is one of them, else the first; None of one that moves: the average of the network in
+    training. knows_tests: whether it has outputs for test images. note: a line that a person should read."""
 
     origin: str
     network: Network
-    load: Callable[[], Loaded] | None
+    load: Callable[..., Loaded] | None
     knows_tests: bool = True
     note: str = ""
 
@@ -32,7 +33,7 @@ def of_phase(where: str, network: Network, workdir: epath.Path) -> Teacher:
     """The network that another phase of this run has trained by then. where: PHASE, or PHASE/LABEL for one that it
     trained beside its own."""
     name, _, label = where.partition("/")
-    return Teacher(f"phase:{where}", network, lambda: _saved(workdir / name, label)[1])
+    return Teacher(f"phase:{where}", network, lambda seed=None: _saved(workdir / name, label, seed)[1])
 
 
 def from_checkpoint(where: str) -> Teacher:
@@ -44,7 +45,7 @@ def from_checkpoint(where: str) -> Teacher:
     folder = resolve_path(where)
     if not (folder / "checkpoints").exists():
         raise InputError(f"checkpoint:{where}: no checkpoints in {folder}; give the folder of a phase, WORKDIR/PHASE")
-    return Teacher(f"checkpoint:{where}", _saved(folder)[0], lambda: _saved(folder)[1])
+    return Teacher(f"checkpoint:{where}", _saved(folder)[0], lambda seed=None: _saved(folder, seed=seed)[1])
 
 
 def from_file(path: str, like: Network) -> Teacher:
@@ -102,29 +103,32 @@ def from_logits(where: str, like: Network, sizes: dict[str, int]) -> Teacher:
     return Teacher(network.name, network, lambda: loaded, knows_tests, note)
 
 
-def method_reader(folder: epath.Path) -> Callable[[], Vars]:
-    """A function that reads what the members of a phase have trained of their own, when it is called.
+def method_reader(folder: epath.Path) -> Callable[..., Vars]:
+    """A function that reads what the members of a phase have trained of their own, when it is called; for a seed, as
+    `Teacher.load`.
 
     Raises:
       InputError: by that function: nothing good is saved there.
     """
 
-    def load() -> Vars:
+    def load(seed: int | None = None) -> Vars:
         if not (folder / "checkpoints").exists():
             raise InputError(f"no checkpoints in {folder}; give the folder of a phase, WORKDIR/PHASE")
         reader = Checkpoints(folder, read_only=True, say=log_line)
-        vars = read_method(reader)
+        vars = read_method(reader, seed)
         reader.close()
         return vars
 
     return load
 
 
-def _saved(folder: epath.Path, label: str = "") -> tuple[Network, Loaded]:
+def _saved(folder: epath.Path, label: str = "", seed: int | None = None) -> tuple[Network, Loaded]:
     """The newest good step of a phase's folder: its network, or the one with that label beside it."""
     reader = Checkpoints(folder, read_only=True, say=log_line)
-    variables, meta = read_network(reader, label=label)
+    variables, meta = read_network(reader, label=label, seed=seed)
     reader.close()
     described = meta["networks"][label]["network"] if label else meta["network"]
-    digest = network_digest(variables) if label else meta["digests"]["network"]
-    return network_of(described), Loaded(variables, digest, meta.get("source"))
+    chosen = seed_in(meta, seed)
+    alone = not label and chosen is None
+    digest = meta["digests"]["network"] if alone else network_digest(variables)
+    return network_of(described), Loaded(variables, digest, meta.get("source"), seed=chosen)

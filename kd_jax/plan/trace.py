@@ -12,6 +12,7 @@ import jax
 from kd_jax import config, engine
 from kd_jax.distributed.mesh import Layout
 from kd_jax.engine import metrics as metrics_lib
+from kd_jax.engine import seeds
 from kd_jax.engine.loop import LoopState, loop_search_step, loop_step, normalized
 from kd_jax.engine.objective import WholeBatchTermError
 from kd_jax.engine.state import TrainState
@@ -23,11 +24,13 @@ from kd_jax.typing import Batch, InitContext, InputError, Outputs, extra_views_o
 
 class TracedSteps(NamedTuple):
     """train: (loop state, teachers, batch, key) -> loop state. search: (loop state, inner, outer, key) -> loop state,
-    or None where no policy is searched. metrics: those of a training step, as shapes."""
+    or None where no policy is searched. metrics: those of a training step, as shapes. at_once: whether both take a
+    tuple of every seed's in place of the loop state and of the key, and return one."""
 
     train: jax.stages.Traced
     search: jax.stages.Traced | None
     metrics: metrics_lib.Metrics
+    at_once: bool = False
 
 
 def step_inputs(context: InitContext, needs: frozenset, task: Task) -> tuple[tuple[Outputs, ...], Batch]:
@@ -50,6 +53,7 @@ def trace_steps(
     parts: dict,
     searches: bool,
     skip: int,
+    count: int = 1,
 ) -> TracedSteps:
     """Trace the steps of a phase.
 
@@ -60,6 +64,7 @@ def trace_steps(
       parts: keywords that `train_step` and `policy_step` share: student, distiller, tx, task_terms.
       searches: whether a policy is searched.
       skip: how many updates may be left out because they are not finite.
+      count: of seeds.
     """
     parts = {**parts, "axis_name": layout.axis_name, "sharding": layout.param_sharding}
     more = {"trains": phase.trains, "ema": phase.ema, "accumulate": phase.accumulate, "task": task}
@@ -82,10 +87,36 @@ def trace_steps(
         raise InputError(f"config.{phase.name}.accumulate: {phase.accumulate}, but {e}; accepted: 1") from e
     metrics = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metrics)
     loop = LoopState(state, metrics, jax.eval_shape(metrics_lib.healthy, metrics))
-    how = {"ins": (LoopState(states, "r", "r"), "b", "b", "r"), "outs": (LoopState(states, "r", "r"),), "donate": (0,)}
-    traced = layout.jit(partial(loop_step, step=step, skip=skip), **how).trace(loop, teachers, batch, key)
+    count = count if seeds.vmaps() else 1
+    trace = partial(_trace, layout, loop, LoopState(states, "r", "r"), key, count)
+    inputs = _of_seeds(phase, count, teachers, batch) if count > 1 else (teachers, batch)
+    training = trace(partial(loop_step, step=step, skip=skip), inputs)
     if not searches:
-        return TracedSteps(traced, None, metrics)
+        return TracedSteps(training, None, metrics, at_once=count > 1)
     step = layout.jit_step(search, ins=(states, "b", "b", "r"), outs=(states, "r"))
-    searching = layout.jit(partial(loop_search_step, step=step), **how)
-    return TracedSteps(traced, searching.trace(loop, (teachers, batch), (teachers, batch), key), metrics)
+    searching = trace(partial(loop_search_step, step=step), (inputs, inputs))
+    return TracedSteps(training, searching, metrics, at_once=count > 1)
+
+
+def _trace(layout: Layout, loop: LoopState, places: LoopState, key, count: int, step, inputs: tuple):
+    """Trace a loop step of one seed or, vmapped, of several. places: of the loop state on the devices."""
+
+    program = step
+    if count > 1:
+        loop, places, key = (loop,) * count, (places,) * count, (key,) * count
+
+        def program(loops, first, second, keys):
+            return seeds.at_once(step, loops, (first, second), keys)
+
+    return layout.jit(program, ins=(places, "b", "b", "r"), outs=(places,), donate=(0,)).trace(loop, *inputs, key)
+
+
+def _of_seeds(phase: config.Phase, count: int, teachers: tuple[Outputs, ...], batch: Batch) -> tuple:
+    """Inputs as several seeds read them: outputs of a teacher that moves are those of a teacher of each."""
+
+    def of_each(outputs: tuple[Outputs, ...]) -> tuple:
+        pairs = zip(outputs, phase.teacher, strict=False)  # none where no member reads them
+        return tuple(seeds.PerSeed((one,) * count) if origin == "ema" else one for one, origin in pairs)
+
+    views = {name: {**view, "teachers": of_each(view["teachers"])} for name, view in batch.get("views", {}).items()}
+    return of_each(teachers), {**batch, **({"views": views} if views else {})}

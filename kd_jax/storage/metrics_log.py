@@ -15,7 +15,8 @@ FLUSH = 20.0  # seconds between two writes of metrics.jsonl to an object store, 
 
 
 class MetricsLog:
-    """metrics.jsonl: one object a line, each (phase, split, step) once.
+    """metrics.jsonl: one object a line, each (phase, split, step) once; of a phase that trains several seeds together,
+    each (phase, split, step, seed).
 
     On an object store, which cannot append, the file is rewritten now and then, and at every `flush`.
     """
@@ -50,7 +51,8 @@ class MetricsLog:
             self.flush()
         for row in rows if self._board else ():
             for name, value in _scalars(row):
-                self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
+                seed = f"seed_{row['seed']}/" if "seed" in row else ""
+                self._board.add_scalar(f"{row['split']}/{seed}{name}", value, row["step"])
 
     def flush(self) -> None:
         """Have all rows on the disk: before a checkpoint is saved, for a run that resumes from it keeps them."""

@@ -2,6 +2,9 @@
 
 The item `network` is {"params", "stats"}. The item `training` is flat, path -> array: optax's tuples need no
 description on disk. Below "['method']" there are the method's own variables.
+
+Where several seeds were trained together, the meta names them ("seeds"), and both items hold such a tree for each,
+under its number.
 """
 
 import re
@@ -30,40 +33,57 @@ def save_network(checkpoints: Checkpoints, variables: Variables, meta: dict) -> 
     checkpoints.save(0, {"network": network_item(variables)}, meta)
 
 
-def read_network(checkpoints: Checkpoints, step: int | None = None, label: str = "") -> tuple[Variables, dict]:
+def seed_in(meta: dict, seed: int | None) -> int | None:
+    """Which of the seeds of a checkpoint is read when one is asked for, or none: that one if it is there, else the
+    first; None where one network was trained alone."""
+    seeds = [entry["seed"] for entry in meta.get("seeds", ())]
+    return seed if seed in seeds else seeds[0] if seeds else None
+
+
+def read_network(
+    checkpoints: Checkpoints, step: int | None = None, label: str = "", seed: int | None = None
+) -> tuple[Variables, dict]:
     """The trained network and the meta of a step; by default the newest good one.
 
     Args:
       checkpoints: of a phase.
       step: None for the newest good one.
       label: of a network that was trained beside it, by a member with that label or as "ema"; "" for it itself.
+      seed: of several that were trained together; as `seed_in` takes it.
 
     Raises:
       InputError: no step is good, or there is no such network.
       StorageError: a step cannot be read.
     """
     if not label:
-        items, meta = checkpoints.read("network", step=step)
-        return Variables(**items["network"]), meta
-    items, meta = checkpoints.read("training", step=step)
+        network, meta = _read(checkpoints, "network", step, seed)
+        return Variables(**network), meta
+    training, meta = _read(checkpoints, "training", step, seed)
     beside = meta.get("networks", {})
     if label not in beside:
         message = f"no network {label!r} beside its own; known: {', '.join(beside) or 'none'}"
         raise InputError(f"{checkpoints.where(meta['step'])}: {message}")
     names = Variables(beside[label]["params"], beside[label]["stats"])
-    return jax.tree.map(lambda name: items["training"][name], names), meta
+    return jax.tree.map(lambda name: training[name], names), meta
 
 
-def read_method(checkpoints: Checkpoints) -> Vars:
+def read_method(checkpoints: Checkpoints, seed: int | None = None) -> Vars:
     """The method's own variables in the newest good step, as nested dicts, also where the method has tuples: names of
-    fields and positions are keys then. Their policy is left out.
+    fields and positions are keys then. Their policy is left out. seed: as `seed_in` takes it.
 
     Raises:
       InputError: no step is good.
       StorageError: a step cannot be read.
     """
-    training = checkpoints.read("training")[0]["training"]
+    training, _ = _read(checkpoints, "training", None, seed)
     return Vars(_nested(training, "['method']['params']"), _nested(training, "['method']['stats']"), {})
+
+
+def _read(checkpoints: Checkpoints, item: str, step: int | None, seed: int | None) -> tuple[dict, dict]:
+    """An item of a step, of one seed, and the meta."""
+    items, meta = checkpoints.read(item, step=step)
+    chosen = seed_in(meta, seed)
+    return items[item] if chosen is None else items[item][str(chosen)], meta
 
 
 def flat(tree: PyTree) -> dict:

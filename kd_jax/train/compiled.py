@@ -2,11 +2,13 @@
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 
 from kd_jax import engine, models
 from kd_jax.distributed.mesh import Layout
 from kd_jax.engine import metrics as metrics_lib
+from kd_jax.engine import seeds
 from kd_jax.engine.loop import LoopState, normalized
 from kd_jax.engine.state import TrainState
 from kd_jax.engine.step import select_outputs
@@ -19,7 +21,8 @@ from kd_jax.typing import WHOLE, Array, Batch, Outputs, Variables, Vars
 class CompiledPhase:
     """The programs of a phase, each compiled once: shapes do not change within a phase.
 
-    train, search: the steps, (loop state, ..., key) -> loop state; search is None where no policy is searched.
+    train, search: the steps as they were traced; search is None where no policy is searched. step: takes one of all
+    seeds.
     teach: the teachers' outputs. fresh: metrics and health of a phase that has just begun.
     """
 
@@ -33,6 +36,14 @@ class CompiledPhase:
         self.no_metrics = layout.jit(lambda: metrics_lib.zeros_like(plan.traced.metrics), ins="", outs="r")
         self._healthy = layout.jit(lambda: metrics_lib.healthy(plan.traced.metrics), ins="", outs="r")
         self.visualizations = layout.jit(partial(_visualizations, plan), ins="sbb", outs="b")
+
+    def step(
+        self, program: jax.stages.Compiled, loops: tuple[LoopState, ...], inputs: tuple, keys: tuple[Array, ...]
+    ) -> tuple[LoopState, ...]:
+        """Take a step of every seed. program: `train` or `search`. inputs: what it reads, as `StepInputs` has it."""
+        if self.plan.traced.at_once:
+            return program(loops, *inputs, keys)
+        return seeds.one_by_one(program, loops, inputs, keys)
 
     def init(self, key: Array, teachers: tuple[Variables | None, ...], initial_vars: dict[str, Vars]) -> TrainState:
         """The state before the first step. initial_vars: what the members start with."""

@@ -1,9 +1,12 @@
 """What a run would do: everything is built and compiled, two steps are taken, nothing is written."""
 
+import statistics
+
 import jax
 import numpy as np
 
 from kd_jax import models
+from kd_jax.engine import metrics as metrics_lib
 from kd_jax.methods.base import fold
 from kd_jax.plan import PhasePlan
 from kd_jax.plan.teachers import Teacher
@@ -65,7 +68,7 @@ def _describe(plan: PhasePlan, prepared: Prepared):
     yield "  learning rate: " + ", ".join(
         f"{float(plan.schedule(np.int32(s))):.3g} at step {s:,}" for s in _moments(plan)
     )
-    size, tables = (_bytes(tree) for tree in (state, state.stats["method"]))
+    size, tables = (len(plan.seeds) * _bytes(tree) for tree in (state, state.stats["method"]))
     if tables > 1e6:
         yield f"  memory that its method keeps beside parameters: {_megabytes(tables)}"
     checkpoint = prepared.recipe.checkpoint
@@ -88,23 +91,28 @@ def _moments(plan: PhasePlan) -> list[int]:
 
 def _two_steps(plan: PhasePlan, prepared: Prepared, source: Resident | Streamed):
     compiled, put = CompiledPhase(plan), prepared.layout.put
-    root = jax.random.key(prepared.recipe.seed)
+    roots = [jax.random.key(seed) for seed in plan.seeds]
     teachers = tuple(t.load and put(_stand_in(t, prepared), "s") for t in plan.teachers)
     # where an earlier phase of this run would train them, zeros do
     earlier = plan.phase.init.method.startswith("phase:")
-    initial_vars = plan.blank_vars if earlier else plan.initial_vars()
-    loop = compiled.loop_state(compiled.init(put(fold(root, "init")), teachers, initial_vars))
+    loops = tuple(
+        compiled.loop_state(
+            compiled.init(put(fold(root, "init")), teachers, plan.blank_vars if earlier else plan.initial_vars(seed))
+        )
+        for seed, root in zip(plan.seeds, roots, strict=True)
+    )
     memory = compiled.train.memory_analysis()
     if memory is not None:  # some backends do not say
         yield (
             f"  memory of the compiled step: {_megabytes(memory.temp_size_in_bytes)} of temporaries, "
             f"{_megabytes(memory.argument_size_in_bytes)} of arguments"
         )
-    inputs, key, losses = StepInputs(plan, compiled.teach, source, teachers), put(fold(root, "train")), []
+    inputs, losses = StepInputs(plan, compiled.teach, source, teachers), []
+    keys = tuple(put(fold(root, "train")) for root in roots)
     for step in range(STEPS):
-        teacher_outputs, batch = inputs.train(step, loop.state)
-        loop = compiled.train(loop._replace(metrics=compiled.no_metrics()), teacher_outputs, batch, key)
-        losses.append(float(loop.metrics["loss"].total / loop.metrics["loss"].count))
+        loops = tuple(loop._replace(metrics=compiled.no_metrics()) for loop in loops)
+        loops = compiled.step(compiled.train, loops, inputs.train(step, tuple(loop.state for loop in loops)), keys)
+        losses.append(statistics.fmean(metrics_lib.read(loop.metrics)["loss"] for loop in loops))
     yield f"  {STEPS} steps taken: loss " + ", ".join(f"{loss:.4f}" for loss in losses)
 
 

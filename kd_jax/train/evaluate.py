@@ -10,12 +10,13 @@ from kd_jax.distributed.mesh import Layout
 from kd_jax.models.network import Network, network_of
 from kd_jax.storage import files, metrics_log
 from kd_jax.storage.checkpoints import Checkpoints
-from kd_jax.storage.networks import read_network
+from kd_jax.storage.networks import read_network, seed_in
+from kd_jax.storage.progress import log_line
 from kd_jax.storage.workdir import resolve_path
 from kd_jax.tasks import CLASSIFICATION
 from kd_jax.train.batches import batches_of
 from kd_jax.train.evaluator import Evaluator
-from kd_jax.train.results import Results
+from kd_jax.train.resumed import results_in
 from kd_jax.train.run import load_data
 from kd_jax.typing import InputError, Variables
 
@@ -34,7 +35,9 @@ def _phase(workdir: str, tree: dict, phase: str) -> str:
     return phase or names[-1]
 
 
-def saved(workdir: str, *, phase: str = "", best: bool = False, network: str = "") -> tuple[Network, Variables, int]:
+def saved(
+    workdir: str, *, phase: str = "", best: bool = False, network: str = "", seed: int | None = None
+) -> tuple[Network, Variables, int]:
     """A saved network, its weights and its step; no data and no teacher is needed.
 
     Args:
@@ -43,31 +46,51 @@ def saved(workdir: str, *, phase: str = "", best: bool = False, network: str = "
       best: the saved step with the highest top-1 (the phase's own network's, chosen on the test set) instead of the
         newest one.
       network: label of one that the phase trained beside its own ("dml", "ema"); "" is its own.
+      seed: which one of several that were trained together; None is the first, and a line says so.
 
     Raises:
-      InputError: no run there, no such phase, nothing saved, no such network.
+      InputError: no run there, no such phase, nothing saved, no such network, no such seed.
     """
-    home = resolve_path(workdir)
+    home, here = resolve_path(workdir), None
     if not (home / "checkpoints").exists():
-        phase = _phase(workdir, _config(workdir), phase)
+        tree = _config(workdir)
+        phase, here = _phase(workdir, tree, phase), tree["seed"]
         home = home / phase
         if not (home / "checkpoints").exists():
             raise InputError(f"--phase={phase}: nothing is saved in {home} yet")
     reader = Checkpoints(home, read_only=True)
-    variables, meta = read_network(reader, _best(home, reader) if best else None, network)
+    chosen = _seed(reader, seed, here)
+    step = _best(home, reader, chosen) if best else None
+    variables, meta = read_network(reader, step, network, chosen)
     reader.close()
     described = meta["networks"][network]["network"] if network else meta["network"]
     return network_of(described), variables, meta["step"]
 
 
-def _best(folder: epath.Path, reader: Checkpoints) -> int:
+def _seed(reader: Checkpoints, seed: int | None, run_seed: int | None) -> int | None:
+    """Which seed is read; None where one network was trained alone. run_seed: of the run, None where it is unknown."""
+    meta = reader.read()[1]
+    chosen, seeds = seed_in(meta, seed), [entry["seed"] for entry in meta.get("seeds", ())]
+    accepted = ", ".join(map(str, seeds)) or "none, it holds one network" + (
+        "" if run_seed is None else f", of seed {run_seed}"
+    )
+    if seed is not None and seed not in (seeds or [run_seed]):
+        raise InputError(f"--seed={seed}: not in {reader.where(meta['step'])}; accepted: {accepted}")
+    if seed is None and seeds:
+        log_line(f"seed {chosen} of {accepted}; --seed chooses")
+    return chosen
+
+
+def _best(folder: epath.Path, reader: Checkpoints, seed: int | None) -> int:
     """The saved step with the highest top-1 on the test set, by what the checkpoints say; older ones say nothing, then
     by the rows of the log."""
-    metas, headline = reader.metas(), CLASSIFICATION.headline
-    results = {step: Results(**meta["results"]) for step, meta in metas.items() if "results" in meta}
-    tested = {step: result.at(step)[headline] for step, result in results.items() if result.at(step)}
+    metas, headline, tested = reader.metas(), CLASSIFICATION.headline, {}
+    for step, meta in metas.items():
+        results = results_in(meta, seed)
+        if results is not None and results.at(step):
+            tested[step] = results.at(step)[headline]
     for row in metrics_log.MetricsLog(folder.parent / "metrics.jsonl").of(folder.name, "test"):
-        if row["step"] in metas and "results" not in metas[row["step"]]:
+        if row["step"] in metas and results_in(metas[row["step"]], seed) is None:
             tested[row["step"]] = row[headline]
     if not tested:
         raise InputError(
@@ -76,14 +99,16 @@ def _best(folder: epath.Path, reader: Checkpoints) -> int:
     return max(tested, key=lambda step: (tested[step], step))
 
 
-def evaluate(workdir: str, *, phase: str = "", data_dir: str = "", best: bool = False, network: str = "") -> dict:
+def evaluate(
+    workdir: str, *, phase: str = "", data_dir: str = "", best: bool = False, network: str = "", seed: int | None = None
+) -> dict:
     """Top-1, top-5 and cross-entropy of a saved network on the whole test set.
 
     Args:
       workdir: folder of a run.
       phase: its name; "" is the last one.
       data_dir: where the data is on this machine, if elsewhere than in the run.
-      best, network: as for `saved`.
+      best, network, seed: as for `saved`.
 
     Returns:
       phase, model, step, loss, top1, top5.
@@ -93,7 +118,7 @@ def evaluate(workdir: str, *, phase: str = "", data_dir: str = "", best: bool = 
     """
     tree = _config(workdir)
     phase = _phase(workdir, tree, phase)
-    saved_network, variables, step = saved(workdir, phase=phase, best=best, network=network)
+    saved_network, variables, step = saved(workdir, phase=phase, best=best, network=network, seed=seed)
     if data_dir:
         tree["data"]["dir"] = data_dir
     # where it is measured changes nothing: on as many devices as there are and the batch divides by

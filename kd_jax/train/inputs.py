@@ -1,5 +1,6 @@
 """What the steps of a phase read: batches, with the teachers' outputs for them."""
 
+from kd_jax.engine.seeds import PerSeed
 from kd_jax.engine.state import TrainState
 from kd_jax.plan import PhasePlan
 from kd_jax.train.batches import Resident, Streamed
@@ -13,7 +14,8 @@ def resolve_teachers(teachers: tuple[Variables | None, ...], state: TrainState) 
 
 
 class StepInputs:
-    """What the steps of a phase read: the teachers' outputs and the batch."""
+    """What the steps of a phase read: the teachers' outputs and the batch, the same for all seeds, but for the outputs
+    of a teacher that is the student's average: those are PerSeed where there are several."""
 
     def __init__(
         self, plan: PhasePlan, teach: Teachers, source: Resident | Streamed, teachers: tuple[Variables | None, ...]
@@ -21,9 +23,10 @@ class StepInputs:
         self._plan, self._teach, self._source, self._teachers = plan, teach, source, teachers
         self._next = {}  # a batch that the policy step has read already
 
-    def train(self, step: int, state: TrainState) -> tuple[tuple[Outputs, ...], Batch]:
-        """What the training step reads. state: before it; a teacher that is the student's average is read from it."""
-        return self._next.pop(step, None) or self._with_teachers(step, state)
+    def train(self, step: int, states: tuple[TrainState, ...]) -> tuple[tuple[Outputs | PerSeed, ...], Batch]:
+        """What the training step reads. states: of the seeds before it; a teacher that is the student's average is read
+        from them."""
+        return self._next.pop(step, None) or self._with_teachers(step, states)
 
     def ahead(self, step: int) -> None:
         """Send the devices what can be sent of a training step before it is due."""
@@ -31,21 +34,31 @@ class StepInputs:
         if step < plan.steps and step not in self._next:
             self._source.ahead(step, plan.phase.batch_size, plan.split)
 
-    def outer(self, step: int, state: TrainState) -> tuple[tuple[Outputs, ...], Batch]:
+    def outer(self, step: int, states: tuple[TrainState, ...]) -> tuple[tuple[Outputs | PerSeed, ...], Batch]:
         """What the outer loss of the policy step reads: held-out examples, or those of the next training step."""
         if self._plan.split.held_out:
-            return self._with_teachers(step, state, held_out=True)
-        inputs = self._with_teachers(step + 1, state)
+            return self._with_teachers(step, states, held_out=True)
+        inputs = self._with_teachers(step + 1, states)
         if all(self._teachers):  # a teacher that moves has other outputs by then
             self._next = {step + 1: inputs}
         return inputs
 
-    def _with_teachers(self, step: int, state: TrainState, held_out: bool = False) -> tuple[tuple[Outputs, ...], Batch]:
+    def _with_teachers(self, step: int, states: tuple[TrainState, ...], held_out: bool = False) -> tuple:
         plan = self._plan
         batch = self._source.train(step, plan.phase.batch_size, plan.split, held_out, plan.extra_views)
         if not plan.needs_teachers:
             return (), batch
-        teachers = resolve_teachers(self._teachers, state)
         for view in batch.get("views", {}).values():
-            view["teachers"] = self._teach(teachers, {**batch, "image": view["image"]})
-        return self._teach(teachers, batch), batch
+            view["teachers"] = self._outputs(states, {**batch, "image": view["image"]})
+        return self._outputs(states, batch), batch
+
+    def _outputs(self, states: tuple[TrainState, ...], batch: Batch) -> tuple[Outputs | PerSeed, ...]:
+        """By one pass of each teacher that stays as it is, and by one for every seed of each that moves."""
+        if all(self._teachers) or len(states) == 1:
+            return self._teach(resolve_teachers(self._teachers, states[0]), batch)
+        moves = [teacher is None for teacher in self._teachers]
+        fixed, moving = iter(self._teach(self._teachers, batch)), []
+        for state in states:
+            averages = tuple(Variables(**state.ema) if moved else None for moved in moves)
+            moving.append(iter(self._teach(averages, batch)))
+        return tuple(PerSeed(tuple(map(next, moving))) if moved else next(fixed) for moved in moves)

@@ -19,6 +19,7 @@ from kd_jax.train.compiled import CompiledPhase
 from kd_jax.train.evaluator import Evaluator
 from kd_jax.train.inputs import StepInputs, resolve_teachers
 from kd_jax.train.phase_storage import PhaseRecord, PhaseStorage, with_network
+from kd_jax.train.results import Results
 from kd_jax.train.rows import Rows, describe
 from kd_jax.train.teacher_check import check_teacher
 from kd_jax.typing import Variables
@@ -37,7 +38,7 @@ class PhaseRun:
         self.name, self.layout = plan.name, plan.layout
         self.folder = home.path / self.name
         self.storage = PhaseStorage(recipe, plan, self.folder, log, data_identity)
-        self.record, self.trained = PhaseRecord(), False
+        self.record, self.trained = PhaseRecord(tuple(Results() for _ in plan.seeds)), False
         self.rows = Rows(plan, log, self.record)
 
     def result(self) -> dict:
@@ -73,75 +74,80 @@ class PhaseRun:
         """Weights from a file in place of training: measured and saved as if they were trained, at step 0."""
         began = time.monotonic()
         compiled, teachers, evaluator = self._begin()
-        loop = self._start(compiled, teachers)
+        (loop,) = self._start(compiled, teachers)
         if self.storage.checkpoints.steps():
             self.record.source_file = self.storage.checkpoints.read(step=0)[1]["source"]
         else:
             loaded = self.plan.weights()
             loop, self.record.source_file = with_network(self.plan, loop, loaded.variables), loaded.source
         self.log.rewind(self.name, -1)
-        measured = evaluator.measure(self.plan, loop.state)
-        self.rows.add_test(measured, 0)
+        (measured,) = self._measure(evaluator, (loop,))
+        self.rows.add_test((measured,), 0)
         log_line(f"{self.name}: weights of {self.record.source_file['file']}, {describe(self.plan.task, measured)}")
         self.record.clock.wall += time.monotonic() - began
         if not self.storage.checkpoints.steps():
-            self.storage.save(loop, self.record)
+            self.storage.save((loop,), self.record)
         self.storage.checkpoints.wait()
-        return self._outcome(loop)
+        return self._outcome((loop,))
 
     def _train(self) -> dict:
         plan, began = self.plan, time.monotonic()
         log_line(f"{plan.name}: {plan.batch_line}")
         compiled, teachers, evaluator = self._begin()
-        loop, key = self._start(compiled, teachers), self._key("train")
-        step, wall, mark = int(loop.state.step), self.record.clock.wall, None
+        loops, keys = self._start(compiled, teachers), tuple(self._key("train", seed) for seed in plan.seeds)
+        step, wall, mark = int(loops[0].state.step), self.record.clock.wall, None
         self.log.rewind(self.name, step)
         self.log.mirror(self.folder.parent / "tensorboard" if self.recipe.log.tensorboard else None, self.name, step)
         progress = Progress(self.name, step, plan.steps)
         inputs = StepInputs(plan, compiled.teach, self.source, teachers)
         while step < plan.steps:
-            teacher_outputs, batch = inputs.train(step, loop.state)
+            states = tuple(loop.state for loop in loops)
+            training = inputs.train(step, states)
             if step < plan.split.steps and step % plan.distiller.search.every == 0:
-                loop = compiled.search(loop, (teacher_outputs, batch), inputs.outer(step, loop.state), key)
-            loop = compiled.train(loop, teacher_outputs, batch, key)
+                loops = compiled.step(compiled.search, loops, (training, inputs.outer(step, states)), keys)
+            loops = compiled.step(compiled.train, loops, training, keys)
             step += 1
             inputs.ahead(step)  # before anything waits for the step that has just begun
             if mark is None:  # the first step loads programs: wait for it, then start to count
-                jax.block_until_ready(loop)
+                jax.block_until_ready(loops)
                 mark = (time.monotonic(), step)
             due, signal = self._due(step), self.stop(step)
             if not any(due) and signal is None:
                 continue
-            self.storage.stop_if_not_finite(loop)
+            self.storage.stop_if_not_finite(loops)
             self.record.clock.training += time.monotonic() - mark[0]
             self.record.clock.steps += step - mark[1]
             row, test, save = due
             if row:
-                self.rows.add_train(loop, step, progress)
-                loop = loop._replace(metrics=compiled.no_metrics())
+                self.rows.add_train(loops, step, progress)
+                loops = tuple(loop._replace(metrics=compiled.no_metrics()) for loop in loops)
             if test:
-                self.rows.add_test(evaluator.measure(plan, loop.state), step, progress)
+                self.rows.add_test(self._measure(evaluator, loops), step, progress)
             if save or signal is not None:
                 self.record.clock.wall = wall + time.monotonic() - began
-                self.storage.save(loop, self.record)
+                self.storage.save(loops, self.record)
             if signal is not None:
                 self.storage.checkpoints.wait()
                 raise Interrupted(signal, f"phase {self.name}, step {step} of {plan.steps}")
             mark = (time.monotonic(), step)
-        if not self.record.results.at(plan.steps):  # the last checkpoint is of a version that did not keep them
-            self.rows.add_test(evaluator.measure(plan, loop.state), plan.steps, progress)
+        if not self.record.results[0].at(plan.steps):  # the last checkpoint is of a version that did not keep them
+            self.rows.add_test(self._measure(evaluator, loops), plan.steps, progress)
         progress.close()
         self.storage.checkpoints.wait()
-        self._draw(compiled, teachers, loop)
+        self._draw(compiled, teachers, loops[0])
         self.log.in_order([p.name for p in self.recipe.phases])
-        return self._outcome(loop)
+        return self._outcome(loops)
 
-    def _key(self, name: str) -> jax.Array:
-        """The run's key for one purpose."""
-        return self.layout.put(fold(jax.random.key(self.recipe.seed), name))
+    def _key(self, name: str, seed: int) -> jax.Array:
+        """The key of a seed for one purpose."""
+        return self.layout.put(fold(jax.random.key(seed), name))
+
+    def _measure(self, evaluator: Evaluator, loops: tuple[LoopState, ...]) -> tuple[dict, ...]:
+        """The test metrics of every seed."""
+        return tuple(evaluator.measure(self.plan, loop.state) for loop in loops)
 
     def _draw(self, compiled: CompiledPhase, teachers: tuple[Variables | None, ...], loop: LoopState) -> None:
-        """maps.png: what the method sees where in the first test images, if it says."""
+        """maps.png: what the method sees where in the first test images, if it says; of the first seed."""
         if self.plan.distiller.visualizations and self.plan.measures_teachers:
             batch = next(iter(self.source.test(self.plan.phase.batch_size)))
             now = resolve_teachers(teachers, loop.state)
@@ -162,30 +168,35 @@ class PhaseRun:
             read = teacher.load() if teacher.load else None
             loaded.append(read and self.layout.put(read.variables, "s"))
             digests.append(read.digest if read else teacher.origin)
+            if read and read.seed is not None:
+                log_line(
+                    f"{self.name}: teacher {teacher.origin} has several seeds; that of seed {read.seed} teaches all"
+                )
         if loaded:
             headline = {self.plan.task.headline: None}
             self.record.teacher = {"origin": ",".join(self.plan.phase.teacher), "digest": ",".join(digests), **headline}
         return tuple(loaded)
 
-    def _start(self, compiled: CompiledPhase, teachers: tuple[Variables | None, ...]) -> LoopState:
-        """The newest good checkpoint, or the beginning."""
-        fresh = compiled.fresh()
-        loop = self.storage.restore(fresh, self.record)
-        if loop is None:
-            loop = LoopState(compiled.init(self._key("init"), teachers, self.plan.initial_vars()), *fresh)
-            loop = with_network(self.plan, loop, self.plan.start().variables) if self.plan.start else loop
-        return loop
+    def _start(self, compiled: CompiledPhase, teachers: tuple[Variables | None, ...]) -> tuple[LoopState, ...]:
+        """The newest good checkpoint, or the beginning, of every seed."""
+        restored = self.storage.restore(compiled.fresh(), self.record)
+        return restored or tuple(self._start_seed(compiled, teachers, seed) for seed in self.plan.seeds)
 
-    def _outcome(self, loop: LoopState) -> dict:
-        clock, state = self.record.clock, loop.state
+    def _start_seed(self, compiled: CompiledPhase, teachers: tuple[Variables | None, ...], seed: int) -> LoopState:
+        plan = self.plan
+        loop = compiled.loop_state(compiled.init(self._key("init", seed), teachers, plan.initial_vars(seed)))
+        return with_network(plan, loop, plan.start(seed).variables) if plan.start else loop
+
+    def _outcome(self, loops: tuple[LoopState, ...]) -> dict:
+        clock, state = self.record.clock, loops[0].state
         seconds = clock.training / clock.steps if clock.steps else None
         return {
             "model": self.plan.phase.model,
             "params": models.count_parameters(state.params["student"]),
             "method_params": models.count_parameters(state.params["method"]),
             "steps": self.plan.steps,
-            "skipped_updates": int(loop.health.skipped),
-            **self.record.results.summary(self.plan.task),
+            "skipped_updates": sum(int(loop.health.skipped) for loop in loops),
+            **self.rows.results(),
             "networks": self.rows.network_results(self.plan.aux_networks(state)),
             "teacher": self.record.teacher,
             "weights": self.record.source_file,

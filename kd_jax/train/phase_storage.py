@@ -1,5 +1,6 @@
 """A phase in its folder: what a checkpoint of it holds, restored, checked and saved."""
 
+import statistics
 from dataclasses import asdict, dataclass, field
 
 import jax
@@ -34,12 +35,12 @@ class Clock:
 class PhaseRecord:
     """What a phase knows beside its loop state; saved with it.
 
-    teacher: origin, digest and measured headline, or None. source_file: of weights that were loaded, not trained.
-    warned: logs whose monitors have warned.
+    results: of every seed. teacher: origin, digest and measured headline, or None. source_file: of weights that were
+    loaded, not trained. warned: logs whose monitors have warned.
     """
 
+    results: tuple[Results, ...]
     clock: Clock = field(default_factory=Clock)
-    results: Results = field(default_factory=Results)
     warned: list[str] = field(default_factory=list)
     teacher: dict | None = None
     source_file: dict | None = None
@@ -75,8 +76,8 @@ class PhaseStorage:
         """Mark the phase as done."""
         files.write_json(self.folder / "DONE", outcome)
 
-    def restore(self, fresh: tuple, record: PhaseRecord) -> LoopState | None:
-        """The newest good checkpoint, or None.
+    def restore(self, fresh: tuple, record: PhaseRecord) -> tuple[LoopState, ...] | None:
+        """The newest good checkpoint as the loop state of every seed, or None.
 
         Args:
           fresh: metrics and health of a phase that has just begun.
@@ -86,8 +87,9 @@ class PhaseStorage:
           InputError: it is of other data or of another teacher.
         """
         plan, layout = self.plan, self.plan.layout
-        like = layout.like(plan.abstract)
-        restored = self.checkpoints.restore(saved_state.split(like, layout.like(fresh)))
+        like, count = layout.like(plan.abstract), len(plan.seeds)
+        wanted = saved_state.split_seeds(plan.seeds, (like,) * count, (layout.like(fresh),) * count)
+        restored = self.checkpoints.restore(wanted)
         if restored is None:
             return None
         items, meta = restored
@@ -95,44 +97,49 @@ class PhaseStorage:
         if meta["teacher"] != (record.teacher and record.teacher["digest"]):
             origin = ", ".join(plan.phase.teacher)
             raise InputError(f"{self.folder}: was trained with another teacher than {origin} now is; add --overwrite")
-        state, fresh = saved_state.join(like, fresh, items, meta["step"])
         record.clock, record.warned = Clock(**meta["clock"]), meta["warned"]
         record.results = resumed.results_of(meta, self.log, plan.name, plan.task)
         log_line(f"{plan.name}: resumed at step {meta['step']} of {plan.steps}")
-        return LoopState(state, *fresh)
+        parts = (saved_state.of_seed(items, plan.seeds, seed) for seed in plan.seeds)
+        joined = [saved_state.join(like, fresh, part, meta["step"]) for part in parts]
+        return tuple(LoopState(state, *extra) for state, extra in joined)
 
-    def save(self, loop: LoopState, record: PhaseRecord) -> None:
+    def save(self, loops: tuple[LoopState, ...], record: PhaseRecord) -> None:
         """Save a checkpoint.
 
         Raises:
           NonFiniteError: a parameter is not finite.
         """
-        step = int(loop.state.step)
-        if not saved_state.is_finite(loop.state.params):
-            self.stop(f"step {step}: a parameter is not finite")
+        plan, states = self.plan, tuple(loop.state for loop in loops)
+        step = int(states[0].step)
+        for seed, state in zip(plan.seeds, states, strict=True):
+            if not saved_state.is_finite(state.params):
+                self.stop(f"{plan.of_seed(seed)}step {step}: a parameter is not finite")
         meta = {
-            "phase": self.plan.name,
-            "network": self.plan.network.describe(),
-            "networks": self._aux_networks(loop.state),
+            "phase": plan.name,
+            "network": plan.network.describe(),
+            "networks": self._aux_networks(states[0]),
             "teacher": record.teacher and record.teacher["digest"],
             "clock": asdict(record.clock),
             "warned": record.warned,
             "source": record.source_file,
             "data": self.data_identity,
-            "results": asdict(record.results),
-            "rows": self.log.counts(self.plan.name, step),
+            **resumed.results_in_meta(plan.seeds, record.results),
+            "rows": self.log.counts(plan.name, step),
         }
         self.log.flush()
-        score = record.results.at(step).get(self.plan.task.headline)
-        self.checkpoints.save(step, saved_state.split(loop.state, (loop.metrics, loop.health)), meta, score)
+        tested = [results.at(step) for results in record.results]
+        score = statistics.fmean(row[plan.task.headline] for row in tested) if all(tested) else None
+        extras = tuple((loop.metrics, loop.health) for loop in loops)
+        self.checkpoints.save(step, saved_state.split_seeds(plan.seeds, states, extras), meta, score)
 
-    def stop_if_not_finite(self, loop: LoopState) -> None:
-        """Raise NonFiniteError where the loss is not finite, naming the step and the term."""
-        health = jax.device_get(loop.health)
-        if health.step < 0:
-            return
-        terms = ", ".join(name.removeprefix("terms/") for name, bad in health.terms.items() if bad) or "their sum"
-        self.stop(f"step {int(health.step)}: the loss is not finite (term: {terms})")
+    def stop_if_not_finite(self, loops: tuple[LoopState, ...]) -> None:
+        """Raise NonFiniteError where the loss is not finite, naming the seed, the step and the term."""
+        for seed, health in zip(self.plan.seeds, jax.device_get([loop.health for loop in loops]), strict=True):
+            if health.step >= 0:
+                bad = [name.removeprefix("terms/") for name, wrong in health.terms.items() if wrong]
+                terms = ", ".join(bad) or "their sum"
+                self.stop(f"{self.plan.of_seed(seed)}step {int(health.step)}: the loss is not finite (term: {terms})")
 
     def stop(self, what: str) -> None:
         """Raise NonFiniteError, and say what is kept."""

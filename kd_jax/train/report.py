@@ -2,8 +2,10 @@
 
 import fnmatch
 import io
+import itertools
 import math
 import platform
+import statistics
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +18,7 @@ from kd_jax import __version__, config
 from kd_jax.data import Dataset
 from kd_jax.storage import files
 from kd_jax.tasks import CLASSIFICATION, Task
+from kd_jax.train.results import over_rows
 
 LEGEND = 9  # lines that a panel of curves.png names
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -68,7 +71,7 @@ def table(summary: dict, task: Task = CLASSIFICATION) -> str:
         cells = (
             name,
             row["model"],
-            f"{row[last]:.2%}",
+            f"{row[last]:.2%}{_deviation(row, task)}",
             f"{row[best]:.2%}",
             agreement,
             f"{row['params']:,}{method_params}",
@@ -76,27 +79,37 @@ def table(summary: dict, task: Task = CLASSIFICATION) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
         for label, peer in row["networks"].items():
-            shares = (f"{peer[key]:.2%}" for key in (last, best))
+            shares = (f"{peer[last]:.2%}{_deviation(peer, task)}", f"{peer[best]:.2%}")
             lines.append(f"| {name}/{label} | {peer['model']} | {' | '.join(shares)} | - | {peer['params']:,} | - |")
     return "\n".join(lines)
 
 
+def _deviation(row: dict, task: Task) -> str:
+    """ " ± 0.30%" behind a mean over seeds."""
+    return f" ± {row[f'{task.headline}_std']:.2%}" if "seeds" in row else ""
+
+
 def reading(summary: dict, tests: int, task: Task = CLASSIFICATION) -> str:
-    """What the table shows and what it does not: differences of two students against the sampling
-    error of the test set (two standard errors of a difference of independent proportions)."""
+    """What the table shows and what it does not: differences of two students against the sampling error of the test set
+    (two standard errors of a difference of independent proportions) or, where both have several seeds, against two
+    standard errors of the mean of the differences seed by seed."""
     last = f"{task.headline}_last"
-    rows = {name: row[last] for name, row in summary["phases"].items() if row["teacher"]}
-    lines = [f"One seed ({summary['seed']}), last step, {tests} test images: one image is {1 / tests:.2%}."]
-    names = list(rows)
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            error = 2 * math.sqrt(sum(rows[n] * (1 - rows[n]) / tests for n in (a, b)))
-            gap = abs(rows[b] - rows[a])
-            verdict = "more than" if gap > error else "within"
-            lines.append(
-                f"{b} against {a}: {100 * (rows[b] - rows[a]):+.2f} points, {verdict} the {100 * error:.2f} "
-                "that the size of the test set alone leaves open."
-            )
+    rows = {name: row for name, row in summary["phases"].items() if row["teacher"]}
+    seeds = next((row["seeds"] for row in rows.values() if "seeds" in row), None)
+    which = f"One seed ({summary['seed']})"
+    if seeds:
+        which = f"Seeds {seeds[0]['seed']} to {seeds[-1]['seed']}, mean ± deviation, where there is a teacher"
+    lines = [f"{which}, last step, {tests} test images: one image is {1 / tests:.2%}."]
+    for (a, one), (b, other) in itertools.combinations(rows.items(), 2):
+        if "seeds" in one and "seeds" in other:
+            gaps = [y[last] - x[last] for x, y in zip(one["seeds"], other["seeds"], strict=True)]
+            error, left_by = 2 * statistics.stdev(gaps) / math.sqrt(len(gaps)), f"{len(gaps)} pairs of seeds leave"
+        else:
+            error = 2 * math.sqrt(sum(row[last] * (1 - row[last]) / tests for row in (one, other)))
+            left_by = "the size of the test set alone leaves"
+        gap = other[last] - one[last]
+        verdict = "more than" if abs(gap) > error else "within"
+        lines.append(f"{b} against {a}: {100 * gap:+.2f} points, {verdict} the {100 * error:.2f} that {left_by} open.")
     return "\n".join(lines)
 
 
@@ -109,7 +122,9 @@ def write(
     home: epath.Path, summary: dict, rows: list[dict], dataset: Dataset, units: dict[str, str],
     task: Task = CLASSIFICATION,
 ) -> None:  # fmt: skip
-    """report.md and curves.png; units: name or pattern of the logs that are drawn -> their unit."""
+    """report.md and curves.png, of several seeds their means and deviations. units: name or pattern of the logs that
+    are drawn -> their unit."""
+    rows = over_rows(rows)
     heading = f"# {summary['recipe']} on {dataset.source}"
     device = f"{summary['device']['count']} x {summary['device']['kind']}"
     versions = ", ".join(f"{k} {v}" for k, v in summary["versions"].items())
@@ -138,10 +153,14 @@ def curves(rows: list[dict], units: dict[str, str], task: Task = CLASSIFICATION)
     axes = [figure.add_subplot(-(-count // 3), min(count, 3), i + 1) for i in range(count)]
     for phase in dict.fromkeys(row["phase"] for row in rows):
         for axis, split, key in ((axes[0], "test", task.headline), (axes[1], "train", "loss")):
-            points = [(r["epoch"], r[key]) for r in rows if r["phase"] == phase and r["split"] == split]
-            if points:  # a network that was loaded has no training rows
-                marker = "o" if len(points) < 40 else None
-                axis.plot(*zip(*points, strict=True), marker=marker, markersize=3, label=phase)
+            there = [r for r in rows if r["phase"] == phase and r["split"] == split]
+            if there:  # a network that was loaded has no training rows
+                epochs, means = ([r[name] for r in there] for name in ("epoch", key))
+                marker = "o" if len(there) < 40 else None
+                axis.plot(epochs, means, marker=marker, markersize=3, label=phase)
+                if "deviation" in there[0]:
+                    spread = [r["deviation"][key] for r in there]
+                    axis.fill_between(epochs, np.subtract(means, spread), np.add(means, spread), alpha=0.2)
     axes[0].set(xlabel="epoch", ylabel=f"{title} on test", title="Test set")
     axes[1].set(xlabel="epoch", ylabel="loss (sum of weighted terms)", title="Training loss", yscale="log")
     for axis, (unit, lines) in zip(axes[2:], panels.items(), strict=True):

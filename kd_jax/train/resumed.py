@@ -1,5 +1,7 @@
 """What a checkpoint says of the run that it was saved by, against the run that goes on from it."""
 
+from dataclasses import asdict
+
 from kd_jax.data import identity
 from kd_jax.storage.metrics_log import MetricsLog
 from kd_jax.storage.progress import log_line
@@ -36,12 +38,30 @@ def report_lost_rows(meta: dict, log: MetricsLog, phase: str) -> None:
         log_line(f"{phase}: metrics.jsonl has lost {lost} of {total} rows; the results are kept in the checkpoints")
 
 
-def results_of(meta: dict, log: MetricsLog, phase: str, task: Task) -> Results:
-    """The results up to a checkpoint; of an older version, which has none, what the log's test rows say."""
+def results_in_meta(seeds: tuple[int, ...], results: tuple[Results, ...]) -> dict:
+    """How a checkpoint's meta holds the results; several seeds stand there by number."""
+    if len(seeds) == 1:
+        return {"results": asdict(results[0])}
+    return {"seeds": [{"seed": s, "results": asdict(one)} for s, one in zip(seeds, results, strict=True)]}
+
+
+def results_in(meta: dict, seed: int | None) -> Results | None:
+    """The results that a meta holds, of one of several seeds; None of an older version, which has none. seed: as
+    `seed_in` says."""
+    if seed is None:
+        return Results(**meta["results"]) if "results" in meta else None
+    return next(Results(**entry["results"]) for entry in meta["seeds"] if entry["seed"] == seed)
+
+
+def results_of(meta: dict, log: MetricsLog, phase: str, task: Task) -> tuple[Results, ...]:
+    """The results of every seed up to a checkpoint; of an older version, which has none, what the log's test rows
+    say."""
+    if "seeds" in meta:
+        return tuple(Results(**entry["results"]) for entry in meta["seeds"])
     if "results" in meta:
-        return Results(**meta["results"])
+        return (Results(**meta["results"]),)
     results = Results()
     for row in log.of(phase, "test"):
         if row["step"] <= meta["step"]:
             results.add(row, task)
-    return results
+    return (results,)

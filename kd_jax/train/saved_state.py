@@ -19,6 +19,20 @@ def split(state: TrainState, extra: PyTree) -> dict[str, PyTree]:
     return {"network": network_item(state.student), "training": flat(_rest(state, extra))}
 
 
+def split_seeds(seeds: tuple[int, ...], states: tuple[TrainState, ...], extras: tuple) -> dict[str, PyTree]:
+    """The items of the states of several seeds: in each, under a seed's number, what `split` makes; of one seed, just
+    that."""
+    items = [split(state, extra) for state, extra in zip(states, extras, strict=True)]
+    if len(seeds) == 1:
+        return items[0]
+    return {name: {str(s): parts[name] for s, parts in zip(seeds, items, strict=True)} for name in items[0]}
+
+
+def of_seed(items: dict[str, PyTree], seeds: tuple[int, ...], seed: int) -> dict[str, PyTree]:
+    """What `split` made of the state of one of the seeds."""
+    return items if len(seeds) == 1 else {name: item[str(seed)] for name, item in items.items()}
+
+
 def join(like: TrainState, extra: PyTree, items: dict[str, PyTree], step: int) -> tuple[TrainState, PyTree]:
     """The inverse of `split`: (state, extra) with the structure of `like` and `extra`, of which `split` made what the
     items were restored into."""

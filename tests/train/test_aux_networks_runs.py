@@ -102,11 +102,11 @@ def test_peer_and_average_resume_bit_for_bit(home, tmp_path):
 def test_an_average_with_decay_0_is_the_student_and_teaches_what_it_says(tmp_path, monkeypatch):
     steps, train = [], inputs.StepInputs.train
 
-    def remember(self, step, state):
-        taught, batch = train(self, step, state)
+    def remember(self, step, states):
+        taught, batch = train(self, step, states)
         network = self._plan.network
         image = normalize(batch["image"], network.mean, network.std)
-        ours = jax.jit(models.apply, static_argnums=0)(network.model, state.student, image)[0].logits
+        ours = jax.jit(models.apply, static_argnums=0)(network.model, states[0].student, image)[0].logits
         steps.append((step, np.asarray(taught[0].logits), np.asarray(ours), len(taught)))
         return taught, batch
 

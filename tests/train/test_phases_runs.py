@@ -42,9 +42,9 @@ def begun(config_tree, folder):
     states, start = {}, phase.PhaseRun._start
 
     def remember(self, *args):
-        carry = start(self, *args)
-        states[self.name] = jax.tree.map(np.array, carry.state)
-        return carry
+        loops = start(self, *args)
+        states[self.name] = jax.tree.map(np.array, loops[0].state)
+        return loops
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(phase.PhaseRun, "_start", remember)
