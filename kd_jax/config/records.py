@@ -244,13 +244,18 @@ class Eval:
 class Recipe:
     """A whole run. skip_nonfinite: updates a phase may leave out because they are not finite.
     teacher_check: whether a teacher near chance stops the run. precision: what networks compute in; parameters,
-    statistics, losses and all that methods compute are float32 in any case."""
+    statistics, losses and all that methods compute are float32 in any case. deterministic: whether a GPU's operations
+    give the same bits every time; others do anyway. steps_per_call: how many training steps one compiled program takes
+    where they are not due to be logged, measured or saved between; "auto" is 1 on a CPU, and as many as there are
+    before the next that is due on other devices."""
 
     name: str
     seed: int = 0
     skip_nonfinite: int = 0
     teacher_check: bool = True
     precision: str = "float32"
+    deterministic: bool = False
+    steps_per_call: str = "auto"
     phases: tuple[Phase, ...]
     data: Data = field(default_factory=Data)
     parallel: Parallel = Parallel()
@@ -262,6 +267,11 @@ class Recipe:
         require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
         require(self.skip_nonfinite >= 0, "skip_nonfinite", self.skip_nonfinite, "a number of updates, at least 0")
         require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
+        asked = self.steps_per_call
+        counts = asked == "auto" or asked.isascii() and asked.isdigit() and int(asked) > 0
+        require(counts, "steps_per_call", asked, "auto, or a number of steps as text, at least 1")
+        several = asked not in ("auto", "1") and self.data.stream
+        require(not several, "steps_per_call", asked, "auto or 1 where data.stream is True")
         seen = []
         for phase in self.phases:
             named = [(f"{phase.name}.teacher", origin, origin[6:]) for origin in phase.teacher]

@@ -8,6 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+from jax.extend.core import jaxpr_as_fun
 
 from kd_jax import config, engine
 from kd_jax.distributed.mesh import Layout
@@ -18,16 +19,23 @@ from kd_jax.engine.state import TrainState
 from kd_jax.engine.step import select_outputs
 from kd_jax.models.network import Network
 from kd_jax.tasks import Task
-from kd_jax.typing import Batch, InitContext, InputError, Outputs, extra_views_of, reads_teachers
+from kd_jax.typing import Array, Batch, InitContext, InputError, Outputs, extra_views_of, reads_teachers
 
 
 class TracedSteps(NamedTuple):
     """train: (loop state, teachers, batch, key) -> loop state. search: (loop state, inner, outer, key) -> loop state,
-    or None where no policy is searched. metrics: those of a training step, as shapes."""
+    or None where no policy is searched. metrics: those of a training step, as shapes. places: where a loop state
+    lives, as `Layout.jit` takes it."""
 
     train: jax.stages.Traced
     search: jax.stages.Traced | None
     metrics: metrics_lib.Metrics
+    places: LoopState
+
+    def train_again(self, loop: LoopState, teachers: tuple[Outputs, ...], batch: Batch, key: Array) -> LoopState:
+        """What `train` has traced, for another compiled program to call: it is not traced a second time."""
+        step = jaxpr_as_fun(self.train.jaxpr)
+        return jax.tree.unflatten(jax.tree.structure(loop), step(*jax.tree.leaves((loop, teachers, batch, key))))
 
 
 def step_inputs(context: InitContext, needs: frozenset, task: Task) -> tuple[tuple[Outputs, ...], Batch]:
@@ -82,10 +90,12 @@ def trace_steps(
         raise InputError(f"config.{phase.name}.accumulate: {phase.accumulate}, but {e}; accepted: 1") from e
     metrics = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metrics)
     loop = LoopState(state, metrics, jax.eval_shape(metrics_lib.healthy, metrics))
-    how = {"ins": (LoopState(states, "r", "r"), "b", "b", "r"), "outs": (LoopState(states, "r", "r"),), "donate": (0,)}
-    traced = layout.jit(partial(loop_step, step=step, skip=skip), **how).trace(loop, teachers, batch, key)
+    places = LoopState(states, "r", "r")
+    how = {"ins": (places, "b", "b", "r"), "outs": (places,), "donate": (0,)}
+    trace = layout.jit(partial(loop_step, step=step, skip=skip), **how).trace(loop, teachers, batch, key)
+    traced = TracedSteps(trace, None, metrics, places)
     if not searches:
-        return TracedSteps(traced, None, metrics)
+        return traced
     step = layout.jit_step(search, ins=(states, "b", "b", "r"), outs=(states, "r"))
     searching = layout.jit(partial(loop_search_step, step=step), **how)
-    return TracedSteps(traced, searching.trace(loop, (teachers, batch), (teachers, batch), key), metrics)
+    return traced._replace(search=searching.trace(loop, (teachers, batch), (teachers, batch), key))

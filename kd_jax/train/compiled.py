@@ -1,7 +1,9 @@
 """The compiled programs of one phase: the steps that its plan has traced, and the functions beside them."""
 
+from collections.abc import Callable
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 
 from kd_jax import engine, models
@@ -40,6 +42,17 @@ class CompiledPhase:
     def fresh(self) -> tuple[metrics_lib.Metrics, metrics_lib.Health]:
         """Nothing measured, nothing wrong yet."""
         return self.no_metrics(), self._healthy()
+
+    def scan(self, step: Callable) -> Callable:
+        """A program that takes a step for every row of `rows`, one after the other: (loop state, teachers, data, rows,
+        key) -> loop state. step: likewise, with one row of them, pure. The loop state is donated."""
+        places = self.plan.traced.places
+
+        def several(loop: LoopState, teachers, data, rows, key: Array) -> LoopState:
+            body = lambda loop, row: (step(loop, teachers, data, row, key), None)  # noqa: E731
+            return jax.lax.scan(body, loop, rows)[0]
+
+        return self.plan.layout.jit(several, ins=(places, "s", "r", "r", "r"), outs=(places,), donate=(0,))
 
     def loop_state(self, state: TrainState) -> LoopState:
         """What the first step of a phase takes."""

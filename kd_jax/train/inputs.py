@@ -43,9 +43,21 @@ class StepInputs:
     def _with_teachers(self, step: int, state: TrainState, held_out: bool = False) -> tuple[tuple[Outputs, ...], Batch]:
         plan = self._plan
         batch = self._source.train(step, plan.phase.batch_size, plan.split, held_out, plan.extra_views)
-        if not plan.needs_teachers:
-            return (), batch
-        teachers = resolve_teachers(self._teachers, state)
-        for view in batch.get("views", {}).values():
-            view["teachers"] = self._teach(teachers, view["image"])
-        return self._teach(teachers, batch["image"]), batch
+        return with_teachers(plan, self._teach, self._teachers, state, batch)
+
+
+def with_teachers(
+    plan: PhasePlan, teach: Teachers, teachers: tuple[Variables | None, ...], state: TrainState, batch: Batch
+) -> tuple[tuple[Outputs, ...], Batch]:
+    """The teachers' outputs for a batch, as far as training reads them, and the batch with those for its extra views.
+    A compiled program may call it.
+
+    Args:
+      teachers: their variables; None for the student's average in the state.
+      state: before the step.
+    """
+    if not plan.needs_teachers:
+        return (), batch
+    teachers = resolve_teachers(teachers, state)
+    views = {n: {**view, "teachers": teach(teachers, view["image"])} for n, view in batch.get("views", {}).items()}
+    return teach(teachers, batch["image"]), {**batch, **({"views": views} if views else {})}
