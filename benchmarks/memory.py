@@ -23,7 +23,7 @@ def report(steps: int) -> None:
     from kd_jax.tools import environment
     from kd_jax.train import batches, run
 
-    environment.limit_arenas()  # as the commands do
+    environment.keep_memory()  # as the commands do
 
     config = skd.get_config("resnet8,resnet8,smoke")
     config.data.synthetic.size, config.data.synthetic.classes = 8, 5

@@ -15,7 +15,10 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "build everything, take two steps,
 
 def run() -> None:
     from kd_jax.distributed import parent, processes
+    from kd_jax.tools import environment
 
+    if CONFIG.value.get("deterministic"):
+        environment.use_deterministic_operations()
     others = COORDINATOR.value, PROCESSES.value, PROCESS.value
     if processes.is_distributed(*others):
         parent.work_in_child()

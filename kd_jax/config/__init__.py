@@ -4,20 +4,8 @@ from kd_jax.config.defaults import completed, default_fields, phase_template, te
 from kd_jax.config.keys import config_key, error_in
 from kd_jax.config.overrides import override
 from kd_jax.config.parse import parse
-from kd_jax.config.records import (
-    Checkpoint,
-    Data,
-    Eval,
-    Init,
-    Log,
-    Member,
-    Optim,
-    Parallel,
-    Phase,
-    Recipe,
-    Schedule,
-    Strong,
-)
+from kd_jax.config.phase_records import Init, Member, Optim, Phase, Schedule
+from kd_jax.config.records import Checkpoint, Data, Eval, Log, Parallel, Recipe, Strong
 from kd_jax.config.values import as_tuple, optional, typed
 
 __all__ = [

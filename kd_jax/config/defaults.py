@@ -6,7 +6,8 @@ from typing import Any, get_origin
 
 from ml_collections import ConfigDict, FieldReference
 
-from kd_jax.config.records import Phase, Recipe
+from kd_jax.config.phase_records import Phase
+from kd_jax.config.records import Recipe
 from kd_jax.config.values import optional
 
 # what a phase holds otherwise as a sub-configuration than as a record

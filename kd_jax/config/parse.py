@@ -6,7 +6,8 @@ from typing import Any
 
 from kd_jax.config.defaults import completed, default_fields
 from kd_jax.config.keys import require
-from kd_jax.config.records import Member, Phase, Recipe
+from kd_jax.config.phase_records import Member, Phase
+from kd_jax.config.records import Recipe
 from kd_jax.config.values import typed
 from kd_jax.typing import InputError
 

@@ -1,144 +1,13 @@
-"""What a recipe is, as frozen dataclasses: every key, its type and its default stand here and nowhere else. Each record
-checks its own values."""
+"""What a recipe is, as frozen dataclasses: every key, its type and its default stand here, those of a phase in
+phase_records.py, and nowhere else. Each record checks its own values."""
 
 from dataclasses import dataclass, field
 
 from kd_jax.config.keys import require
+from kd_jax.config.phase_records import Phase
 
 PRECISIONS = ("float32", "bfloat16")
-TEACHERS = {  # kinds of teachers, and what stands behind the colon
-    "phase": "NAME", "checkpoint": "DIR", "weights": "FILE", "python": "MODULE:FUNCTION", "logits": "FILE.npz",
-}  # fmt: skip
 SYNTHETIC = {"classes": 100, "size": 32, "channels": 3, "train": 64, "test": 32}  # sizes of the made-up data set
-
-
-@dataclass(frozen=True)
-class Member:
-    """One refiner or term: the factory's name and its keyword arguments, still unchecked. teacher: the one of
-    several, counted from 0, that a term reads; None for what methods read by themselves."""
-
-    label: str
-    kind: str
-    kwargs: dict
-    warmup_epochs: float = 0.0
-    teacher: int | None = None
-
-    def check(self, key: str) -> None:
-        ok = 0 <= self.warmup_epochs < float("inf")
-        require(ok, f"{key}.warmup_epochs", self.warmup_epochs, "finite, at least 0")
-        seat = self.teacher is None or self.teacher >= 0
-        require(seat, f"{key}.teacher", self.teacher, "the number of a teacher, counted from 0, or None")
-
-
-@dataclass(frozen=True)
-class Optim:
-    """Learning rate per global batch; momentum is AdamW's beta_1. delta: of name="dot", by how much the momentum of the
-    task's gradient is lower, and that of all other terms higher; 0 is plain SGD. clip: the largest norm of the gradient
-    of all that the loss trains, before weight decay and momentum; 0 leaves it as it is. The plan checks the name, and
-    what that optimiser takes."""
-
-    name: str = "sgd"
-    lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    nesterov: bool = False
-    delta: float = 0.0
-    clip: float = 0.0
-
-    def check(self, key: str) -> None:
-        require(0 < self.lr < float("inf"), f"{key}.lr", self.lr, "a finite number above 0")
-        require(0 <= self.momentum < 1, f"{key}.momentum", self.momentum, "at least 0 and below 1")
-        require(0 <= self.weight_decay < float("inf"), f"{key}.weight_decay", self.weight_decay, "finite, at least 0")
-        require(not self.nesterov or self.momentum > 0, f"{key}.nesterov", self.nesterov, "False where momentum is 0")
-        require(0 <= self.clip < float("inf"), f"{key}.clip", self.clip, "0 for none, or a finite number above")
-        most = min(self.momentum, 1 - self.momentum)
-        fine = 0 <= self.delta < most or not self.delta
-        require(fine, f"{key}.delta", self.delta, f"at least 0 and below {most:g} (of momentum {self.momentum:g})")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """milestones and warmup_epochs in epochs."""
-
-    name: str = "step"
-    milestones: tuple[float, ...] = (150, 180, 210)
-    gamma: float = 0.1
-    warmup_epochs: float = 0.0
-
-    def check(self, key: str) -> None:
-        rising = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
-        require(rising, f"{key}.milestones", self.milestones, "rising epochs above 0")
-        require(0 < self.gamma <= 1, f"{key}.gamma", self.gamma, "above 0, at most 1")
-        require(
-            0 <= self.warmup_epochs < float("inf"), f"{key}.warmup_epochs", self.warmup_epochs, "finite, at least 0"
-        )
-
-
-@dataclass(frozen=True)
-class Init:
-    """Where a phase starts. student: "" at random, or weights that are there already. method: "", or where members
-    with the same labels have been trained."""
-
-    student: str = ""
-    method: str = ""
-
-    def check(self, key: str) -> None:
-        kind, _, rest = self.student.partition(":")
-        ok = not self.student or kind in ("phase", "checkpoint", "weights") and rest
-        require(
-            ok, f"{key}.student", self.student, "empty, phase:NAME, phase:NAME/LABEL, checkpoint:DIR or weights:FILE"
-        )
-        kind, _, rest = self.method.partition(":")
-        ok = not self.method or kind in ("phase", "checkpoint") and rest
-        require(ok, f"{key}.method", self.method, "empty, phase:NAME or checkpoint:DIR")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """One network trained from start to end. teacher: where it comes from, () for none. weights: a file to
-    load in place of training, or "". trains: "all", or "method" where the network stays as it is. ema: decay of an
-    average of the network over the steps, None for none. accumulate: into how many parts, one after the other, a batch
-    is cut. remat: whether a backward pass computes the insides of blocks again in place of keeping them."""
-
-    name: str
-    model: str
-    weights: str = ""
-    teacher: tuple[str, ...] = ()
-    refine: tuple[Member, ...] = ()
-    terms: tuple[Member, ...]
-    init: Init = Init()
-    trains: str = "all"
-    ema: float | None = None
-    epochs: int = 240
-    steps: int | None = None
-    batch_size: int = 64
-    accumulate: int = 1
-    remat: bool = False
-    optim: Optim = Optim()
-    schedule: Schedule = Schedule()
-
-    def check(self, key: str) -> None:
-        for origin in self.teacher:
-            kind, _, rest = origin.partition(":")
-            ok = origin == "ema" or kind in TEACHERS and rest
-            accepted = ", ".join(f"{kind}:{what}" for kind, what in TEACHERS.items())
-            accepted += " or ema (or several, joined by commas)"
-            require(ok, f"{key}.teacher", origin, accepted)
-            averaged = origin != "ema" or self.ema is not None
-            require(averaged, f"{key}.teacher", origin, f"another one unless {key}.ema, its decay, is given")
-        require(self.ema is None or 0 <= self.ema < 1, f"{key}.ema", self.ema, "at least 0 and below 1, or None")
-        require(self.trains in ("all", "method"), f"{key}.trains", self.trains, "all or method")
-        require(self.steps is None or self.steps > 0, f"{key}.steps", self.steps, "a number above 0, or None")
-        require(self.steps is not None or self.epochs > 0, f"{key}.epochs", self.epochs, "a number above 0")
-        once = not (self.weights and self.init.student)
-        require(once, f"{key}.init.student", self.init.student, f"empty where {key}.weights is given")
-        require(self.batch_size > 0, f"{key}.batch_size", self.batch_size, "a number above 0")
-        require(self.accumulate > 0, f"{key}.accumulate", self.accumulate, "a number of parts, at least 1")
-        require(bool(self.terms), f"{key}.terms", {}, "at least one term")
-        clash = sorted({m.label for m in self.refine} & {m.label for m in self.terms})
-        require(not clash, f"{key}.terms", clash, "labelled otherwise than the refiners")
-        taken = self.ema is not None and "ema" in {m.label for m in self.terms}
-        require(not taken, f"{key}.terms", "ema", f"labelled otherwise where {key}.ema is given: so is the average")
 
 
 @dataclass(frozen=True)
@@ -253,7 +122,10 @@ class Recipe:
     """A whole run. seeds: how many students every phase with a teacher trains, of the seeds from `seed` on.
     skip_nonfinite: updates a phase may leave out because they are not finite.
     teacher_check: whether a teacher near chance stops the run. precision: what networks compute in; parameters,
-    statistics, losses and all that methods compute are float32 in any case."""
+    statistics, losses and all that methods compute are float32 in any case. deterministic: whether a GPU's operations
+    give the same bits every time; others do anyway. steps_per_call: how many training steps one compiled program takes
+    where they are not due to be logged, measured or saved between; "auto" is 1 on a CPU, and as many as there are
+    before the next that is due on other devices."""
 
     name: str
     seed: int = 0
@@ -261,6 +133,8 @@ class Recipe:
     skip_nonfinite: int = 0
     teacher_check: bool = True
     precision: str = "float32"
+    deterministic: bool = False
+    steps_per_call: str = "auto"
     phases: tuple[Phase, ...]
     data: Data = field(default_factory=Data)
     parallel: Parallel = Parallel()
@@ -276,6 +150,11 @@ class Recipe:
         require(shared, "seeds", self.seeds, "1 where no phase that trains has a teacher: what seeds share is its pass")
         require(self.skip_nonfinite >= 0, "skip_nonfinite", self.skip_nonfinite, "a number of updates, at least 0")
         require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
+        asked = self.steps_per_call
+        counts = asked == "auto" or asked.isascii() and asked.isdigit() and int(asked) > 0
+        require(counts, "steps_per_call", asked, "auto, or a number of steps as text, at least 1")
+        several = asked not in ("auto", "1") and self.data.stream
+        require(not several, "steps_per_call", asked, "auto or 1 where data.stream is True")
         earlier_names = []
         for phase in self.phases:
             named = [(f"{phase.name}.teacher", origin, origin[6:]) for origin in phase.teacher]

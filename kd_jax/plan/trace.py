@@ -8,6 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+from jax.extend.core import jaxpr_as_fun
 
 from kd_jax import config, engine
 from kd_jax.distributed.mesh import Layout
@@ -19,18 +20,25 @@ from kd_jax.engine.state import TrainState
 from kd_jax.engine.step import select_outputs
 from kd_jax.models.network import Network
 from kd_jax.tasks import Task
-from kd_jax.typing import Batch, InitContext, InputError, Outputs, extra_views_of, reads_teachers
+from kd_jax.typing import Array, Batch, InitContext, InputError, Outputs, extra_views_of, reads_teachers
 
 
 class TracedSteps(NamedTuple):
     """train: (loop state, teachers, batch, key) -> loop state. search: (loop state, inner, outer, key) -> loop state,
-    or None where no policy is searched. metrics: those of a training step, as shapes. at_once: whether both take a
-    tuple of every seed's in place of the loop state and of the key, and return one."""
+    or None where no policy is searched. metrics: those of a training step, as shapes. places: where a loop state
+    lives, as `Layout.jit` takes it. at_once: whether both take a tuple of every seed's in place of the loop state and
+    of the key, and return one."""
 
     train: jax.stages.Traced
     search: jax.stages.Traced | None
     metrics: metrics_lib.Metrics
+    places: LoopState
     at_once: bool = False
+
+    def train_again(self, loop: LoopState, teachers: tuple[Outputs, ...], batch: Batch, key: Array) -> LoopState:
+        """What `train` has traced, for another compiled program to call: it is not traced a second time."""
+        step = jaxpr_as_fun(self.train.jaxpr)
+        return jax.tree.unflatten(jax.tree.structure(loop), step(*jax.tree.leaves((loop, teachers, batch, key))))
 
 
 def step_inputs(context: InitContext, needs: frozenset, task: Task) -> tuple[tuple[Outputs, ...], Batch]:
@@ -88,14 +96,15 @@ def trace_steps(
     metrics = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metrics)
     loop = LoopState(state, metrics, jax.eval_shape(metrics_lib.healthy, metrics))
     count = count if seeds.vmaps() else 1
-    trace = partial(_trace, layout, loop, LoopState(states, "r", "r"), key, count)
+    places = LoopState(states, "r", "r")
+    trace = partial(_trace, layout, loop, places, key, count)
     inputs = _of_seeds(phase, count, teachers, batch) if count > 1 else (teachers, batch)
     training = trace(partial(loop_step, step=step, skip=skip), inputs)
     if not searches:
-        return TracedSteps(training, None, metrics, at_once=count > 1)
+        return TracedSteps(training, None, metrics, places, count > 1)
     step = layout.jit_step(search, ins=(states, "b", "b", "r"), outs=(states, "r"))
     searching = trace(partial(loop_search_step, step=step), (inputs, inputs))
-    return TracedSteps(training, searching, metrics, at_once=count > 1)
+    return TracedSteps(training, searching, metrics, places, count > 1)
 
 
 def _trace(layout: Layout, loop: LoopState, places: LoopState, key, count: int, step, inputs: tuple):

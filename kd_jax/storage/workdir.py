@@ -19,6 +19,7 @@ from kd_jax.typing import InputError, first_line
 # the flag that an error advises must be accepted in the same folder
 NON_IDENTITY_KEYS = (
     "parallel.mesh", "data.dir", "data.stream", "data.workers", "log", "checkpoint", "teacher_check", "skip_nonfinite",
+    "steps_per_call",
 )  # fmt: skip
 FILES = ("config.json", "metrics.jsonl", "summary.json", "report.md", "curves.png")
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what a folder on an object store needs

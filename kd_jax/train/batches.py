@@ -68,10 +68,21 @@ class Resident(_Batches):
         """
         arguments = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "held_out": held_out}
         epoch, index = resident.train_index(self.seed, step, **arguments)
-        index, epoch = self.layout.put(index, "b"), np.int32(epoch)
-        batch = self._train(*self.arrays["train"], index, epoch, self.key)
-        views = {name: self._views[name](self.arrays["train"][0], index, epoch, self.key) for name in extra_views}
-        return _with_views(batch, views)
+        index, epoch = self.layout.put(index, "b"), self.layout.put(np.int32(epoch))
+        return self.gather(self.arrays["train"], self.key, index, epoch, extra_views)
+
+    def gather(
+        self, arrays: tuple[Array, Array], key: Array, index: Array, epoch: Array, extra_views: tuple[str, ...] = ()
+    ) -> Batch:
+        """The batch of the examples with these indices; a compiled program may call it with its own arguments.
+
+        Args:
+          arrays: `arrays["train"]`. key: `key`.
+          index: (B,) int32. epoch: () int32.
+          extra_views: as for `train`.
+        """
+        batch = self._train(*arrays, index, epoch, key)
+        return _with_views(batch, {name: self._views[name](arrays[0], index, epoch, key) for name in extra_views})
 
     def ahead(self, step: int, batch_size: int, split: Split | None = None) -> None:
         """Nothing: all of it is on the devices."""
@@ -131,7 +142,8 @@ class Streamed(_Batches):
         Differs: see `streaming.strong_image`, of images that the host has cropped.
         """
         plan = TrainPlan(self.seed, self.sizes["train"], batch_size, split, held_out)
-        rows, epoch = self._send(plan, step) if held_out else self._rows(plan, step), np.int32(plan(step)[0])
+        rows = self._send(plan, step) if held_out else self._rows(plan, step)
+        epoch = self.layout.put(np.int32(plan(step)[0]))
         batch = self._train(rows, epoch, self.key)
         self._flying.append(batch["image"])
         return _with_views(batch, {name: self._views[name](rows, epoch, self.key) for name in extra_views})

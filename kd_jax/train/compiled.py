@@ -1,5 +1,6 @@
 """The compiled programs of one phase: the steps that its plan has traced, and the functions beside them."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -52,6 +53,17 @@ class CompiledPhase:
     def fresh(self) -> tuple[metrics_lib.Metrics, metrics_lib.Health]:
         """Nothing measured, nothing wrong yet."""
         return self.no_metrics(), self._healthy()
+
+    def scan(self, step: Callable) -> Callable:
+        """A program that takes a step for every row of `rows`, one after the other: (loop states, teachers, data, rows,
+        keys) -> loop states. step: likewise, with one row of them, pure. The loop states are donated."""
+        places = (self.plan.traced.places,) * len(self.plan.seeds)
+
+        def several(loops: tuple[LoopState, ...], teachers, data, rows, keys: tuple[Array, ...]):
+            body = lambda loops, row: (step(loops, teachers, data, row, keys), None)  # noqa: E731
+            return jax.lax.scan(body, loops, rows)[0]
+
+        return self.plan.layout.jit(several, ins=(places, "s", "r", "r", "r"), outs=(places,), donate=(0,))
 
     def loop_state(self, state: TrainState) -> LoopState:
         """What the first step of a phase takes."""

@@ -46,19 +46,40 @@ class StepInputs:
     def _with_teachers(self, step: int, states: tuple[TrainState, ...], held_out: bool = False) -> tuple:
         plan = self._plan
         batch = self._source.train(step, plan.phase.batch_size, plan.split, held_out, plan.extra_views)
-        if not plan.needs_teachers:
-            return (), batch
-        for view in batch.get("views", {}).values():
-            view["teachers"] = self._outputs(states, {**batch, "image": view["image"]})
-        return self._outputs(states, batch), batch
+        return with_teachers(plan, self._teach, self._teachers, states, batch)
 
-    def _outputs(self, states: tuple[TrainState, ...], batch: Batch) -> tuple[Outputs | PerSeed, ...]:
-        """By one pass of each teacher that stays as it is, and by one for every seed of each that moves."""
-        if all(self._teachers) or len(states) == 1:
-            return self._teach(resolve_teachers(self._teachers, states[0]), batch)
-        moves = [teacher is None for teacher in self._teachers]
-        fixed, moving = iter(self._teach(self._teachers, batch)), []
-        for state in states:
-            averages = tuple(Variables(**state.ema) if moved else None for moved in moves)
-            moving.append(iter(self._teach(averages, batch)))
-        return tuple(PerSeed(tuple(map(next, moving))) if moved else next(fixed) for moved in moves)
+
+def with_teachers(
+    plan: PhasePlan, teach: Teachers, teachers: tuple[Variables | None, ...], states: tuple[TrainState, ...],
+    batch: Batch,
+) -> tuple[tuple[Outputs | PerSeed, ...], Batch]:  # fmt: skip
+    """The teachers' outputs for a batch, as far as training reads them, and the batch with those for its extra views.
+    A compiled program may call it.
+
+    Args:
+      plan: of the phase. teach: its teachers' programs.
+      teachers: their variables; None for the student's average in the state.
+      states: of the seeds before the step.
+      batch: see `Resident.train`.
+    """
+    if not plan.needs_teachers:
+        return (), batch
+    views = {
+        name: {**view, "teachers": _outputs(teach, teachers, states, {**batch, "image": view["image"]})}
+        for name, view in batch.get("views", {}).items()
+    }
+    return _outputs(teach, teachers, states, batch), {**batch, **({"views": views} if views else {})}
+
+
+def _outputs(
+    teach: Teachers, teachers: tuple[Variables | None, ...], states: tuple[TrainState, ...], batch: Batch
+) -> tuple[Outputs | PerSeed, ...]:
+    """By one pass of each teacher that stays as it is, and by one for every seed of each that moves."""
+    if all(teachers) or len(states) == 1:
+        return teach(resolve_teachers(teachers, states[0]), batch)
+    moves = [teacher is None for teacher in teachers]
+    fixed, moving = iter(teach(teachers, batch)), []
+    for state in states:
+        averages = tuple(Variables(**state.ema) if moved else None for moved in moves)
+        moving.append(iter(teach(averages, batch)))
+    return tuple(PerSeed(tuple(map(next, moving))) if moved else next(fixed) for moved in moves)

@@ -17,10 +17,11 @@ from kd_jax.train import report
 from kd_jax.train.batches import Resident, Streamed
 from kd_jax.train.compiled import CompiledPhase
 from kd_jax.train.evaluator import Evaluator
-from kd_jax.train.inputs import StepInputs, resolve_teachers
+from kd_jax.train.inputs import resolve_teachers
 from kd_jax.train.phase_storage import PhaseRecord, PhaseStorage, with_network
 from kd_jax.train.results import Results
 from kd_jax.train.rows import Rows, describe
+from kd_jax.train.steps import Steps, due_every
 from kd_jax.train.teacher_check import check_teacher
 from kd_jax.typing import Variables
 
@@ -99,16 +100,10 @@ class PhaseRun:
         self.log.rewind(self.name, step)
         self.log.mirror(self.folder.parent / "tensorboard" if self.recipe.log.tensorboard else None, self.name, step)
         progress = Progress(self.name, step, plan.steps)
-        inputs = StepInputs(plan, compiled.teach, self.source, teachers)
+        steps = Steps(self.recipe, plan, compiled, self.source, teachers, loops, keys)
         while step < plan.steps:
-            states = tuple(loop.state for loop in loops)
-            training = inputs.train(step, states)
-            if step < plan.split.steps and step % plan.distiller.search.every == 0:
-                loops = compiled.step(compiled.search, loops, (training, inputs.outer(step, states)), keys)
-            loops = compiled.step(compiled.train, loops, training, keys)
-            step += 1
-            inputs.ahead(step)  # before anything waits for the step that has just begun
-            if mark is None:  # the first step loads programs: wait for it, then start to count
+            loops, step = steps.take(loops, step)
+            if mark is None:  # the first call loads programs: wait for it, then start to count
                 jax.block_until_ready(loops)
                 mark = (time.monotonic(), step)
             due, signal = self._due(step), self.stop(step)
@@ -158,8 +153,7 @@ class PhaseRun:
 
     def _due(self, step: int) -> tuple[bool, bool, bool]:
         """Whether a training row, a test row and a save fall on this step; all do on the last."""
-        every = (self.recipe.log.every, self.plan.eval_every, self.plan.save_every)
-        return tuple(step == self.plan.steps or step % n == 0 for n in every)
+        return tuple(step == self.plan.steps or step % n == 0 for n in due_every(self.recipe, self.plan))
 
     def _load_teachers(self) -> tuple[Variables | None, ...]:
         """The teachers' variables on the devices; notes where they came from."""

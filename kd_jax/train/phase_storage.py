@@ -17,8 +17,9 @@ from kd_jax.storage import files
 from kd_jax.storage.checkpoints import Checkpoints
 from kd_jax.storage.metrics_log import MetricsLog
 from kd_jax.storage.progress import log_line
-from kd_jax.train import resumed, saved_state
+from kd_jax.train import machine, resumed, saved_state
 from kd_jax.train.results import Results
+from kd_jax.train.steps import steps_per_call
 from kd_jax.typing import InputError, Variables
 
 
@@ -55,6 +56,7 @@ class PhaseStorage:
         """data_identity: `Dataset.identity`."""
         self.recipe, self.plan, self.folder, self.log, self.data_identity = recipe, plan, folder, log, data_identity
         numbers = {"keep": recipe.checkpoint.keep, "best": recipe.checkpoint.best}
+        self.machine = machine.fingerprint(plan.layout, steps_per_call(recipe, plan))
         self.checkpoints = Checkpoints(folder, **numbers, say=log_line)
 
     def outcome(self) -> dict | None:
@@ -100,6 +102,9 @@ class PhaseStorage:
         record.clock, record.warned = Clock(**meta["clock"]), meta["warned"]
         record.results = resumed.results_of(meta, self.log, plan.name, plan.task)
         log_line(f"{plan.name}: resumed at step {meta['step']} of {plan.steps}")
+        changed = machine.difference(meta.get("machine", {}), self.machine)
+        if changed:
+            log_line(f"{plan.name}: {changed}: from here on the last bits may differ from those of an unbroken run")
         parts = (saved_state.of_seed(items, plan.seeds, seed) for seed in plan.seeds)
         joined = [saved_state.join(like, fresh, part, meta["step"]) for part in parts]
         return tuple(LoopState(state, *extra) for state, extra in joined)
@@ -124,6 +129,7 @@ class PhaseStorage:
             "warned": record.warned,
             "source": record.source_file,
             "data": self.data_identity,
+            "machine": self.machine,
             **resumed.results_in_meta(plan.seeds, record.results),
             "rows": self.log.counts(plan.name, step),
         }

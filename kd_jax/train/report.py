@@ -10,7 +10,6 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -18,6 +17,7 @@ from kd_jax import __version__, config
 from kd_jax.data import Dataset
 from kd_jax.storage import files
 from kd_jax.tasks import CLASSIFICATION, Task
+from kd_jax.train.machine import describe_device
 from kd_jax.train.results import over_rows
 
 LEGEND = 9  # lines that a panel of curves.png names
@@ -44,13 +44,12 @@ def revision() -> dict | None:
 def summarize(recipe: config.Recipe, phases: dict[str, dict], tree: dict) -> dict:
     """The content of summary.json. tree: the resolved configuration."""
     versions = {"kd_jax": __version__, "python": platform.python_version()}
-    device = jax.devices()[0]
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
         "data": recipe.data.name,
         "versions": versions | {name: metadata.version(name) for name in VERSIONS},
-        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "device": describe_device(),
         "code": revision(),
         "config": tree,
         "phases": phases,

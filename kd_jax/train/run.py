@@ -11,7 +11,7 @@ from kd_jax.plan import PhasePlan, build
 from kd_jax.storage import files, metrics_log
 from kd_jax.storage.progress import log_line
 from kd_jax.storage.workdir import Workdir
-from kd_jax.train import report
+from kd_jax.train import machine, report
 from kd_jax.train.batches import batches_of, share_of, workers_of
 from kd_jax.train.phase import PhaseRun
 from kd_jax.train.teacher_check import check_order
@@ -56,6 +56,7 @@ def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
         metrics_log.tensorboard()  # missing: say so now
     home = Workdir(workdir, tree, recipes.completed)
     home.check(overwrite=overwrite)
+    machine.check_deterministic(recipe)
     layout = Layout(recipe.parallel.mesh, recipe.parallel.scope)
     if recipe.data.stream:
         share_of(layout)
@@ -99,6 +100,8 @@ def run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict:
 def _run(prepared: Prepared, tree: dict, stop) -> dict:
     recipe, home, layout, dataset, plans = prepared
     log_line(prepared.heading)
+    if line := machine.kernels_line():
+        log_line(line)
     for note in dataset.notes:
         log_line(f"note: {note}")
     for plan in plans:

@@ -39,6 +39,11 @@ def test_a_step_is_traced_once(calls, tmp_path, run_it):
     assert calls == [True]
 
 
+def test_a_program_of_several_steps_does_not_trace_it_again(calls, tmp_path):
+    run.run(counted(student__steps=5, log__every=5, checkpoint__every=5, steps_per_call="2"), str(tmp_path))
+    assert calls == [True]
+
+
 def test_a_resumed_run_traces_it_once_more(calls, tmp_path):
     run.run(counted(student__steps=2), str(tmp_path))
     run.run(counted(student__steps=2), str(tmp_path))
