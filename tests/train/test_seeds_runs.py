@@ -1,6 +1,7 @@
 """Several seeds in one run: each is what its own run would be, in its numbers, its rows and its results."""
 
 import json
+import re
 import statistics
 
 import jax
@@ -65,9 +66,13 @@ def student_rows(folder, seed=None):
 
 
 def assert_close(one, two, rtol=1e-4):
+    """Equal to float tolerance: every leaf against its largest value. The gradient of a bias in front of a BatchNorm is
+    rounding alone: those are left out."""
     assert one.keys() == two.keys()
     for key in one:
-        np.testing.assert_allclose(one[key], two[key], rtol=rtol, atol=rtol * 0.1, err_msg=key)
+        if not re.search(r"\['conv\d'\]\['bias'\]", key):
+            atol = rtol * np.abs(two[key]).max(initial=1e-2)
+            np.testing.assert_allclose(one[key], two[key], rtol=0, atol=atol, err_msg=key)
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +144,7 @@ def test_every_seed_is_evaluated_and_exported(home, tmp_path, network, capsys):
         file = str(tmp_path / f"{seed}.safetensors")
         exchange.export(described, variables, format="safetensors", out=file)
         again = load_torch(file, described.model, described.image_shape)
-        part = "['network']" if not network else f"['method']"
-        assert all(map(np.array_equal, jax.tree.leaves(variables), jax.tree.leaves(again))), part
+        assert all(map(np.array_equal, jax.tree.leaves(variables), jax.tree.leaves(again)))
     assert "--seed" not in capsys.readouterr().out
     first, second = (saved(str(folder), network=network, seed=seed)[1] for seed in (5, 6))
     assert not np.array_equal(first.params["conv1"]["kernel"], second.params["conv1"]["kernel"])
@@ -159,7 +163,7 @@ def test_a_seed_that_is_not_there(home):
         saved(str(folder), phase="teacher", seed=6)
 
 
-@pytest.mark.parametrize("vmapped", [False, True])
+@pytest.mark.parametrize("vmapped", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_a_search_of_every_seed(tmp_path, monkeypatch, vmapped):
     monkeypatch.setattr(seeds, "vmaps", lambda: vmapped)
     run.run(search(**TWO), str(tmp_path / "two"))
@@ -169,6 +173,20 @@ def test_a_search_of_every_seed(tmp_path, monkeypatch, vmapped):
     assert_close(together, separate, rtol=1e-3 if vmapped else 0)
     first = state_of(tmp_path / "two", 5)
     assert any(not np.array_equal(first[key], together[key]) for key in first if "['policy']" in key)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", sorted(set(compose.PARTS) - {"crd", "mlld", "dml", "sokd"}))
+def test_every_other_method_vmapped(tmp_path, monkeypatch, name):
+    """Two steps of two seeds: vmapped, and one by one, on teachers that are the same."""
+    pair = "resnet8,resnet8" if name == "fsp" else "resnet8x4,resnet8"  # its maps are of one width
+    made, ends = plain(shrunk(compose.get_config(f"{name},{pair},smoke"), **TWO)), []
+    for vmapped in (False, True):
+        monkeypatch.setattr(seeds, "vmaps", lambda vmapped=vmapped: vmapped)
+        run.run(made, str(tmp_path / str(vmapped)))
+        ends.append([state_of(tmp_path / str(vmapped), seed) for seed in (5, 6)])
+    for one, two in zip(*ends, strict=True):
+        assert_close(one, two, rtol=1e-3)
 
 
 def test_a_phase_starts_each_seed_from_its_own(tmp_path, capsys):
