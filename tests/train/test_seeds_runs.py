@@ -65,13 +65,13 @@ def student_rows(folder, seed=None):
     return [{key: value for key, value in row.items() if key != "seed"} for row in found]
 
 
-def assert_close(one, two, rtol=1e-4):
+def assert_close(one, two, rtol=1e-3):
     """Equal to float tolerance: every leaf against its largest value. The gradient of a bias in front of a BatchNorm is
     rounding alone: those are left out."""
     assert one.keys() == two.keys()
     for key in one:
         if not re.search(r"\['conv\d'\]\['bias'\]", key):
-            atol = rtol * np.abs(two[key]).max(initial=1e-2)
+            atol = rtol * np.abs(two[key]).max(initial=1e-2, where=np.isfinite(two[key]))
             np.testing.assert_allclose(one[key], two[key], rtol=0, atol=atol, err_msg=key)
 
 
@@ -186,7 +186,7 @@ def test_every_other_method_vmapped(tmp_path, monkeypatch, name):
         run.run(made, str(tmp_path / str(vmapped)))
         ends.append([state_of(tmp_path / str(vmapped), seed) for seed in (5, 6)])
     for one, two in zip(*ends, strict=True):
-        assert_close(one, two, rtol=1e-3)
+        assert_close(one, two)
 
 
 def test_a_phase_starts_each_seed_from_its_own(tmp_path, capsys):
