@@ -11,12 +11,21 @@ from kd_jax.distributed.mesh import Layout
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize("n", [4, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 2, 8))])
-def test_scopes(n):
+def assert_same(module, n, *arguments):
     env = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={n}"}
-    command = [sys.executable, "-m", "tests.distributed.devices", str(n)]
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
     assert done.stdout == "same\n", done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("n", [4, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 2, 8))])
+def test_scopes(n):
+    assert_same("tests.distributed.devices", n, str(n))
+
+
+@pytest.mark.full
+def test_several_seeds():
+    assert_same("tests.distributed.seeds", 4)
 
 
 def test_more_devices_than_there_are():

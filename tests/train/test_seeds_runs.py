@@ -1,6 +1,7 @@
-"""Several seeds in one run: each is what its student run would be, in its numbers, its rows and its results."""
+"""Several seeds in one run: each is what its own run would be, in its numbers, its rows and its results."""
 
 import json
+import re
 import statistics
 
 import jax
@@ -29,10 +30,10 @@ FIGURES = ("loss", "top1", "top5")
 
 def tree(**changes):
     """CRD's banks, MLLD's strong views, a peer, and the student's average as a second teacher."""
-    student = {"student__ema": 0.9, "student__teacher": "phase:teacher,ema", "student__terms__dml__peer": "resnet8"}
+    extra = {"student__ema": 0.9, "student__teacher": "phase:teacher,ema", "student__terms__dml__peer": "resnet8"}
     lengths = {"student__steps": 5, "checkpoint__every": 2, "log__every": 2}
     config_tree = compose.get_config("crd+mlld+kd+dml,resnet8,resnet8,smoke")
-    return plain(shrunk(config_tree, **{**SMALL, **student, **lengths, **changes}))
+    return plain(shrunk(config_tree, **{**SMALL, **extra, **lengths, **changes}))
 
 
 def search(**changes):
@@ -62,14 +63,18 @@ def state_of(folder, seed=None):
 
 
 def student_rows(folder, seed=None):
-    seed_rows = [row for row in rows(folder) if row["phase"] == "student" and row.get("seed") == seed]
-    return [{key: value for key, value in row.items() if key != "seed"} for row in seed_rows]
+    chosen = [row for row in rows(folder) if row["phase"] == "student" and row.get("seed") == seed]
+    return [{key: value for key, value in row.items() if key != "seed"} for row in chosen]
 
 
-def assert_close(one, two, rtol=1e-4):
+def assert_close(one, two, rtol=1e-3):
+    """Equal to float tolerance: every leaf against its largest value. The gradient of a bias in front of a BatchNorm is
+    rounding alone: those are left out."""
     assert one.keys() == two.keys()
     for key in one:
-        np.testing.assert_allclose(one[key], two[key], rtol=rtol, atol=rtol * 0.1, err_msg=key)
+        if not re.search(r"\['conv\d'\]\['bias'\]", key):
+            atol = rtol * np.abs(two[key]).max(initial=1e-2, where=np.isfinite(two[key]))
+            np.testing.assert_allclose(one[key], two[key], rtol=0, atol=atol, err_msg=key)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +113,10 @@ def test_they_resume_bit_for_bit(home, tmp_path):
 
 def test_rows_and_results(home):
     folder, summary = home
-    seed_rows = [(r["phase"], r["split"], r["step"], r.get("seed")) for r in rows(folder)]
-    assert len(set(seed_rows)) == len(seed_rows)
-    assert [key[2:] for key in seed_rows if key[:2] == ("student", "train")] == [
-        (s, n) for s in (2, 4, 5) for n in (5, 6)
-    ]
-    assert all(key[3] is None for key in seed_rows if key[0] == "teacher")
+    keys = [(r["phase"], r["split"], r["step"], r.get("seed")) for r in rows(folder)]
+    assert len(set(keys)) == len(keys)
+    assert [key[2:] for key in keys if key[:2] == ("student", "train")] == [(s, n) for s in (2, 4, 5) for n in (5, 6)]
+    assert all(key[3] is None for key in keys if key[0] == "teacher")
     teacher, student = (summary["phases"][name] for name in ("teacher", "student"))
     assert "seeds" not in teacher and "top1_std" not in teacher
     entries = student["seeds"]
@@ -135,16 +138,15 @@ def test_rows_and_results(home):
 def test_every_seed_is_evaluated_and_exported(home, tmp_path, network, capsys):
     folder, _ = home
     for seed in (5, 6):
-        seed_rows = evaluate(str(folder), network=network, seed=seed)
+        measured = evaluate(str(folder), network=network, seed=seed)
         last = student_rows(folder, seed)[-1]
         last = last if not network else {key: last["networks"][f"{network}/{key}"] for key in FIGURES}
-        assert {key: seed_rows[key] for key in FIGURES} == {key: last[key] for key in FIGURES}
+        assert {key: measured[key] for key in FIGURES} == {key: last[key] for key in FIGURES}
         described, variables, _ = saved(str(folder), network=network, seed=seed)
         file = str(tmp_path / f"{seed}.safetensors")
         exchange.export(described, variables, format="safetensors", out=file)
         again = load_torch(file, described.model, described.image_shape)
-        part = "['network']" if not network else "['method']"
-        assert all(map(np.array_equal, jax.tree.leaves(variables), jax.tree.leaves(again))), part
+        assert all(map(np.array_equal, jax.tree.leaves(variables), jax.tree.leaves(again)))
     assert "--seed" not in capsys.readouterr().out
     first, second = (saved(str(folder), network=network, seed=seed)[1] for seed in (5, 6))
     assert not np.array_equal(first.params["conv1"]["kernel"], second.params["conv1"]["kernel"])
@@ -152,7 +154,7 @@ def test_every_seed_is_evaluated_and_exported(home, tmp_path, network, capsys):
     np.testing.assert_array_equal(default.params["conv1"]["kernel"], first.params["conv1"]["kernel"])
     assert "seed 5 of 5, 6; --seed chooses" in capsys.readouterr().out
     assert evaluate(str(folder), network=network, seed=6, best=True)["step"] == 5
-    saved(str(folder), phase="teacher", seed=5)  # the run's student
+    saved(str(folder), phase="teacher", seed=5)  # the run's own
 
 
 def test_a_seed_that_is_not_there(home):
@@ -163,7 +165,7 @@ def test_a_seed_that_is_not_there(home):
         saved(str(folder), phase="teacher", seed=6)
 
 
-@pytest.mark.parametrize("vmapped", [False, True])
+@pytest.mark.parametrize("vmapped", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_a_search_of_every_seed(tmp_path, monkeypatch, vmapped):
     monkeypatch.setattr(seeds, "vmaps", lambda: vmapped)
     run.run(search(**TWO), str(tmp_path / "two"))
@@ -175,8 +177,22 @@ def test_a_search_of_every_seed(tmp_path, monkeypatch, vmapped):
     assert any(not np.array_equal(first[key], together[key]) for key in first if "['policy']" in key)
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("name", sorted(set(compose.PARTS) - {"crd", "mlld", "dml", "sokd"}))
+def test_every_other_method_vmapped(tmp_path, monkeypatch, name):
+    """Two steps of two seeds: vmapped, and one by one, on teachers that are the same."""
+    pair = "resnet8,resnet8" if name == "fsp" else "resnet8x4,resnet8"  # its maps are of one width
+    config_tree, ends = plain(shrunk(compose.get_config(f"{name},{pair},smoke"), **TWO)), []
+    for vmapped in (False, True):
+        monkeypatch.setattr(seeds, "vmaps", lambda vmapped=vmapped: vmapped)
+        run.run(config_tree, str(tmp_path / str(vmapped)))
+        ends.append([state_of(tmp_path / str(vmapped), seed) for seed in (5, 6)])
+    for one, two in zip(*ends, strict=True):
+        assert_close(one, two)
+
+
 def test_a_phase_starts_each_seed_from_its_own(tmp_path, capsys):
-    """AB's student phase trains every seed; a third phase learns from the first of its teacher's seeds."""
+    """AB's own phase trains every seed; a third phase learns from the first of its teacher's seeds."""
     config_tree = ab.get_config("resnet8,resnet8,smoke")
     config_tree.second = recipes.phase("resnet8", terms={"kd": recipes.member("kd")}, teacher="phase:student")
     config_tree.second.init.student, config_tree.second.steps, config_tree.second.batch_size = "phase:student", 1, 8

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from jax._src.array import ArrayImpl
 
-from configs import ema_teacher, mlld
+from configs import ema_teacher, kd, mlld
 from kd_jax import InputError
 from kd_jax.distributed import preemption
+from kd_jax.engine import seeds
 from kd_jax.train import machine, phase, run, steps
 from kd_jax.train.batches import batches_of
 from kd_jax.train.compiled import CompiledPhase
@@ -74,6 +75,13 @@ def assert_equal_by_twos(config_dict, tmp_path, **changes):
 
 def test_a_teacher_that_moves(tmp_path):
     assert_equal_by_twos(ema_teacher.get_config("resnet8,smoke"), tmp_path, student__steps=6, log__every=6)
+
+
+@pytest.mark.parametrize("vmapped", [False, True])
+def test_several_seeds(tmp_path, monkeypatch, vmapped):
+    monkeypatch.setattr(seeds, "vmaps", lambda: vmapped)
+    kd_config = kd.get_config("resnet8,resnet8,smoke")
+    assert_equal_by_twos(kd_config, tmp_path, student__steps=4, log__every=4, seeds=2)
 
 
 @pytest.mark.full
