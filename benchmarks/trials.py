@@ -52,7 +52,7 @@ class Trial:
         self.loop = self.programs.loop_state(self.programs.init(self.key, self.teachers, plan.blank_vars))
         self.batch = StepInputs(plan, self.programs.teach, source, self.teachers).train(0, self.loop.state)[1]
         self.lowered = plan.traced.train.lower()
-        self.lowered_teacher = jax.jit(self.programs.teach.__call__).lower(self.teachers, self.batch["image"])
+        self.lowered_teacher = jax.jit(self.programs.teach.__call__).lower(self.teachers, self.batch)
 
     @property
     def parameters(self) -> int:
@@ -64,8 +64,8 @@ class Trial:
         if not self.plan.needs_teachers:
             return ()
         for view in self.batch.get("views", {}).values():
-            view["teachers"] = self.programs.teach(self.teachers, view["image"])
-        return self.programs.teach(self.teachers, self.batch["image"])
+            view["teachers"] = self.programs.teach(self.teachers, {**self.batch, "image": view["image"]})
+        return self.programs.teach(self.teachers, self.batch)
 
     def forward(self) -> None:
         jax.block_until_ready(self.teacher_outputs())

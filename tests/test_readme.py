@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 
@@ -102,11 +103,11 @@ def test_the_python_blocks_run_and_the_own_recipe_trains(tmp_path, capsys):
         models.MODELS.pop("mlp", None)
 
 
-def test_the_page_on_own_methods_gives_a_recipe_that_can_be_planned(tmp_path):
+def test_the_page_on_own_methods_gives_a_recipe_that_can_be_planned(tmp_path, monkeypatch):
     """Its blocks in their order: every phase is built and traced, a wrong value is refused under its key."""
     space = {}
     try:
-        for block in re.findall(r"```python\n(.*?)```", OWN, re.S):
+        for block in (blocks := re.findall(r"```python\n(.*?)```", OWN, re.S)):
             exec(block, space)
         config_dict = space["get_config"]("resnet8,resnet8,smoke")
         config_dict.data.synthetic.size, config_dict.data.synthetic.classes = 8, 5
@@ -119,7 +120,13 @@ def test_the_page_on_own_methods_gives_a_recipe_that_can_be_planned(tmp_path):
         with pytest.raises(InputError, match="config.student.terms.consistency: consistency: shifts must name"):
             run.prepare(config_dict.to_dict(), str(tmp_path / "run"))
         assert not list(tmp_path.iterdir())
+        (tmp_path / "mine.py").write_text(next(block for block in blocks if "def teacher" in block))
+        monkeypatch.chdir(tmp_path)
+        made.student.terms.consistency.shifts, made.student.teacher = (1,), "python:mine:teacher"
+        plan = run.prepare(made.to_dict(), str(tmp_path / "run")).plans[-1]
+        assert plan.teachers[0].load().variables.params["['fc']['kernel'].value"].shape == (16, 5)
     finally:
+        sys.modules.pop("mine", None)
         methods.CRITERIA.pop("consistency", None)
         methods.REFINERS.pop("sharpen", None)
         engine.OPTIMIZERS.pop("lion", None)

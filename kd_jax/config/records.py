@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from kd_jax.config.keys import require
 
 PRECISIONS = ("float32", "bfloat16")
+TEACHERS = {  # kinds of teachers, and what stands behind the colon
+    "phase": "NAME", "checkpoint": "DIR", "weights": "FILE", "python": "MODULE:FUNCTION", "logits": "FILE.npz",
+}  # fmt: skip
 SYNTHETIC = {"classes": 100, "size": 32, "channels": 3, "train": 64, "test": 32}  # sizes of the made-up data set
 
 
@@ -117,8 +120,9 @@ class Phase:
     def check(self, key: str) -> None:
         for origin in self.teacher:
             kind, _, rest = origin.partition(":")
-            ok = origin == "ema" or kind in ("phase", "checkpoint", "weights") and rest
-            accepted = "phase:NAME, checkpoint:DIR, weights:FILE or ema (or several, joined by commas)"
+            ok = origin == "ema" or kind in TEACHERS and rest
+            accepted = ", ".join(f"{kind}:{what}" for kind, what in TEACHERS.items())
+            accepted += " or ema (or several, joined by commas)"
             require(ok, f"{key}.teacher", origin, accepted)
             averaged = origin != "ema" or self.ema is not None
             require(averaged, f"{key}.teacher", origin, f"another one unless {key}.ema, its decay, is given")

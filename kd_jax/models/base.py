@@ -38,11 +38,14 @@ def block_of(cls: type[nn.Module], net: Net, *, train: bool = True) -> type[nn.M
 
 
 def with_options(model: nn.Module, **how) -> nn.Module:
-    """A copy of the network with other values of the fields of `Net`. A graft's student gets them too.
+    """A copy of the network with other values of the fields of `Net`. A graft's student gets them too. A module with
+    `takes_options` False stays as it is.
 
     Raises:
       ValueError: the network is no `Net`, and a value differs from the default.
     """
+    if not getattr(model, "takes_options", True):
+        return model
     if not isinstance(model, Net):
         for field, value in how.items():
             if value != getattr(Net, field):

@@ -50,7 +50,8 @@ def build(
         network, load = networks.weights_of(phase, networks.network_of(phase, dataset), workdir)
         with_options = partial(config_key, name, precision=recipe.precision)
         by_name[name] = with_options(network.with_options, remat=phase.remat)
-        teachers = tuple(networks.teacher_of(phase, origin, by_name, workdir) for origin in phase.teacher)
+        sizes = {"train": len(dataset.train), "test": len(dataset.test)}
+        teachers = tuple(networks.teacher_of(phase, origin, by_name, workdir, sizes) for origin in phase.teacher)
         teachers = tuple(t._replace(network=with_options(t.network.with_options)) for t in teachers)
         initial = networks.initial_vars_of(phase, {n: method_vars(p.abstract) for n, p in plans.items()}, workdir)
         plan = _plan(recipe, phase, dataset, by_name[name], teachers, initial, layout, task)

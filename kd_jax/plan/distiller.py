@@ -7,10 +7,14 @@ from kd_jax import config, methods, recipes
 from kd_jax.config import config_key
 from kd_jax.data.resident import EXTRA_VIEWS
 from kd_jax.models.network import Network
+from kd_jax.models.outside import LogitsTable
 from kd_jax.typing import Distiller, InitContext, InputError, Need, extra_views_of
 
 _FEATURES = {Need.TEACHER_STAGES, Need.TEACHER_PREACTS, Need.TEACHER_CAM}  # of the first teacher
-_OPTIONAL = {"preacts": "pre-activation features", "cam": "class activation maps"}  # of Outputs
+_OPTIONAL = {  # of Outputs
+    "stages": "feature maps", "preacts": "pre-activation features", "pooled": "pooled features",
+    "cam": "class activation maps",
+}  # fmt: skip
 
 
 def members_of(phase: config.Phase, steps_per_epoch: int) -> dict[str, Distiller]:
@@ -80,14 +84,20 @@ def check_members(
         for name in set(extra_views_of(member.needs)) - {*EXTRA_VIEWS}:
             accepted = ", ".join(EXTRA_VIEWS)
             raise InputError(f"config.{phase.name}.{parts[label]}.{label}: no extra view {name!r}; known: {accepted}")
+        for network in networks["teacher"] if extra_views_of(member.needs) else ():
+            if isinstance(network.model, LogitsTable):
+                lacks = f"compares two views of an image, for which {network.name} has the same logits"
+                key = f"config.{phase.name}.{parts[label]}.{label}"
+                raise InputError(f"{key}: {lacks}; accepted: another config.{phase.name}.teacher")
     for label, need in ((label, need) for label, member in members.items() for need in sorted(member.needs)):
         seat, _, what = need.partition(".")
         if seat in ("match", "teacher") and not outputs["teacher"]:
             raise InputError(f"config.{phase.name}.teacher: none, but the phase's refiners or terms need one")
         for network, output in zip(networks.get(seat, ()), outputs.get(seat, ()), strict=True):
-            if what in _OPTIONAL and getattr(output, what) is None:
+            if what in _OPTIONAL and getattr(output, what) in (None, ()):
                 lacks = f"needs {_OPTIONAL[what]} ({need}), which {network.name} has not"
-                raise InputError(f"config.{phase.name}.{parts[label]}.{label}: {lacks}")
+                other = f"accepted: another config.{phase.name}.{'model' if seat == 'student' else seat}"
+                raise InputError(f"config.{phase.name}.{parts[label]}.{label}: {lacks}; {other}")
 
 
 def _check_refiners(phase: config.Phase, members: dict[str, Distiller]) -> None:

@@ -10,7 +10,15 @@ from kd_jax.distributed import processes
 from kd_jax.interop.loaded import Loaded, loader, own_normalization
 from kd_jax.models.graft import HEAD, head_of, parse
 from kd_jax.models.network import Network
-from kd_jax.plan.teachers import Teacher, from_checkpoint, from_file, method_reader, of_phase
+from kd_jax.plan.teachers import (
+    Teacher,
+    from_checkpoint,
+    from_file,
+    from_logits,
+    from_python,
+    method_reader,
+    of_phase,
+)
 from kd_jax.storage.networks import network_digest
 from kd_jax.storage.workdir import resolve_path
 from kd_jax.typing import InputError, Variables, Vars
@@ -36,15 +44,28 @@ def weights_of(
     return own_normalization(config_key(key, load).about, network), load
 
 
-def teacher_of(phase: config.Phase, origin: str, networks: dict[str, Network], workdir: epath.Path) -> Teacher:
-    """One teacher. networks: of this phase and those before it, by name; those that a phase trains beside its own
-    as NAME/LABEL."""
+def teacher_of(
+    phase: config.Phase, origin: str, networks: dict[str, Network], workdir: epath.Path, sizes: dict[str, int]
+) -> Teacher:
+    """One teacher.
+
+    Args:
+      phase: of the recipe, which it teaches.
+      origin: one of `phase.teacher`.
+      networks: of this phase and those before it, by name; those that a phase trains beside its own as NAME/LABEL.
+      workdir: folder of the run.
+      sizes: of the training set and the test set.
+    """
     kind, _, where = origin.partition(":")
     own, key = networks[phase.name], f"{phase.name}.teacher"
     if kind == "ema":
         return Teacher(origin, own, None)
     if kind == "phase":
         return _of_phase(key, where, networks, workdir)
+    if kind == "python":
+        return config_key(key, from_python, where, own, phase.batch_size)
+    if kind == "logits":
+        return config_key(key, from_logits, where, own, sizes)
     if kind == "checkpoint":
         teacher = config_key(key, from_checkpoint, where)
     else:

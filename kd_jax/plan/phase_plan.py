@@ -60,6 +60,11 @@ class PhasePlan:
         return reads_teachers(self.distiller.needs)
 
     @property
+    def measures_teachers(self) -> bool:
+        """Whether all of its teachers have outputs for test images."""
+        return all(teacher.knows_tests for teacher in self.teachers)
+
+    @property
     def extra_views(self) -> tuple[str, ...]:
         """The extra views of every batch that training reads."""
         return extra_views_of(self.distiller.needs)
@@ -76,6 +81,12 @@ class PhasePlan:
         if phase.accumulate > 1 and self.abstract.stats["student"]:
             note = "; BatchNorm sees one accumulated part at a time"
         return f"batch {phase.batch_size} = {' x '.join([*parts, str(rows)])}{note}"
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines that a person should read before it trains."""
+        notes = [f"note: {self.name}: {teacher.origin}: {teacher.note}" for teacher in self.teachers if teacher.note]
+        return notes + ([self.warning] if self.warning else [])
 
     @property
     def blank_vars(self) -> dict[str, Vars]:

@@ -1,4 +1,4 @@
-"""Networks that are trained already, and where they come from: a phase, a checkpoint, a file of weights."""
+"""Teachers, and where they come from: a phase, a checkpoint, a file of weights, a function, a table of logits."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,9 +6,10 @@ from typing import NamedTuple
 from etils import epath
 
 from kd_jax import models
-from kd_jax.interop import state_dict
+from kd_jax.interop import logits_file, python_function, state_dict
 from kd_jax.interop.loaded import Loaded, loader, own_normalization
 from kd_jax.models.network import Network, network_of
+from kd_jax.models.outside import LogitsTable
 from kd_jax.storage.checkpoints import Checkpoints
 from kd_jax.storage.networks import network_digest, read_method, read_network
 from kd_jax.storage.progress import log_line
@@ -18,11 +19,13 @@ from kd_jax.typing import InputError, Vars
 
 class Teacher(NamedTuple):
     """A teacher; its weights are read when they are needed. load: None of one that moves: the average of the
-    network in training."""
+    network in training. knows_tests: whether it has outputs for test images. note: a line that a person should read."""
 
     origin: str
     network: Network
     load: Callable[[], Loaded] | None
+    knows_tests: bool = True
+    note: str = ""
 
 
 def of_phase(where: str, network: Network, workdir: epath.Path) -> Teacher:
@@ -65,6 +68,38 @@ def from_file(path: str, like: Network) -> Teacher:
         found.about, like._replace(name=name, model=model, num_classes=classes, image_shape=shape)
     )
     return Teacher(f"weights:{path}", network, loader(path, network))
+
+
+def from_python(where: str, like: Network, batch_size: int) -> Teacher:
+    """A function of images in [0, 1] that others wrote. It is made, and called as shapes, at once.
+
+    Args:
+      where: MODULE:FUNCTION; see `python_function.read`, also for errors.
+      like: whose classes and images it is for.
+      batch_size: of every batch that it will see.
+    """
+    data = {"num_classes": like.num_classes, "image_shape": like.image_shape}
+    function = python_function.read(where, **data, batch_size=batch_size)
+    size, channels = function.closed_over / 1e6, like.image_shape[-1]
+    network = Network(f"python:{where}", function.model, **data, mean=(0.0,) * channels, std=(1.0,) * channels)
+    note = f"closes over {size:.0f} MB, constants of the program; offered as its `params` they are arguments"
+    return Teacher(network.name, network, lambda: function.loaded, note=note if size >= 1 else "")
+
+
+def from_logits(where: str, like: Network, sizes: dict[str, int]) -> Teacher:
+    """Logits of the training set, and perhaps of the test set, that were computed elsewhere. They are read at once.
+
+    Args:
+      where: the .npz file; see `logits_file.read`, also for errors.
+      like: whose classes and images they are for.
+      sizes: of the training set and the test set.
+    """
+    loaded = logits_file.read(where, num_classes=like.num_classes, sizes=sizes)
+    knows_tests, note = "test" in loaded.variables.stats, "an image has the same logits however it is augmented"
+    if not knows_tests:
+        note += "; there is no array test_logits, so that the teacher is not measured: no accuracy, no agreement"
+    network = like._replace(name=f"logits:{where}", model=LogitsTable(like.num_classes))
+    return Teacher(network.name, network, lambda: loaded, knows_tests, note)
 
 
 def method_reader(folder: epath.Path) -> Callable[[], Vars]:

@@ -2,13 +2,12 @@
 
 import importlib.util
 import os
-import traceback
 from types import ModuleType
 
 from absl import flags
 
-from kd_jax.config import override
-from kd_jax.typing import InputError, first_line
+from kd_jax.config import error_in, override
+from kd_jax.typing import InputError
 
 flags.disclaim_key_flags()  # --help shows the flag among those of the command
 
@@ -58,8 +57,7 @@ def load(spelled: str):
     except InputError:
         raise
     except Exception as e:
-        message = f"{type(e).__name__}: {first_line(e)}"
-        raise InputError(f"--config: {_place(path, e)}: {message} (KD_JAX_DEBUG=1 shows where it comes from)") from e
+        raise InputError(f"--config: {error_in(path, e)}") from e
     if not hasattr(config, "lock"):
         raise InputError(f"--config: get_config of {path} returns a {type(config).__name__}, not a ConfigDict")
     return config
@@ -72,12 +70,3 @@ def _module(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _place(path: str, error: Exception) -> str:
-    """The file and line that an error is about: of wrong syntax, or the last one of the config file itself."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}"
-    here = os.path.realpath(path)
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if os.path.realpath(f.filename) == here]
-    return f"{path}, line {lines[-1]}" if lines else path

@@ -11,6 +11,7 @@ from kd_jax.engine.loop import LoopState, normalized
 from kd_jax.engine.state import TrainState
 from kd_jax.engine.step import select_outputs
 from kd_jax.models.network import Network, normalize
+from kd_jax.models.outside import LogitsTable
 from kd_jax.plan import PhasePlan
 from kd_jax.typing import WHOLE, Array, Batch, Outputs, Variables, Vars
 
@@ -47,21 +48,38 @@ class CompiledPhase:
 
 
 class Teachers:
-    """Teachers' outputs for batches of images in [0, 1], by a program for each, less what no member needs."""
+    """Teachers' outputs for batches, by a program for each, less what no member needs."""
 
     def __init__(self, layout: Layout, networks: tuple[Network, ...], needs: frozenset):
         gather, _ = layout.param_sharding or WHOLE
+        self._models = [network.model for network in networks]
         self._programs = [layout.jit(partial(_teacher, n, needs, gather), ins="sb", outs="b") for n in networks]
 
-    def __call__(self, teachers: tuple[Variables | None, ...], image: Array) -> tuple[Outputs, ...]:
-        """Outputs of every teacher that there is: of those that are not None."""
-        pairs = zip(self._programs, teachers, strict=True)
-        return tuple(program(variables, image) for program, variables in pairs if variables is not None)
+    def __call__(
+        self, teachers: tuple[Variables | None, ...], batch: Batch, split: str = "train"
+    ) -> tuple[Outputs, ...]:
+        """Outputs of every teacher that there is: of those that are not None.
+
+        Args:
+          teachers: their variables.
+          batch: image (B, H, W, C) in [0, 1] and index (B,).
+          split: "train", or "test" where the index counts test images.
+        """
+        each = zip(self._models, self._programs, teachers, strict=True)
+        return tuple(program(*_inputs(m, v, batch, split)) for m, program, v in each if v is not None)
 
 
-def _teacher(network: Network, needs: frozenset, gather, variables: Variables, image: Array) -> Outputs:
-    image = normalize(image, network.mean, network.std)
-    return select_outputs(engine.teacher_outputs(network.model, gather(variables), image), needs)
+def _inputs(model, variables: Variables, batch: Batch, split: str) -> tuple[Variables, Array]:
+    """What a teacher's program takes: its variables and images; or the table of a split and positions in it."""
+    if isinstance(model, LogitsTable):
+        return Variables({}, {"logits": variables.stats[split]}), batch["index"]
+    return variables, batch["image"]
+
+
+def _teacher(network: Network, needs: frozenset, gather, variables: Variables, x: Array) -> Outputs:
+    if not isinstance(network.model, LogitsTable):
+        x = normalize(x, network.mean, network.std)
+    return select_outputs(engine.teacher_outputs(network.model, gather(variables), x), needs)
 
 
 def _init(plan: PhasePlan, key: Array, teachers: tuple[Variables | None, ...], initial_vars: dict) -> TrainState:

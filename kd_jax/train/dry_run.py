@@ -44,7 +44,9 @@ def _describe(plan: PhasePlan, prepared: Prepared):
     )
     for teacher in plan.teachers:
         params = models.shapes(teacher.network.model, teacher.network.image_shape)[0].params
-        yield f"  teacher: {teacher.origin}, {teacher.network.name}, {models.count_parameters(params):,} parameters"
+        what = dict.fromkeys((teacher.origin, teacher.network.name))  # of one that is no network of ours only once
+        count = models.count_parameters(params)
+        yield f"  teacher: {', '.join(what)}" + (f", {count:,} parameters" if count else "")
     if plan.weights:
         source = plan.weights().source
         yield f"  not trained: weights of {source['file']} (sha256 {source['sha256'][:12]}...)"
@@ -58,8 +60,8 @@ def _describe(plan: PhasePlan, prepared: Prepared):
         f"saved every {plan.save_every:,}"
     )
     yield f"  {plan.batch_line}"
-    if plan.warning:
-        yield f"  {plan.warning}"
+    for line in plan.notes:
+        yield f"  {line}"
     yield "  learning rate: " + ", ".join(
         f"{float(plan.schedule(np.int32(s))):.3g} at step {s:,}" for s in _moments(plan)
     )

@@ -39,7 +39,7 @@ class Evaluator:
         measure = self._layout.jit(partial(_measure_prediction, self._task), ins="bb", outs="r")
         measured = []
         for batch in self._source.test(self._batch_size):
-            prediction = self._task.predict(teach(teachers, batch["image"]))
+            prediction = self._task.predict(teach(teachers, batch, "test"))
             self._teacher_predictions.append(prediction)
             measured.append(measure(prediction, batch))
         return metrics_lib.read(measured)

@@ -47,5 +47,5 @@ class StepInputs:
             return (), batch
         teachers = resolve_teachers(self._teachers, state)
         for view in batch.get("views", {}).values():
-            view["teachers"] = self._teach(teachers, view["image"])
-        return self._teach(teachers, batch["image"]), batch
+            view["teachers"] = self._teach(teachers, {**batch, "image": view["image"]})
+        return self._teach(teachers, batch), batch

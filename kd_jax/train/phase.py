@@ -61,7 +61,7 @@ class PhaseRun:
         compiled, plan = CompiledPhase(self.plan), self.plan
         teachers = self._load_teachers()
         evaluator = Evaluator(self.layout, self.source, plan.network, plan.phase.batch_size, plan.task)
-        measured = evaluator.measure_teachers(compiled.teach, teachers)
+        measured = evaluator.measure_teachers(compiled.teach, teachers) if plan.measures_teachers else None
         if measured:
             self.record.teacher[plan.task.headline] = measured[plan.task.headline]
             log_line(f"{self.name}: teacher {self.record.teacher['origin']}, {describe(plan.task, measured)}")
@@ -142,10 +142,10 @@ class PhaseRun:
 
     def _draw(self, compiled: CompiledPhase, teachers: tuple[Variables | None, ...], loop: LoopState) -> None:
         """maps.png: what the method sees where in the first test images, if it says."""
-        if self.plan.distiller.visualizations:
+        if self.plan.distiller.visualizations and self.plan.measures_teachers:
             batch = next(iter(self.source.test(self.plan.phase.batch_size)))
             now = resolve_teachers(teachers, loop.state)
-            outputs = compiled.teach(now, batch["image"]) if self.plan.needs_teachers else ()
+            outputs = compiled.teach(now, batch, "test") if self.plan.needs_teachers else ()
             maps, images = self.layout.whole((compiled.visualizations(loop.state, outputs, batch), batch["image"]))
             if processes.is_main():
                 (self.folder / "maps.png").write_bytes(report.overlays(images, maps))

@@ -14,6 +14,7 @@ from kd_jax.storage.workdir import Workdir
 from kd_jax.train import report
 from kd_jax.train.batches import batches_of, share_of, workers_of
 from kd_jax.train.phase import PhaseRun
+from kd_jax.train.teacher_check import check_order
 from kd_jax.typing import InputError
 
 
@@ -62,6 +63,8 @@ def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
     plans = build(recipe, dataset, home.path, layout)
     for phase in recipe.phases:
         _refuse_headless(phase)
+    for plan in plans if recipe.teacher_check and isinstance(dataset.train, data.Arrays) else ():
+        check_order(plan, dataset.train.labels)
     return Prepared(recipe, home, layout, dataset, plans)
 
 
@@ -100,8 +103,8 @@ def _run(prepared: Prepared, tree: dict, stop) -> dict:
         log_line(f"note: {note}")
     for plan in plans:
         _warn_of_milestones(plan)
-        if plan.warning:
-            log_line(plan.warning)
+        for line in plan.notes:
+            log_line(line)
     log = metrics_log.MetricsLog(home.path / "metrics.jsonl")
     source = batches_of(recipe, layout, dataset)
     data_identity = processes.from_main(lambda: dataset.identity)

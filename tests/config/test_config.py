@@ -110,7 +110,7 @@ WRONG = [
     ({"phases": ("teacher", "pupil")}, "there is no config.pupil"),
     ({"phases": ("data",)}, "config.phases: must be names of .*other than name, seed, "),
     ({"phases": ("student",)}, "must be phase:NAME of an earlier phase .there is none., got 'phase:teacher'"),
-    ({"student__teacher": "teacher"}, "student.teacher: must be phase:NAME, checkpoint:DIR, weights:FILE or ema"),
+    ({"student__teacher": "teacher"}, "must be phase:NAME, checkpoint:DIR, .*logits:FILE.npz or ema .or several"),
     ({"student__teacher": "phase:student"}, "of an earlier phase .teacher."),
     ({"student__epochs": 0, "student__steps": None}, "config.student.epochs: must be a number above 0, got 0"),
     ({"student__steps": 0}, "config.student.steps: must be"),

@@ -16,9 +16,12 @@ from kd_jax import methods, models
 from kd_jax.distributed.mesh import Layout
 from kd_jax.engine.dot import dot, loss_dependencies
 from kd_jax.engine.objective import objective, split_losses
+from kd_jax.models.network import Network
+from kd_jax.models.outside import FunctionNetwork, LogitsTable
 from kd_jax.plan.trace import step_inputs
 from kd_jax.tasks import CLASSIFICATION
-from kd_jax.typing import Distiller, Outputs, Vars
+from kd_jax.train.compiled import Teachers
+from kd_jax.typing import Distiller, Outputs, Variables, Vars
 from tests.tiny import TinyNet, in_place
 
 BATCH, STEPS = 16, 10
@@ -203,6 +206,37 @@ def check_statistics(n):
             np.testing.assert_allclose(rows[1][index], expected, atol=1e-5)
 
 
+def check_outside(layout):
+    """A function sees the whole batch, wherever its rows lie, and a table the index; each teacher is what it is on one
+    device."""
+
+    def call(parameters, image):
+        logits = image.mean((1, 2)) @ parameters["weights"]
+        return Outputs((image,), None, None, logits - logits.mean(0))
+
+    weights = jax.random.normal(KEY, (3, 512))
+    like = jax.ShapeDtypeStruct(weights.shape, weights.dtype)
+    image = jax.random.uniform(KEY, (BATCH, 8, 8, 3))
+    batch = {"image": image, "index": jnp.arange(BATCH, dtype=jnp.int32)[::-1] * 2}
+    variables = Variables({"weights": weights}, {})
+    function = FunctionNetwork(call, (("weights", like),), jax.eval_shape(call, variables.params, image))
+    table = np.arange(48 * 512).reshape(48, 512).astype(np.float16)
+    tables = {"train": table, "test": -table[:40]}
+    networks = [
+        Network("outside", model, 512, (8, 8, 3), (0.0,) * 3, (1.0,) * 3) for model in (function, LogitsTable(512))
+    ]
+    taught = layout.put((variables, Variables({}, tables)), "s")
+    assert layout.fsdp == 1 or not taught[0].params["weights"].is_fully_replicated
+    teach = Teachers(layout, networks, frozenset({"teacher.stages"}))
+    for split, rows in tables.items():
+        said, found = teach(taught, layout.put(batch, "b"), split)
+        expected = call(variables.params, image)
+        for ours, theirs in zip((*said.stages, said.logits), (image, expected.logits), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        np.testing.assert_array_equal(found.logits, rows[batch["index"]].astype(np.float32))
+        assert len(found.logits.sharding.device_set) == layout.count and not found.logits.is_fully_replicated
+
+
 def far(a, b):
     """Relative distance of two trees."""
     flat = [np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(t)]) for t in (a, b)]
@@ -224,6 +258,9 @@ def main(n):
     assert np.std(alone.policy["dafa"]["weight"]) > 0.01  # it has moved
     check_classics(n)
     check_statistics(n)
+    if n > 1:
+        check_outside(Layout((n,)))
+        check_outside(Layout((n // 2, 2)))
     # on one device the two scopes are the same
     alone, theirs = run(Layout((1,), "device"), tx)
     assert far(one.params, alone.params) < 1e-5

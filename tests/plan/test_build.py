@@ -95,8 +95,9 @@ def test_a_term_that_needs_what_a_network_has_not(monkeypatch, seat):
 
     monkeypatch.setitem(methods.CRITERIA, "hint", hint)
     message = (
-        rf"^config.student.terms.low: needs pre-activation features \({seat}.preacts\), which MobileNetV2 has not$"
+        rf"^config.student.terms.low: needs pre-activation features \({seat}.preacts\), which MobileNetV2 has not; "
     )
+    message += rf"accepted: another config.student.{'model' if seat == 'student' else 'teacher'}$"
     with pytest.raises(InputError, match=message):
         plan(**{f"{seat}__model": "MobileNetV2"}, student__terms__low=recipes.member("hint"))
     plan(student__terms__low=recipes.member("hint"))
@@ -111,7 +112,7 @@ def test_a_network_without_class_activation_maps(monkeypatch):
         return variables, outputs._replace(cam=None)
 
     monkeypatch.setattr(base, "shapes", without_cam)
-    message = r"^config.student.terms.low: needs class activation maps \(student.cam\), which resnet8 has not$"
+    message = r"^config.student.terms.low: needs class activation maps \(student.cam\), which resnet8 has not; "
     with pytest.raises(InputError, match=message):
         plan(student__terms__low=recipes.member("hint"))
 
