@@ -252,13 +252,16 @@ class Eval:
 class Recipe:
     """A whole run. skip_nonfinite: updates a phase may leave out because they are not finite.
     teacher_check: whether a teacher near chance stops the run. precision: what networks compute in; parameters,
-    statistics, losses and all that methods compute are float32 in any case."""
+    statistics, losses and all that methods compute are float32 in any case. teacher_cache: folder in which teachers'
+    logits are kept by example and view, "" for none. teacher_cache_dtype: as what."""
 
     name: str
     seed: int = 0
     skip_nonfinite: int = 0
     teacher_check: bool = True
     precision: str = "float32"
+    teacher_cache: str = ""
+    teacher_cache_dtype: str = "float32"
     phases: tuple[Phase, ...]
     data: Data = field(default_factory=Data)
     parallel: Parallel = Parallel()
@@ -270,6 +273,11 @@ class Recipe:
         require(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
         require(self.skip_nonfinite >= 0, "skip_nonfinite", self.skip_nonfinite, "a number of updates, at least 0")
         require(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
+        local = "://" not in self.teacher_cache
+        require(local, "teacher_cache", self.teacher_cache, "a folder of this machine, or empty for none")
+        dtypes = ("float32", "float16") if self.teacher_cache else ("float32",)
+        accepted = " or ".join(dtypes) + ("" if self.teacher_cache else " where config.teacher_cache is empty")
+        require(self.teacher_cache_dtype in dtypes, "teacher_cache_dtype", self.teacher_cache_dtype, accepted)
         earlier_names = []
         for phase in self.phases:
             named = [(f"{phase.name}.teacher", origin, origin[6:]) for origin in phase.teacher]

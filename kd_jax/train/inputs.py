@@ -4,6 +4,7 @@ from kd_jax.engine.state import TrainState
 from kd_jax.plan import PhasePlan
 from kd_jax.train.batches import Resident, Streamed
 from kd_jax.train.compiled import Teachers
+from kd_jax.train.teacher_cache import CachedTeachers
 from kd_jax.typing import Batch, Outputs, Variables
 
 
@@ -16,9 +17,12 @@ class StepInputs:
     """What the steps of a phase read: the teachers' outputs and the batch."""
 
     def __init__(
-        self, plan: PhasePlan, teach: Teachers, source: Resident | Streamed, teachers: tuple[Variables | None, ...]
-    ):
+        self, plan: PhasePlan, teach: Teachers, source: Resident | Streamed, teachers: tuple[Variables | None, ...],
+        cache: CachedTeachers | None = None,
+    ):  # fmt: skip
+        """cache: what says what the teachers say of a batch in place of `teach`; extra views are not in it."""
         self._plan, self._teach, self._source, self._teachers = plan, teach, source, teachers
+        self._cache = cache
         self._next = {}  # a batch that the policy step has read already
 
     def train(self, step: int, state: TrainState) -> tuple[tuple[Outputs, ...], Batch]:
@@ -48,4 +52,6 @@ class StepInputs:
         teachers = resolve_teachers(self._teachers, state)
         for view in batch.get("views", {}).values():
             view["teachers"] = self._teach(teachers, {**batch, "image": view["image"]})
+        if self._cache:
+            return self._cache.train(step, teachers, batch), batch
         return self._teach(teachers, batch), batch

@@ -20,6 +20,7 @@ from kd_jax.train.evaluator import Evaluator
 from kd_jax.train.inputs import StepInputs, resolve_teachers
 from kd_jax.train.phase_storage import PhaseRecord, PhaseStorage, with_network
 from kd_jax.train.rows import Rows, describe
+from kd_jax.train.teacher_cache import CachedTeachers, open_cache
 from kd_jax.train.teacher_check import check_teacher
 from kd_jax.typing import Variables
 
@@ -39,6 +40,7 @@ class PhaseRun:
         self.storage = PhaseStorage(recipe, plan, self.folder, log, data_identity)
         self.record, self.trained = PhaseRecord(), False
         self.rows = Rows(plan, log, self.record)
+        self.cache: CachedTeachers | None = None
 
     def result(self) -> dict:
         """The phase's entry in summary.json; trains whatever is not trained yet."""
@@ -49,10 +51,12 @@ class PhaseRun:
                 self.trained = True
                 self.storage.write_outcome(outcome)
         except BaseException:
+            self._close_cache()
             if processes.count() == 1:  # several would wait for each other
                 with suppress(Exception):  # the first error counts
                     self.storage.checkpoints.close()  # a save that is under way ends
             raise
+        self._close_cache()
         self.storage.checkpoints.close()
         return outcome
 
@@ -61,7 +65,11 @@ class PhaseRun:
         compiled, plan = CompiledPhase(self.plan), self.plan
         teachers = self._load_teachers()
         evaluator = Evaluator(self.layout, self.source, plan.network, plan.phase.batch_size, plan.task)
-        measured = evaluator.measure_teachers(compiled.teach, teachers) if plan.measures_teachers else None
+        digests = self.record.teacher["digest"].split(",") if teachers else []
+        how = {"source": self.source, "data_identity": self.storage.data_identity}
+        self.cache = open_cache(self.recipe, plan, compiled.teach, teachers, digests, **how)
+        teach = self.cache or compiled.teach
+        measured = evaluator.measure_teachers(teach, teachers) if plan.measures_teachers else None
         if measured:
             self.record.teacher[plan.task.headline] = measured[plan.task.headline]
             log_line(f"{self.name}: teacher {self.record.teacher['origin']}, {describe(plan.task, measured)}")
@@ -94,11 +102,12 @@ class PhaseRun:
         log_line(f"{plan.name}: {plan.batch_line}")
         compiled, teachers, evaluator = self._begin()
         loop, key = self._start(compiled, teachers), self._key("train")
+        counts = self.record.cache_counts  # of the process that this one goes on for
         step, wall, mark = int(loop.state.step), self.record.clock.wall, None
         self.log.rewind(self.name, step)
         self.log.mirror(self.folder.parent / "tensorboard" if self.recipe.log.tensorboard else None, self.name, step)
         progress = Progress(self.name, step, plan.steps)
-        inputs = StepInputs(plan, compiled.teach, self.source, teachers)
+        inputs = StepInputs(plan, compiled.teach, self.source, teachers, self.cache)
         while step < plan.steps:
             teacher_outputs, batch = inputs.train(step, loop.state)
             if step < plan.split.steps and step % plan.distiller.search.every == 0:
@@ -123,6 +132,7 @@ class PhaseRun:
                 self.rows.add_test(evaluator.measure(plan, loop.state), step, progress)
             if save or signal is not None:
                 self.record.clock.wall = wall + time.monotonic() - began
+                self.record.cache_counts = self.cache.counts_since(counts) if self.cache else {}
                 self.storage.save(loop, self.record)
             if signal is not None:
                 self.storage.checkpoints.wait()
@@ -135,6 +145,10 @@ class PhaseRun:
         self._draw(compiled, teachers, loop)
         self.log.in_order([p.name for p in self.recipe.phases])
         return self._outcome(loop)
+
+    def _close_cache(self) -> None:
+        if self.cache:
+            self.cache.close()
 
     def _key(self, name: str) -> jax.Array:
         """The run's key for one purpose."""
@@ -192,4 +206,5 @@ class PhaseRun:
             "ms_per_step": seconds and seconds * 1000,
             "images_per_second": seconds and self.plan.phase.batch_size / seconds,
             "wall_seconds": clock.wall,
+            "teacher_cache": self.cache and self.cache.summary(self.record.cache_counts),
         }

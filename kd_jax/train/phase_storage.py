@@ -35,7 +35,7 @@ class PhaseRecord:
     """What a phase knows beside its loop state; saved with it.
 
     teacher: origin, digest and measured headline, or None. source_file: of weights that were loaded, not trained.
-    warned: logs whose monitors have warned.
+    warned: logs whose monitors have warned. cache_counts: of `CachedTeachers`.
     """
 
     clock: Clock = field(default_factory=Clock)
@@ -43,6 +43,7 @@ class PhaseRecord:
     warned: list[str] = field(default_factory=list)
     teacher: dict | None = None
     source_file: dict | None = None
+    cache_counts: dict[str, int] = field(default_factory=dict)
 
 
 class PhaseStorage:
@@ -97,6 +98,7 @@ class PhaseStorage:
             raise InputError(f"{self.folder}: was trained with another teacher than {origin} now is; add --overwrite")
         state, fresh = saved_state.join(like, fresh, items, meta["step"])
         record.clock, record.warned = Clock(**meta["clock"]), meta["warned"]
+        record.cache_counts = meta.get("cache_counts", {})
         record.results = resumed.results_of(meta, self.log, plan.name, plan.task)
         log_line(f"{plan.name}: resumed at step {meta['step']} of {plan.steps}")
         return LoopState(state, *fresh)
@@ -120,6 +122,7 @@ class PhaseStorage:
             "source": record.source_file,
             "data": self.data_identity,
             "results": asdict(record.results),
+            "cache_counts": record.cache_counts,
             "rows": self.log.counts(self.plan.name, step),
         }
         self.log.flush()
