@@ -11,6 +11,7 @@ import hashlib
 import json
 import mmap
 import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,21 +123,39 @@ def folder_of(cache: epath.Path, teacher: str, key: dict) -> epath.Path:
 
 
 def write_header(folder: epath.Path, header: dict) -> None:
-    """Say what the rows in a folder are: `key`, and what a person or `prune` wants to know. No row depends on it."""
-    with files.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / HEADER, header)
+    """Say what the rows in a folder are: `key`, and what a person or `headers` wants to know. No row depends on it; two
+    runs may write it at once."""
+    with files.writing(folder / HEADER), tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
+        json.dump(header, file, indent=2)
+        file.flush()
+        os.chmod(file.name, 0o666 & ~_umask())
+        os.replace(file.name, folder / HEADER)
 
 
-def headers(cache: epath.Path) -> dict[epath.Path, dict]:
-    """Folder -> header of every store.
+def headers(cache: epath.Path) -> dict[epath.Path, dict | None]:
+    """Folder -> header of every store; None where it is damaged: the next run that wants the store writes it again.
 
     Raises:
-      InputError: no such folder, or a header that is no JSON.
+      InputError: no such folder.
     """
     if not cache.is_dir():
         raise InputError(f"config.teacher_cache: no folder {cache}")
-    return {path.parent: files.read_json(path) for path in sorted(cache.glob(f"*/{HEADER}"))}
+    return {path.parent: _header(path) for path in sorted(cache.glob(f"*/{HEADER}"))}
+
+
+def _header(path: epath.Path) -> dict | None:
+    try:
+        header = json.loads(path.read_bytes())
+        return header if {"teacher", "columns", "rows", "key"} <= header.keys() else None
+    except (ValueError, AttributeError):
+        return None
+
+
+def _umask() -> int:
+    """What this process takes from the rights of a new file; there is no way to ask without setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _text(key: dict[str, Any]) -> str:

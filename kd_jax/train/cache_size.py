@@ -88,9 +88,9 @@ def _room(recipe: config.Recipe, source: Resident | Streamed, size: int, stores:
 
 
 def taken_by(folder: epath.Path) -> int:
-    """Bytes that the files of stores take on the disk; holes take none."""
-    stores = folder.glob("*/*") if folder.exists() else ()
-    return sum(os.stat(path).st_blocks * 512 for path in stores if path.is_file())
+    """Bytes that the files below a folder take on the disk; holes take none."""
+    files = (os.path.join(path, name) for path, _, names in os.walk(folder) for name in names)
+    return sum(os.stat(file).st_blocks * 512 for file in files)
 
 
 def free_for(folder: epath.Path) -> int:

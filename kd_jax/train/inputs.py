@@ -8,6 +8,13 @@ from kd_jax.train.teacher_cache import CachedTeachers
 from kd_jax.typing import Batch, Outputs, Variables
 
 
+def load_teachers(plan: PhasePlan) -> tuple[tuple[Variables | None, ...], tuple[str, ...]]:
+    """The variables of a phase's teachers on the devices, and their digests; of one that moves None, and its name."""
+    loaded = [teacher.load() if teacher.load else None for teacher in plan.teachers]
+    digests = tuple(read.digest if read else t.origin for t, read in zip(plan.teachers, loaded, strict=True))
+    return tuple(read and plan.layout.put(read.variables, "s") for read in loaded), digests
+
+
 def resolve_teachers(teachers: tuple[Variables | None, ...], state: TrainState) -> tuple[Variables, ...]:
     """The teachers as they are now: the student's average in the state stands in place of None."""
     return tuple(Variables(**state.ema) if v is None else v for v in teachers)

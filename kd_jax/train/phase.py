@@ -17,7 +17,7 @@ from kd_jax.train import report
 from kd_jax.train.batches import Resident, Streamed
 from kd_jax.train.compiled import CompiledPhase
 from kd_jax.train.evaluator import Evaluator
-from kd_jax.train.inputs import StepInputs, resolve_teachers
+from kd_jax.train.inputs import StepInputs, load_teachers, resolve_teachers
 from kd_jax.train.phase_storage import PhaseRecord, PhaseStorage, with_network
 from kd_jax.train.rows import Rows, describe
 from kd_jax.train.teacher_cache import CachedTeachers, open_cache
@@ -63,9 +63,11 @@ class PhaseRun:
     def _begin(self) -> tuple[CompiledPhase, tuple[Variables | None, ...], Evaluator]:
         """The programs, the teachers, and the evaluator, which measures the teachers at once."""
         compiled, plan = CompiledPhase(self.plan), self.plan
-        teachers = self._load_teachers()
+        teachers, digests = load_teachers(plan)
+        if teachers:
+            about = {"origin": ",".join(plan.phase.teacher), "digest": ",".join(digests)}
+            self.record.teacher = {**about, plan.task.headline: None}
         evaluator = Evaluator(self.layout, self.source, plan.network, plan.phase.batch_size, plan.task)
-        digests = self.record.teacher["digest"].split(",") if teachers else []
         how = {"source": self.source, "data_identity": self.storage.data_identity}
         self.cache = open_cache(self.recipe, plan, compiled.teach, teachers, digests, **how)
         teach = self.cache or compiled.teach
@@ -168,18 +170,6 @@ class PhaseRun:
         """Whether a training row, a test row and a save fall on this step; all do on the last."""
         every = (self.recipe.log.every, self.plan.eval_every, self.plan.save_every)
         return tuple(step == self.plan.steps or step % n == 0 for n in every)
-
-    def _load_teachers(self) -> tuple[Variables | None, ...]:
-        """The teachers' variables on the devices; notes where they came from."""
-        loaded, digests = [], []
-        for teacher in self.plan.teachers:
-            read = teacher.load() if teacher.load else None
-            loaded.append(read and self.layout.put(read.variables, "s"))
-            digests.append(read.digest if read else teacher.origin)
-        if loaded:
-            headline = {self.plan.task.headline: None}
-            self.record.teacher = {"origin": ",".join(self.plan.phase.teacher), "digest": ",".join(digests), **headline}
-        return tuple(loaded)
 
     def _start(self, compiled: CompiledPhase, teachers: tuple[Variables | None, ...]) -> LoopState:
         """The newest good checkpoint, or the beginning."""

@@ -74,7 +74,10 @@ class CachedTeachers:
 
 
 class TeacherStore:
-    """What is kept of one teacher, and how it is computed."""
+    """What is kept of one teacher, and how it is computed.
+
+    rows: those of the training set, of example i and view v the row i * views + v. tests: those of the test set.
+    """
 
     def __init__(
         self, plan: PhasePlan, seat: int, teach: Teachers, variables: Variables, source: Resident | Streamed,
@@ -83,18 +86,13 @@ class TeacherStore:
         """seat: the number of the teacher. folder, key: of the store."""
         self.folder, self._layout, self._source, self._views = folder, plan.layout, source, source.num_views
         self._run, size = partial(teach.of, seat, variables), {"columns": plan.network.num_classes}
-        self._rows = LogitRows(folder, "train", key=key, count=source.sizes["train"] * source.num_views, **size)
-        self._tests = LogitRows(folder, "test", key=key, count=source.sizes["test"], **size)
+        self.rows = LogitRows(folder, "train", key=key, count=source.sizes["train"] * source.num_views, **size)
+        self.tests = LogitRows(folder, "test", key=key, count=source.sizes["test"], **size)
         self._batch_size = plan.phase.batch_size
         self._ahead = RowsAhead(
-            self._rows, self.numbers_of, self.compute, batch_size=self._batch_size, last=plan.steps
+            self.rows, self.numbers_of, self.compute, batch_size=self._batch_size, last=plan.steps
         )  # fmt: skip
         self._test_counts = {"hits": 0, "misses": 0}
-
-    @property
-    def rows(self) -> LogitRows:
-        """Those of the training set: of example i and view v the row i * views + v."""
-        return self._rows
 
     def numbers_of(self, step: int) -> np.ndarray:
         """The numbers (B,) of the rows that a training step reads."""
@@ -107,6 +105,15 @@ class TeacherStore:
         image = self._source.images_in(index, view)
         return self._run({"image": image, "index": self._layout.put(index, "b")}).logits
 
+    def count_equal(self, numbers: np.ndarray) -> int:
+        """How many rows of these numbers, at most a batch, are what the teacher says now, bit by bit."""
+        if not len(numbers):
+            return 0
+        logits = self.compute(np.pad(numbers, (0, self._batch_size - len(numbers)), mode="edge"))
+        live = np.asarray(logits)[: len(numbers)].astype(self.rows.dtype)
+        rows, there = self.rows.read(numbers)
+        return int(np.sum(there & (rows.view(np.uint8) == live.view(np.uint8)).all(axis=1)))
+
     def fill(self, step: int) -> None:
         """Compute what a training step lacks."""
         self._ahead.at(step)
@@ -117,13 +124,13 @@ class TeacherStore:
 
     def test(self, batch: Batch) -> Outputs:
         """The same of a batch of the test set; the batch is computed where a row of it is missing."""
-        numbers = np.asarray(batch["index"])
-        rows, there = self._tests.read(numbers)
-        self._test_counts["hits"] += int(there.sum())
-        self._test_counts["misses"] += int((~there).sum())
+        numbers, counted = np.asarray(batch["index"]), np.asarray(batch["mask"]) > 0
+        rows, there = self.tests.read(numbers)
+        self._test_counts["hits"] += int(np.sum(there & counted))
+        self._test_counts["misses"] += int(np.sum(~there & counted))
         if not there.all():
-            rows = np.asarray(self._run(batch, "test").logits).astype(self._tests.dtype)
-            self._tests.write(numbers[~there], rows[~there])
+            rows = np.asarray(self._run(batch, "test").logits).astype(self.tests.dtype)
+            self.tests.write(numbers[~there], rows[~there])
         return self._outputs(rows.astype(np.float32))
 
     @property
@@ -135,12 +142,12 @@ class TeacherStore:
     @property
     def bytes(self) -> int:
         """What it takes on the disk."""
-        return self._rows.bytes + self._tests.bytes
+        return self.rows.bytes + self.tests.bytes
 
     def close(self) -> None:
         """Close both files."""
-        self._rows.close()
-        self._tests.close()
+        self.rows.close()
+        self.tests.close()
 
     def _outputs(self, rows: np.ndarray) -> Outputs:
         return Outputs((), None, None, self._layout.put(rows, "b"))
@@ -148,7 +155,7 @@ class TeacherStore:
 
 def open_cache(
     recipe: config.Recipe, plan: PhasePlan, teach: Teachers, teachers: tuple[Variables | None, ...],
-    digests: list[str], source: Resident | Streamed, data_identity: dict,
+    digests: tuple[str, ...], source: Resident | Streamed, data_identity: dict,
 ) -> CachedTeachers | None:  # fmt: skip
     """The cache that a phase trains with; None where it is off, or where no teacher of the phase can be cached.
 
@@ -169,8 +176,9 @@ def open_cache(
         name = plan.teachers[seat].network.name
         key = key_of(recipe, plan, seat, teach, teachers[seat], digests[seat], source, data_identity)
         folder = folder_of(cache, name, key)
-        write_header(folder, {"teacher": {"name": name, "digest": digests[seat]}, "key": key})
-        stores[seat] = TeacherStore(plan, seat, teach, teachers[seat], source, folder, key)
+        stores[seat] = store = TeacherStore(plan, seat, teach, teachers[seat], source, folder, key)
+        about = {"teacher": {"name": name, "digest": digests[seat]}, "columns": plan.network.num_classes}
+        write_header(folder, {**about, "rows": {"train": store.rows.count, "test": store.tests.count}, "key": key})
     return CachedTeachers(cache, teach, stores)
 
 
