@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,20 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="module")
+def live(teachers, tmp_path_factory):
+    """method -> folder of a student whose teacher runs."""
+    homes = {}
+
+    def home(method):
+        if method not in homes:
+            homes[method] = tmp_path_factory.mktemp(method)
+            assert trained(homes[method], teachers[0], method) is None
+        return homes[method]
+
+    return home
+
+
 def student(teacher, method="kd", cache="", **changes):
     """A student of a teacher that is there."""
     how = {"phases": ("student",), "student__teacher": teacher, "student__steps": STEPS, "seed": 5}
@@ -78,21 +93,19 @@ def distinct(teachers, seed=5, steps=STEPS):
     return len({tuple(pair) for pair in np.concatenate(views, 1).T.tolist()})
 
 
-def test_students_are_those_of_a_teacher_that_runs(teachers, cache, tmp_path, monkeypatch):
+def test_students_are_those_of_a_teacher_that_runs(teachers, live, cache, tmp_path, monkeypatch):
     """Filled by a run that is stopped and resumed; then read by another method with the same data, and with other data
     order. The teacher sees each view once."""
-    for method in ("kd", "dkd", "skd"):
-        trained(tmp_path / method, teachers[0], method)
     stopped(tmp_path / "cold", 6, monkeypatch, teachers[0], "kd", cache)
     counts = trained(tmp_path / "cold", teachers[0], "kd", cache)
-    assert_same_student(tmp_path / "kd", tmp_path / "cold")
+    assert_same_student(live("kd"), tmp_path / "cold")
     asked = STEPS * 8 + 2 * 13  # the test set twice: by each of the two processes
     assert counts["hits"] + counts["misses"] == asked and counts["dir"] == str(cache)
     views = distinct(teachers)
     assert views - 8 <= counts["misses"] - 13 <= views  # of what was computed ahead, the second process has hits
     for method in ("dkd", "skd"):
-        counts = trained(tmp_path / f"{method} warm", teachers[0], method, cache)
-        assert_same_student(tmp_path / method, tmp_path / f"{method} warm")
+        counts = trained(tmp_path / method, teachers[0], method, cache)
+        assert_same_student(live(method), tmp_path / method)
         assert counts == {**counts, "hits": STEPS * 8 + 13, "misses": 0}
     assert counts["bytes"] > 0 and len(headers(cache)) == 1
     other = trained(tmp_path / "other order", teachers[0], "kd", cache, data__seed=6)
@@ -108,24 +121,22 @@ def test_two_teachers_have_a_store_each(teachers, cache, tmp_path, monkeypatch):
     assert len({header["teacher"]["digest"] for header in headers(cache).values()}) == 2
 
 
-def test_the_strong_view_stays_live(teachers, cache, tmp_path):
-    trained(tmp_path / "live", teachers[0], "mlld")
+def test_the_strong_view_stays_live(teachers, live, cache, tmp_path):
     counts = trained(tmp_path / "cached", teachers[0], "mlld", cache)
-    assert_same_student(tmp_path / "live", tmp_path / "cached")
+    assert_same_student(live("mlld"), tmp_path / "cached")
     assert counts["hits"] + counts["misses"] == STEPS * 8 + 13
 
 
-def test_a_stream_reads_what_a_set_in_memory_has_filled(teachers, tmp_path):
+def test_a_stream_reads_what_a_set_in_memory_has_filled(teachers, live, tmp_path):
     """And the other way round: the rows are the same."""
-    trained(tmp_path / "live", teachers[0])
     first = trained(tmp_path / "streamed", teachers[0], cache=tmp_path / "cache", data__stream=True)
-    assert_same_student(tmp_path / "live", tmp_path / "streamed")
+    assert_same_student(live("kd"), tmp_path / "streamed")
     second = trained(tmp_path / "here", teachers[0], cache=tmp_path / "cache")
-    assert_same_student(tmp_path / "live", tmp_path / "here")
+    assert_same_student(live("kd"), tmp_path / "here")
     assert first["misses"] == distinct(teachers) + 13 and second["misses"] == 0
 
 
-def test_two_runs_that_fill_a_cache_at_once_end_identical(teachers, tmp_path, monkeypatch):
+def test_two_runs_that_fill_a_cache_at_once_end_identical(teachers, live, tmp_path, monkeypatch):
     """A second run trains as a whole while the first one is on its way."""
     whole, step = StepInputs.train, 7
 
@@ -134,11 +145,10 @@ def test_two_runs_that_fill_a_cache_at_once_end_identical(teachers, tmp_path, mo
             trained(tmp_path / "second", teachers[0], cache=tmp_path / "cache")
         return whole(self, now, state)
 
-    trained(tmp_path / "live", teachers[0])
     monkeypatch.setattr(StepInputs, "train", train)
     counts = trained(tmp_path / "first", teachers[0], cache=tmp_path / "cache")
     for name in ("first", "second"):
-        assert_same_student(tmp_path / "live", tmp_path / name)
+        assert_same_student(live("kd"), tmp_path / name)
     assert counts["misses"] <= (step + 2) * 8 + 13  # the rest was there
 
 
@@ -161,10 +171,9 @@ def test_two_processes_that_fill_a_cache_at_once_end_identical(tmp_path):
         assert_same_student(tmp_path / "live", tmp_path / name)
 
 
-def test_a_wrong_byte_is_never_read(teachers, tmp_path):
+def test_a_wrong_byte_is_never_read(teachers, live, tmp_path):
     """It costs the one row it is in, which is then whole again."""
     where = tmp_path / "cache"
-    trained(tmp_path / "live", teachers[0])
     trained(tmp_path / "cold", teachers[0], cache=where)
     (store,) = headers(where)
     content = bytearray((store / "train").read_bytes())
@@ -173,7 +182,7 @@ def test_a_wrong_byte_is_never_read(teachers, tmp_path):
     (store / "train").write_bytes(content)
     (store / "header.json").write_text("{")  # on which no row depends
     assert trained(tmp_path / "warm", teachers[0], cache=where)["misses"] == 1
-    assert_same_student(tmp_path / "live", tmp_path / "warm")
+    assert_same_student(live("kd"), tmp_path / "warm")
     assert trained(tmp_path / "again", teachers[0], cache=where)["misses"] == 0
 
 
@@ -189,24 +198,19 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_what_another_run_would_have_is_never_read(teachers, cache, what, capsys):
-    """Not even where its files are put in place of the right ones."""
+def test_what_another_run_would_have_is_never_read(teachers, cache, tmp_path, what, capsys):
+    """It has another store; and put in the place of this one's, its rows are not there."""
     cache_teacher.fill(student(teachers[0], cache=cache), "", epochs=1)
-    before = headers(cache)
-    changed = student(teachers[what == "teacher"], cache=cache / what, **CHANGES[what])
-    for attempt in range(2):
-        capsys.readouterr()
-        cache_teacher.fill(changed, "", epochs=1)
-        (store,) = headers(cache / what)
-        there = 0 if not attempt else int(capsys.readouterr().out.count(" 0 rows computed"))
-        assert there == attempt and store.name not in {path.name for path in before}
-        if not attempt:
-            printed = store
-    for path in before:
+    first = run.prepare(student(teachers[0]), "/nowhere").plans[0].teachers[0].load().digest
+    others = {path.name: path for path, header in headers(cache).items() if header["teacher"]["digest"] == first}
+    changed = student(teachers[what == "teacher"], cache=tmp_path, **CHANGES[what])
+    cache_teacher.fill(changed, "", epochs=1)
+    (store,) = headers(tmp_path)
+    assert " 0 were there" in capsys.readouterr().out and store.name not in others
+    for other in others.values():
         for name in ("train", "test"):
-            shutil.copy(path / name, printed / name)
-    capsys.readouterr()
-    assert "damaged" in _info(cache / what, capsys) and " 0 of " in _info(cache / what, capsys)
+            shutil.copy(other / name, store / name)
+        assert re.search(r"train: 0 of .* damaged.*\n.*test: 0 of .* damaged", _info(tmp_path, capsys))
 
 
 def _info(folder, capsys):
@@ -228,12 +232,11 @@ def test_half_precision_is_another_run_and_says_so(teachers, tmp_path, capsys):
         trained(tmp_path / "new", teachers[0], teacher_cache_dtype="float16")
 
 
-def test_a_run_may_go_on_with_a_cache_and_without(teachers, cache, tmp_path, monkeypatch):
-    trained(tmp_path / "live", teachers[0])
+def test_a_run_may_go_on_with_a_cache_and_without(teachers, live, cache, tmp_path, monkeypatch):
     stopped(tmp_path / "run", 6, monkeypatch, teachers[0])
     stopped(tmp_path / "run", 11, monkeypatch, teachers[0], cache=cache)
     assert trained(tmp_path / "run", teachers[0]) is None
-    assert_same_student(tmp_path / "live", tmp_path / "run")
+    assert_same_student(live("kd"), tmp_path / "run")
 
 
 REFUSED = {
