@@ -35,6 +35,8 @@ def why_not_cached(
     for teacher in teachers:
         if teacher.load is None:
             return f"config.{phase.name}.teacher={teacher.origin} changes at every step"
+    if teachers and not any(map(is_cacheable, teachers)):
+        return f"config.{phase.name}.teacher={','.join(phase.teacher)} is a table of logits already"
     if recipe.data.crop:
         return f"config.data.crop={recipe.data.crop} draws crops at random, so that hardly any view comes twice"
     if processes.count() > 1:

@@ -63,21 +63,33 @@ def store_size(recipe: config.Recipe, source: Resident | Streamed, classes: int,
     return int(train * min(views * record, distinct_views(views, epochs) * (PAGE + record))) + test * record
 
 
-def readable(size: int) -> str:
-    """A number of bytes."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
+def check_room(recipe: config.Recipe, size: int, taken: int) -> None:
+    """Refuse a disk that is too small for a number of bytes. taken: how many of them are there.
 
-
-def _room(recipe: config.Recipe, source: Resident | Streamed, size: int, stores: int) -> str:
-    """One line on what the stores of a run take. What lies in the folder counts as theirs."""
+    Raises:
+      InputError: it is.
+    """
     folder = resolve_path(recipe.teacher_cache)
-    taken, free = taken_by(folder), free_for(folder)
+    free = free_for(folder)
     if size - taken > free:
         smaller = "" if recipe.teacher_cache_dtype == "float16" else ", or --config.teacher_cache_dtype=float16"
         raise InputError(
             f"config.teacher_cache: {folder}: needs up to {readable(size)}, of which {readable(taken)} are there, and "
             f"{readable(free)} are free; accepted: a folder on a larger disk{smaller}"
         )
+
+
+def readable(size: int) -> str:
+    """A number of bytes."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
+
+
+def _room(recipe: config.Recipe, source: Resident | Streamed, size: int, stores: int) -> str:
+    """One line on what the stores of a run take. What lies in the folder counts as theirs: which of it is, is known
+    when their teachers are (`kd_jax.train.teacher_cache.open_cache` asks again)."""
+    folder = resolve_path(recipe.teacher_cache)
+    taken, free = taken_by(folder), free_for(folder)
+    check_room(recipe, size, taken)
     exact = " (not exact)" if recipe.teacher_cache_dtype == "float16" else ""
     teachers = f"{stores} teachers" if stores > 1 else "the teacher"
     return (

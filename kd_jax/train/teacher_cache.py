@@ -25,6 +25,7 @@ from kd_jax.plan import PhasePlan
 from kd_jax.storage.logit_rows import LogitRows, folder_of, write_header
 from kd_jax.storage.workdir import resolve_path
 from kd_jax.train.batches import Resident, Streamed
+from kd_jax.train.cache_size import check_room, store_size
 from kd_jax.train.compiled import Teachers
 from kd_jax.train.rows_ahead import RowsAhead
 from kd_jax.typing import Array, Batch, Outputs, Variables
@@ -167,6 +168,7 @@ def open_cache(
       data_identity: `Dataset.identity`.
 
     Raises:
+      InputError: the disk is too small for what the phase will add.
       StorageError: it cannot be written.
     """
     if not recipe.teacher_cache or not plan.cacheable_teachers:
@@ -179,7 +181,10 @@ def open_cache(
         stores[seat] = store = TeacherStore(plan, seat, teach, teachers[seat], source, folder, key)
         about = {"teacher": {"name": name, "digest": digests[seat]}, "columns": plan.network.num_classes}
         write_header(folder, {**about, "rows": {"train": store.rows.count, "test": store.tests.count}, "key": key})
-    return CachedTeachers(cache, teach, stores)
+    opened = CachedTeachers(cache, teach, stores)
+    size = store_size(recipe, source, plan.network.num_classes, plan.steps / plan.steps_per_epoch)
+    check_room(recipe, size * len(stores), sum(min(size, store.bytes) for store in stores.values()))
+    return opened
 
 
 def key_of(
