@@ -49,10 +49,14 @@ class RowsAhead:
         """The rows (B, K) of a step, in float32."""
         if step != self._next:
             self._forget(step)
-        if self._looked_up == step:
+        self._next, numbers = step + 1, self._numbers_of(step)
+        if self._looked_up == step:  # nothing is held for it, or for later ones
+            rows, there = self._store.read(numbers)
+            if there.all():
+                self._looked_up, self.hits = step + 1, self.hits + len(numbers)
+                return rows.astype(np.float32)
             self._look_up()
-        numbers = self._numbers_of(step).tolist()
-        self._next = step + 1
+        numbers = numbers.tolist()
         while any(self._rows[n] is None for n in numbers):
             self._advance()
         rows = np.stack([self._rows[n] for n in numbers]).astype(np.float32)
