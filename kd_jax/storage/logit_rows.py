@@ -105,7 +105,7 @@ class LogitRows:
     def _checksums(self, numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Of rows (B, K) under their numbers (B,): CRC-32C, which notices every wrong byte, and added to it what
         differs from row to row and from store to store. Never 0: that is what a hole holds."""
-        content, size = memoryview(rows.tobytes()), self.columns * self.dtype.itemsize
+        content, size = rows.tobytes(), self.columns * self.dtype.itemsize
         crcs = [google_crc32c.value(content[first : first + size]) for first in range(0, len(content), size)]
         places = np.uint32(self._seed) + numbers.astype(np.uint32) * np.uint32(_SPREAD)
         checksums = np.array(crcs, np.uint32) + places
