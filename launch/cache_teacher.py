@@ -27,7 +27,7 @@ def run() -> None:
     if ACTION.value == "fill":
         cache_teacher.fill(tree, workdir, epochs=EPOCHS.value)
     elif ACTION.value == "info":
-        cache_teacher.info(tree["teacher_cache"])
+        cache_teacher.info(tree)
     elif ACTION.value == "prune":
         cache_teacher.prune(tree, workdir)
     elif not cache_teacher.verify(tree, workdir, sample=SAMPLE.value):

@@ -96,13 +96,13 @@ def verify(tree: dict, workdir: str, *, sample: int) -> bool:
     return same
 
 
-def info(folder: str) -> None:
-    """Print what is in a cache. Every row is read.
+def info(tree: dict) -> None:
+    """Print what is in the cache of a recipe. Every row is read.
 
     Raises:
       InputError: no such folder.
     """
-    for path, header in headers(resolve_path(folder)).items():
+    for path, header in headers(_folder(tree["teacher_cache"])).items():
         if header is None:
             log_line(f"{path}: header.json is damaged; a run that needs the store writes it again")
             continue
@@ -122,7 +122,7 @@ def prune(tree: dict, workdir: str) -> None:
     opened = _open(tree, workdir)
     digests = {digest for plan in opened.plans for digest in load_teachers(plan)[1]}
     freed = 0
-    for path, header in headers(resolve_path(opened.recipe.teacher_cache)).items():
+    for path, header in headers(_folder(tree["teacher_cache"])).items():
         if header and header["teacher"]["digest"] not in digests:
             freed += taken_by(path)
             path.rmtree()
@@ -130,10 +130,16 @@ def prune(tree: dict, workdir: str) -> None:
     log_line(f"{readable(freed)} freed")
 
 
-def _open(tree: dict, workdir: str) -> _Recipe:
-    recipe = config.parse(tree)
-    if not recipe.teacher_cache:
+def _folder(named: str) -> epath.Path:
+    """The folder of the cache."""
+    if not named:
         raise InputError("config.teacher_cache: empty; name the folder of the cache")
+    return resolve_path(named)
+
+
+def _open(tree: dict, workdir: str) -> _Recipe:
+    _folder(tree["teacher_cache"])
+    recipe = config.parse(tree)
     home, layout = resolve_path(workdir or recipe.teacher_cache), Layout(recipe.parallel.mesh, recipe.parallel.scope)
     dataset = load_data(recipe)
     plans = tuple(plan for plan in build(recipe, dataset, home, layout) if plan.cacheable_teachers)

@@ -214,7 +214,7 @@ def test_what_another_run_would_have_is_never_read(teachers, cache, tmp_path, wh
 
 
 def _info(folder, capsys):
-    cache_teacher.info(str(folder))
+    cache_teacher.info({"teacher_cache": str(folder)})
     return capsys.readouterr().out
 
 
@@ -258,12 +258,27 @@ def test_what_cannot_be_cached_is_refused_by_name(teachers, tmp_path, what):
     assert run.prepare(student(teachers[0], **changes), str(tmp_path / "run")).plans[-1].why_not_cached
 
 
+def test_a_table_of_logits_has_nothing_to_gain(teachers, tmp_path):
+    """It is refused by itself, and beside another teacher left alone."""
+    np.savez(tmp_path / "table.npz", logits=np.zeros((40, 5)))
+    table = f"logits:{tmp_path / 'table.npz'}"
+    with pytest.raises(InputError, match=rf"but config\.student\.teacher={table} is a table of logits already; acc"):
+        run.prepare(student(table, cache=tmp_path), str(tmp_path / "run"))
+    (plan,) = run.prepare(student(f"{table},{teachers[0]}", cache=tmp_path), str(tmp_path / "run")).plans
+    assert plan.cacheable_teachers == (1,)
+
+
 def test_a_disk_that_is_too_small_is_refused_before_anything_trains(tmp_path, monkeypatch):
     monkeypatch.setattr(cache_size, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=1000)))
     message = r"cache: needs up to 0.02 MB, of which 0.00 MB are there, and 0.00 MB are free; accepted: a folder on"
     with pytest.raises(InputError, match=message):
         run.run(tree(teacher_cache=str(tmp_path / "cache"), student__steps=10), str(tmp_path / "run"))
     assert not (tmp_path / "run" / "teacher").exists()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "of another teacher").write_bytes(bytes(10**5))  # known when the teachers are
+    with pytest.raises(InputError, match=r"needs up to 0.02 MB, of which 0.00 MB are there, and 0.00 MB are free"):
+        run.run(tree(teacher_cache=str(tmp_path / "cache"), student__steps=10), str(tmp_path / "run"))
+    assert (tmp_path / "run" / "teacher" / "DONE").exists() and not (tmp_path / "run" / "student" / "DONE").exists()
     with pytest.raises(InputError, match="must be a folder of this machine"):
         run.prepare(tree(teacher_cache="gs://bucket"), str(tmp_path / "run"))
 
