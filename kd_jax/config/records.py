@@ -125,7 +125,8 @@ class Recipe:
     statistics, losses and all that methods compute are float32 in any case. deterministic: whether a GPU's operations
     give the same bits every time; others do anyway. steps_per_call: how many training steps one compiled program takes
     where they are not due to be logged, measured or saved between; "auto" is 1 on a CPU, and as many as there are
-    before the next that is due on other devices."""
+    before the next that is due on other devices. teacher_cache: folder in which teachers' logits are kept by example
+    and view, "" for none. teacher_cache_dtype: as what."""
 
     name: str
     seed: int = 0
@@ -135,6 +136,8 @@ class Recipe:
     precision: str = "float32"
     deterministic: bool = False
     steps_per_call: str = "auto"
+    teacher_cache: str = ""
+    teacher_cache_dtype: str = "float32"
     phases: tuple[Phase, ...]
     data: Data = field(default_factory=Data)
     parallel: Parallel = Parallel()
@@ -155,6 +158,13 @@ class Recipe:
         require(counts, "steps_per_call", asked, "auto, or a number of steps as text, at least 1")
         several = asked not in ("auto", "1") and self.data.stream
         require(not several, "steps_per_call", asked, "auto or 1 where data.stream is True")
+        local = "://" not in self.teacher_cache
+        require(local, "teacher_cache", self.teacher_cache, "a folder of this machine, or empty for none")
+        dtypes = ("float32", "float16") if self.teacher_cache else ("float32",)
+        accepted = " or ".join(dtypes) + ("" if self.teacher_cache else " where config.teacher_cache is empty")
+        require(self.teacher_cache_dtype in dtypes, "teacher_cache_dtype", self.teacher_cache_dtype, accepted)
+        single = asked in ("auto", "1") or not self.teacher_cache
+        require(single, "steps_per_call", asked, "auto or 1 where config.teacher_cache is given: its rows come by step")
         earlier_names = []
         for phase in self.phases:
             named = [(f"{phase.name}.teacher", origin, origin[6:]) for origin in phase.teacher]

@@ -66,8 +66,11 @@ def crop_flip(image: Array, view: Array, *, pad: int) -> Array:
     return jax.vmap(one)(padded, view)
 
 
+def views(image: Array, view: Array, *, augment: str, pad: int) -> Array:
+    """The images in these views. Arguments as for `view_ids` and `crop_flip`."""
+    return image if augment == "none" else crop_flip(image, view, pad=pad)
+
+
 def augmented(image: Array, key: Array, epoch: Array, index: Array, *, augment: str, pad: int) -> Array:
     """The images of an epoch, cropped and mirrored. Arguments as for `view_ids` and `crop_flip`."""
-    if augment == "none":
-        return image
-    return crop_flip(image, view_ids(key, epoch, index, augment=augment, pad=pad), pad=pad)
+    return views(image, view_ids(key, epoch, index, augment=augment, pad=pad), augment=augment, pad=pad)

@@ -81,15 +81,15 @@ def strong_image(
     images: Array, index: Array, epoch: Array, key: Array, *, augment: str, ops: int, magnitude: int
 ) -> Array:
     """The strong view (B, H, W, C) of a batch. Arguments as in `train_batch` and `randaugment.strong_views`."""
-    pad, image = aug.padding(images.shape[1]), _gathered(images, index)
+    pad, image = aug.padding(images.shape[1]), whole_images(images, index)
     return strong_views(image, key, epoch, index, augment=augment, pad=pad, ops=ops, magnitude=magnitude)
 
 
 def test_batch(images: Array, labels: Array, index: Array, mask: Array) -> Batch:
     """Gather without augmentation. Arguments and result as in `train_batch`."""
-    return {"image": _gathered(images, index), "label": jnp.take(labels, index), "index": index, "mask": mask}
+    return {"image": whole_images(images, index), "label": jnp.take(labels, index), "index": index, "mask": mask}
 
 
-def _gathered(images: Array, index: Array) -> Array:
-    """(B, H, W, C) in [0, 1]."""
+def whole_images(images: Array, index: Array) -> Array:
+    """The images (B, H, W, C) at these positions, in [0, 1], before any augmentation."""
     return jnp.take(images, index, axis=0).astype(jnp.float32) / 255

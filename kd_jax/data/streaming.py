@@ -211,7 +211,12 @@ def strong_image(batch: Batch, epoch: Array, key: Array, *, augment: str, ops: i
 
 def test_batch(batch: Batch) -> Batch:
     """The batch record of a HostBatch. Pure, for the device."""
-    return {**batch, "image": batch["image"].astype(jnp.float32) / 255}
+    return {**batch, "image": whole_images(batch["image"])}
+
+
+def whole_images(pixels: Array) -> Array:
+    """Pixels (B, H, W, C) uint8 as images in [0, 1]. Pure, for the device."""
+    return pixels.astype(jnp.float32) / 255
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from kd_jax.distributed.mesh import Layout
 from kd_jax.engine.state import abstract_state, make_init_context, trained
 from kd_jax.models.network import Network
 from kd_jax.plan import networks, optimizers
+from kd_jax.plan.cacheable import check_cacheable, why_not_cached
 from kd_jax.plan.checks import single_value_norms, single_value_warning
 from kd_jax.plan.distiller import check_members, members_of
 from kd_jax.plan.phase_plan import PhasePlan, method_vars
 from kd_jax.plan.teachers import Teacher
 from kd_jax.plan.trace import trace_steps
 from kd_jax.tasks import CLASSIFICATION, Task
-from kd_jax.typing import Distiller, InitContext, InputError, Need, Search, Vars
+from kd_jax.typing import Distiller, InitContext, InputError, Need, Search, Vars, reads_teachers
 
 
 def build(
@@ -95,6 +96,9 @@ def _plan(
     tx = optimizers.make_optimizer(phase, schedule, distiller.lr_multipliers, dependencies)
     state = state._replace(opt=jax.eval_shape(tx.init, trained(state.params, phase.trains)))
     split = _split(phase, distiller.search, examples, steps, per_epoch)
+    why_not = why_not_cached(recipe, phase, members, teachers)
+    if reads_teachers(distiller.needs) and not phase.weights:
+        check_cacheable(recipe, why_not)
     parts = {"student": network.model, "distiller": distiller, "tx": tx, "task_terms": task_terms}
     more = {"task": task, "parts": parts, "searches": split.steps > 0, "skip": recipe.skip_nonfinite}
     seeds = recipe.seeds_of(phase)
@@ -109,6 +113,7 @@ def _plan(
         split=split,
         initial_vars=initial[1],
         warning=single_value_warning(phase, norms),
+        why_not_cached=why_not,
     )  # fmt: skip
 
 

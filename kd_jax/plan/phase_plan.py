@@ -13,6 +13,7 @@ from kd_jax.distributed.mesh import Layout
 from kd_jax.engine.state import TrainState
 from kd_jax.interop.loaded import Loaded
 from kd_jax.models.network import Network
+from kd_jax.plan.cacheable import is_cacheable
 from kd_jax.plan.teachers import Teacher
 from kd_jax.plan.trace import TracedSteps
 from kd_jax.tasks import Task
@@ -27,6 +28,7 @@ class PhasePlan:
     abstract: the state as shapes. traced: its steps. initial_vars, start: read, for a seed, what the members start
     with, and the network, or the part of it, that training starts from. weights: reads the network that is loaded in
     place of training. warning: a line that a person should read.
+    why_not_cached: see `kd_jax.plan.cacheable`.
     """
 
     phase: config.Phase
@@ -48,6 +50,7 @@ class PhasePlan:
     split: Split
     initial_vars: Callable[[int], dict[str, Vars]]
     warning: str | None = None
+    why_not_cached: str | None = None
     weights: Callable[[], Loaded] | None = None
     start: Callable[[int], Loaded] | None = None
 
@@ -60,6 +63,13 @@ class PhasePlan:
     def needs_teachers(self) -> bool:
         """Whether training reads the teachers' outputs."""
         return reads_teachers(self.distiller.needs)
+
+    @property
+    def cacheable_teachers(self) -> tuple[int, ...]:
+        """Which of its teachers, counted from 0, a cache can stand in for while it trains."""
+        if not self.needs_teachers or self.weights or self.why_not_cached:
+            return ()
+        return tuple(i for i, teacher in enumerate(self.teachers) if is_cacheable(teacher))
 
     @property
     def measures_teachers(self) -> bool:

@@ -16,10 +16,11 @@ from kd_jax.typing import InputError, first_line
 
 # a run may move to another machine, and may log or save more often: not part of its identity. Whether examples stream
 # or lie in memory changes no bit either; data.crop, which needs a stream, is part of it. What only guards is free too:
-# the flag that an error advises must be accepted in the same folder
+# the flag that an error advises must be accepted in the same folder. Logits that are kept are those of the teacher; in
+# float16 they are not, so that teacher_cache_dtype is part of it
 NON_IDENTITY_KEYS = (
     "parallel.mesh", "data.dir", "data.stream", "data.workers", "log", "checkpoint", "teacher_check", "skip_nonfinite",
-    "steps_per_call",
+    "steps_per_call", "teacher_cache",
 )  # fmt: skip
 FILES = ("config.json", "metrics.jsonl", "summary.json", "report.md", "curves.png")
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what a folder on an object store needs

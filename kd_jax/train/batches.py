@@ -1,10 +1,11 @@
 """What a run reads its batches from: a data set on the devices, or one that streams from its files. Both give the same
 batches for the same seed, bit by bit, but for what `data.crop` crops on the host."""
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 
 from kd_jax import config
 from kd_jax.data import Arrays, Dataset, resident, streaming
+from kd_jax.data import augment as aug
 from kd_jax.data.augment import root_key
 from kd_jax.data.resident import Split
 from kd_jax.data.streaming import EvalPlan, InMemory, Share, Stream, TrainPlan
@@ -27,8 +29,42 @@ class _Batches:
     def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str):
         self.layout, self.seed = layout, seed
         self.augment = dataset.augment if augment == "auto" else augment
-        self.sizes = {"train": len(dataset.train), "test": len(dataset.test)}
+        self.sizes, self.image_shape = {"train": len(dataset.train), "test": len(dataset.test)}, dataset.train.shape
         self.key = layout.put(root_key(seed))
+        how = {"augment": self.augment, "pad": self.pad}
+        self._all_view_ids = layout.jit(partial(aug.view_ids, **how), ins="rrr", outs="r")
+        self._crop = layout.jit(partial(aug.views, **how), ins="bb", outs="b")
+        self._view_ids = lru_cache(maxsize=2)(self._view_ids_of)
+
+    @property
+    def pad(self) -> int:
+        """Pixels of padding around an image that is cropped."""
+        return aug.padding(self.image_shape[0])
+
+    @property
+    def num_views(self) -> int:
+        """How many views of an image there are in training."""
+        return aug.num_views(self.augment, self.pad)
+
+    def train_views(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Which examples (B,) a training step reads, and which view of each (B,), where no search holds any out."""
+        epoch, index = resident.train_index(self.seed, step, n=self.sizes["train"], batch_size=batch_size)
+        return index, self._view_ids(epoch)[index]
+
+    def images_in(self, index: np.ndarray, view: np.ndarray) -> Array:
+        """Training images (B, H, W, C) in [0, 1] in the views of these numbers: bit by bit those of a batch."""
+        return self._crop(self._whole(index), self.layout.put(view, "b"))
+
+    def views_digest(self, batch_size: int) -> str:
+        """sha256 of the program that makes the views of a batch."""
+        image = jax.ShapeDtypeStruct((batch_size, *self.image_shape), np.float32)
+        lowered = self._crop.lower(image, jax.ShapeDtypeStruct((batch_size,), np.int32))
+        return hashlib.sha256(lowered.as_text().encode()).hexdigest()
+
+    def _view_ids_of(self, epoch: int) -> np.ndarray:
+        """(N,), all at once: a step that asked the devices for its views would wait for the steps before it."""
+        index = self.layout.put(np.arange(self.sizes["train"], dtype=np.int32))
+        return np.asarray(self._all_view_ids(self.key, np.int32(epoch), index))
 
     def __enter__(self):
         return self
@@ -46,6 +82,7 @@ class Resident(_Batches):
         make = partial(resident.train_batch, augment=self.augment)
         self._train = layout.jit(make, ins="rrbrr", outs="b")
         self._test = layout.jit(resident.test_batch, ins="rrbb", outs="b")
+        self._gather = layout.jit(resident.whole_images, ins="rb", outs="b")
         image = partial(resident.strong_image, augment=self.augment, ops=strong.ops, magnitude=strong.magnitude)
         self._views = {"strong": layout.jit(image, ins="rbrr", outs="b")}
 
@@ -83,6 +120,9 @@ class Resident(_Batches):
         """
         batch = self._train(*arrays, index, epoch, key)
         return _with_views(batch, {name: self._views[name](arrays[0], index, epoch, key) for name in extra_views})
+
+    def _whole(self, index: np.ndarray) -> Array:
+        return self._gather(self.arrays["train"][0], self.layout.put(index, "b"))
 
     def ahead(self, step: int, batch_size: int, split: Split | None = None) -> None:
         """Nothing: all of it is on the devices."""
@@ -122,6 +162,7 @@ class Streamed(_Batches):
         self.workers = workers_of(dataset, workers)
         self._train = layout.jit(partial(streaming.train_batch, augment=self.augment), ins="brr", outs="b")
         self._test = layout.jit(streaming.test_batch, ins="b", outs="b")
+        self._images = layout.jit(streaming.whole_images, ins="b", outs="b")
         image = partial(streaming.strong_image, augment=self.augment, ops=strong.ops, magnitude=strong.magnitude)
         self._views = {"strong": layout.jit(image, ins="brr", outs="b")}
         self._streams: dict[Any, Stream] = {}
@@ -147,6 +188,11 @@ class Streamed(_Batches):
         batch = self._train(rows, epoch, self.key)
         self._flying.append(batch["image"])
         return _with_views(batch, {name: self._views[name](rows, epoch, self.key) for name in extra_views})
+
+    def _whole(self, index: np.ndarray) -> Array:
+        """Read here and now, beside the streams."""
+        pixels = np.stack([self._sources["train"].view(i, self.seed, 0)[0] for i in index.tolist()])
+        return self._images(self.layout.put(pixels, "b"))
 
     def ahead(self, step: int, batch_size: int, split: Split | None = None) -> None:
         """Send the batch of a step to the devices while they compute an earlier one."""

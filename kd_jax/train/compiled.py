@@ -1,5 +1,6 @@
 """The compiled programs of one phase: the steps that its plan has traced, and the functions beside them."""
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
 
@@ -75,7 +76,7 @@ class Teachers:
 
     def __init__(self, layout: Layout, networks: tuple[Network, ...], needs: frozenset):
         gather, _ = layout.param_sharding or WHOLE
-        self._models = [network.model for network in networks]
+        self._networks = networks
         self._programs = [layout.jit(partial(_teacher, n, needs, gather), ins="sb", outs="b") for n in networks]
 
     def __call__(
@@ -88,8 +89,18 @@ class Teachers:
           batch: image (B, H, W, C) in [0, 1] and index (B,).
           split: "train", or "test" where the index counts test images.
         """
-        each = zip(self._models, self._programs, teachers, strict=True)
-        return tuple(program(*_inputs(m, v, batch, split)) for m, program, v in each if v is not None)
+        seats = [i for i, variables in enumerate(teachers) if variables is not None]
+        return tuple(self.of(i, teachers[i], batch, split) for i in seats)
+
+    def of(self, seat: int, variables: Variables, batch: Batch, split: str = "train") -> Outputs:
+        """Outputs of one teacher. seat: its number."""
+        return self._programs[seat](*_inputs(self._networks[seat].model, variables, batch, split))
+
+    def program_digest(self, seat: int, variables: Variables, batch_size: int) -> str:
+        """sha256 of the program, as the compiler gets it, of a teacher that reads images."""
+        image = jax.ShapeDtypeStruct((batch_size, *self._networks[seat].image_shape), jnp.float32)
+        lowered = self._programs[seat].lower(variables, image)
+        return hashlib.sha256(lowered.as_text().encode()).hexdigest()
 
 
 def _inputs(model, variables: Variables, batch: Batch, split: str) -> tuple[Variables, Array]:

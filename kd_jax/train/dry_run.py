@@ -12,6 +12,7 @@ from kd_jax.plan import PhasePlan
 from kd_jax.plan.teachers import Teacher
 from kd_jax.storage.progress import log_line
 from kd_jax.train.batches import Resident, Streamed, batches_of
+from kd_jax.train.cache_size import cache_lines
 from kd_jax.train.compiled import CompiledPhase
 from kd_jax.train.inputs import StepInputs
 from kd_jax.train.run import Prepared, prepare
@@ -32,6 +33,9 @@ def dry_run(tree: dict, workdir: str, *, overwrite: bool = False) -> None:
     """
     prepared = prepare(tree, workdir, overwrite=overwrite)
     log_line(prepared.heading)
+    with batches_of(prepared.recipe, prepared.layout, prepared.dataset) as source:
+        for line in cache_lines(prepared.recipe, prepared.plans, source):
+            log_line(line)
     for plan in prepared.plans:
         for line in _describe(plan, prepared):
             log_line(line)

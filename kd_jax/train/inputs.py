@@ -3,9 +3,22 @@
 from kd_jax.engine.seeds import PerSeed
 from kd_jax.engine.state import TrainState
 from kd_jax.plan import PhasePlan
+from kd_jax.storage.progress import log_line
 from kd_jax.train.batches import Resident, Streamed
 from kd_jax.train.compiled import Teachers
+from kd_jax.train.teacher_cache import CachedTeachers
 from kd_jax.typing import Batch, Outputs, Variables
+
+
+def load_teachers(plan: PhasePlan) -> tuple[tuple[Variables | None, ...], tuple[str, ...]]:
+    """The variables of a phase's teachers on the devices, and their digests; of one that moves None, and its name."""
+    loaded = [teacher.load() if teacher.load else None for teacher in plan.teachers]
+    for teacher, read in zip(plan.teachers, loaded, strict=True):
+        if read and read.seed is not None:
+            several = f"teacher {teacher.origin} has several seeds; that of seed {read.seed} teaches all"
+            log_line(f"{plan.name}: {several}")
+    digests = tuple(read.digest if read else t.origin for t, read in zip(plan.teachers, loaded, strict=True))
+    return tuple(read and plan.layout.put(read.variables, "s") for read in loaded), digests
 
 
 def resolve_teachers(teachers: tuple[Variables | None, ...], state: TrainState) -> tuple[Variables, ...]:
@@ -18,9 +31,12 @@ class StepInputs:
     of a teacher that is the student's average: those are PerSeed where there are several."""
 
     def __init__(
-        self, plan: PhasePlan, teach: Teachers, source: Resident | Streamed, teachers: tuple[Variables | None, ...]
-    ):
+        self, plan: PhasePlan, teach: Teachers, source: Resident | Streamed, teachers: tuple[Variables | None, ...],
+        cache: CachedTeachers | None = None,
+    ):  # fmt: skip
+        """cache: what says what the teachers say of a batch in place of `teach`; extra views are not in it."""
         self._plan, self._teach, self._source, self._teachers = plan, teach, source, teachers
+        self._cache = cache
         self._next = {}  # a batch that the policy step has read already
 
     def train(self, step: int, states: tuple[TrainState, ...]) -> tuple[tuple[Outputs | PerSeed, ...], Batch]:
@@ -46,12 +62,13 @@ class StepInputs:
     def _with_teachers(self, step: int, states: tuple[TrainState, ...], held_out: bool = False) -> tuple:
         plan = self._plan
         batch = self._source.train(step, plan.phase.batch_size, plan.split, held_out, plan.extra_views)
-        return with_teachers(plan, self._teach, self._teachers, states, batch)
+        outputs = self._cache.train(step, self._teachers, batch) if self._cache else None
+        return with_teachers(plan, self._teach, self._teachers, states, batch, outputs)
 
 
 def with_teachers(
     plan: PhasePlan, teach: Teachers, teachers: tuple[Variables | None, ...], states: tuple[TrainState, ...],
-    batch: Batch,
+    batch: Batch, outputs: tuple[Outputs, ...] | None = None,
 ) -> tuple[tuple[Outputs | PerSeed, ...], Batch]:  # fmt: skip
     """The teachers' outputs for a batch, as far as training reads them, and the batch with those for its extra views.
     A compiled program may call it.
@@ -61,6 +78,7 @@ def with_teachers(
       teachers: their variables; None for the student's average in the state.
       states: of the seeds before the step.
       batch: see `Resident.train`.
+      outputs: the teachers' for the batch itself, where they are there already.
     """
     if not plan.needs_teachers:
         return (), batch
@@ -68,7 +86,8 @@ def with_teachers(
         name: {**view, "teachers": _outputs(teach, teachers, states, {**batch, "image": view["image"]})}
         for name, view in batch.get("views", {}).items()
     }
-    return _outputs(teach, teachers, states, batch), {**batch, **({"views": views} if views else {})}
+    outputs = outputs or _outputs(teach, teachers, states, batch)
+    return outputs, {**batch, **({"views": views} if views else {})}
 
 
 def _outputs(

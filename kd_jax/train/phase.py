@@ -17,11 +17,12 @@ from kd_jax.train import report
 from kd_jax.train.batches import Resident, Streamed
 from kd_jax.train.compiled import CompiledPhase
 from kd_jax.train.evaluator import Evaluator
-from kd_jax.train.inputs import resolve_teachers
+from kd_jax.train.inputs import load_teachers, resolve_teachers
 from kd_jax.train.phase_storage import PhaseRecord, PhaseStorage, with_network
 from kd_jax.train.results import Results
 from kd_jax.train.rows import Rows, describe
 from kd_jax.train.steps import Steps, due_every
+from kd_jax.train.teacher_cache import CachedTeachers, open_cache
 from kd_jax.train.teacher_check import check_teacher
 from kd_jax.typing import Variables
 
@@ -41,6 +42,7 @@ class PhaseRun:
         self.storage = PhaseStorage(recipe, plan, self.folder, log, data_identity)
         self.record, self.trained = PhaseRecord(tuple(Results() for _ in plan.seeds)), False
         self.rows = Rows(plan, log, self.record)
+        self.cache: CachedTeachers | None = None
 
     def result(self) -> dict:
         """The phase's entry in summary.json; trains whatever is not trained yet."""
@@ -51,19 +53,27 @@ class PhaseRun:
                 self.trained = True
                 self.storage.write_outcome(outcome)
         except BaseException:
+            self._close_cache()
             if processes.count() == 1:  # several would wait for each other
                 with suppress(Exception):  # the first error counts
                     self.storage.checkpoints.close()  # a save that is under way ends
             raise
+        self._close_cache()
         self.storage.checkpoints.close()
         return outcome
 
     def _begin(self) -> tuple[CompiledPhase, tuple[Variables | None, ...], Evaluator]:
         """The programs, the teachers, and the evaluator, which measures the teachers at once."""
         compiled, plan = CompiledPhase(self.plan), self.plan
-        teachers = self._load_teachers()
+        teachers, digests = load_teachers(plan)
+        if teachers:
+            about = {"origin": ",".join(plan.phase.teacher), "digest": ",".join(digests)}
+            self.record.teacher = {**about, plan.task.headline: None}
         evaluator = Evaluator(self.layout, self.source, plan.network, plan.phase.batch_size, plan.task)
-        measured = evaluator.measure_teachers(compiled.teach, teachers) if plan.measures_teachers else None
+        how = {"source": self.source, "data_identity": self.storage.data_identity}
+        self.cache = open_cache(self.recipe, plan, compiled.teach, teachers, digests, **how)
+        teach = self.cache or compiled.teach
+        measured = evaluator.measure_teachers(teach, teachers) if plan.measures_teachers else None
         if measured:
             self.record.teacher[plan.task.headline] = measured[plan.task.headline]
             log_line(f"{self.name}: teacher {self.record.teacher['origin']}, {describe(plan.task, measured)}")
@@ -96,11 +106,12 @@ class PhaseRun:
         log_line(f"{plan.name}: {plan.batch_line}")
         compiled, teachers, evaluator = self._begin()
         loops, keys = self._start(compiled, teachers), tuple(self._key("train", seed) for seed in plan.seeds)
+        counts = self.record.cache_counts  # of the process that this one goes on for
         step, wall, mark = int(loops[0].state.step), self.record.clock.wall, None
         self.log.rewind(self.name, step)
         self.log.mirror(self.folder.parent / "tensorboard" if self.recipe.log.tensorboard else None, self.name, step)
         progress = Progress(self.name, step, plan.steps)
-        steps = Steps(self.recipe, plan, compiled, self.source, teachers, loops, keys)
+        steps = Steps(self.recipe, plan, compiled, self.source, teachers, loops, keys, self.cache)
         while step < plan.steps:
             loops, step = steps.take(loops, step)
             if mark is None:  # the first call loads programs: wait for it, then start to count
@@ -120,6 +131,7 @@ class PhaseRun:
                 self.rows.add_test(self._measure(evaluator, loops), step, progress)
             if save or signal is not None:
                 self.record.clock.wall = wall + time.monotonic() - began
+                self.record.cache_counts = self.cache.counts_since(counts) if self.cache else {}
                 self.storage.save(loops, self.record)
             if signal is not None:
                 self.storage.checkpoints.wait()
@@ -132,6 +144,10 @@ class PhaseRun:
         self._draw(compiled, teachers, loops[0])
         self.log.in_order([p.name for p in self.recipe.phases])
         return self._outcome(loops)
+
+    def _close_cache(self) -> None:
+        if self.cache:
+            self.cache.close()
 
     def _key(self, name: str, seed: int) -> jax.Array:
         """The key of a seed for one purpose."""
@@ -154,22 +170,6 @@ class PhaseRun:
     def _due(self, step: int) -> tuple[bool, bool, bool]:
         """Whether a training row, a test row and a save fall on this step; all do on the last."""
         return tuple(step == self.plan.steps or step % n == 0 for n in due_every(self.recipe, self.plan))
-
-    def _load_teachers(self) -> tuple[Variables | None, ...]:
-        """The teachers' variables on the devices; notes where they came from."""
-        loaded, digests = [], []
-        for teacher in self.plan.teachers:
-            read = teacher.load() if teacher.load else None
-            loaded.append(read and self.layout.put(read.variables, "s"))
-            digests.append(read.digest if read else teacher.origin)
-            if read and read.seed is not None:
-                log_line(
-                    f"{self.name}: teacher {teacher.origin} has several seeds; that of seed {read.seed} teaches all"
-                )
-        if loaded:
-            headline = {self.plan.task.headline: None}
-            self.record.teacher = {"origin": ",".join(self.plan.phase.teacher), "digest": ",".join(digests), **headline}
-        return tuple(loaded)
 
     def _start(self, compiled: CompiledPhase, teachers: tuple[Variables | None, ...]) -> tuple[LoopState, ...]:
         """The newest good checkpoint, or the beginning, of every seed."""
@@ -197,4 +197,5 @@ class PhaseRun:
             "ms_per_step": seconds and seconds * 1000,
             "images_per_second": seconds and self.plan.phase.batch_size / seconds,
             "wall_seconds": clock.wall,
+            "teacher_cache": self.cache and self.cache.summary(self.record.cache_counts),
         }

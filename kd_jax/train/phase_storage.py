@@ -37,7 +37,7 @@ class PhaseRecord:
     """What a phase knows beside its loop state; saved with it.
 
     results: of every seed. teacher: origin, digest and measured headline, or None. source_file: of weights that were
-    loaded, not trained. warned: logs whose monitors have warned.
+    loaded, not trained. warned: logs whose monitors have warned. cache_counts: of `CachedTeachers`.
     """
 
     results: tuple[Results, ...]
@@ -45,6 +45,7 @@ class PhaseRecord:
     warned: list[str] = field(default_factory=list)
     teacher: dict | None = None
     source_file: dict | None = None
+    cache_counts: dict[str, int] = field(default_factory=dict)
 
 
 class PhaseStorage:
@@ -100,6 +101,7 @@ class PhaseStorage:
             origin = ", ".join(plan.phase.teacher)
             raise InputError(f"{self.folder}: was trained with another teacher than {origin} now is; add --overwrite")
         record.clock, record.warned = Clock(**meta["clock"]), meta["warned"]
+        record.cache_counts = meta.get("cache_counts", {})
         record.results = resumed.results_of(meta, self.log, plan.name, plan.task)
         log_line(f"{plan.name}: resumed at step {meta['step']} of {plan.steps}")
         changed = machine.difference(meta.get("machine", {}), self.machine)
@@ -131,6 +133,7 @@ class PhaseStorage:
             "data": self.data_identity,
             "machine": self.machine,
             **resumed.results_in_meta(plan.seeds, record.results),
+            "cache_counts": record.cache_counts,
             "rows": self.log.counts(plan.name, step),
         }
         self.log.flush()

@@ -13,6 +13,7 @@ from kd_jax.storage.progress import log_line
 from kd_jax.storage.workdir import Workdir
 from kd_jax.train import machine, report
 from kd_jax.train.batches import batches_of, share_of, workers_of
+from kd_jax.train.cache_size import cache_lines
 from kd_jax.train.phase import PhaseRun
 from kd_jax.train.teacher_check import check_order
 from kd_jax.typing import InputError
@@ -110,6 +111,9 @@ def _run(prepared: Prepared, tree: dict, stop) -> dict:
             log_line(line)
     log = metrics_log.MetricsLog(home.path / "metrics.jsonl")
     source = batches_of(recipe, layout, dataset)
+    not_done = [plan for plan in plans if not (home.path / plan.name / "DONE").exists()]
+    for line in cache_lines(recipe, not_done, source):
+        log_line(line)
     data_identity = processes.from_main(lambda: dataset.identity)
     runs = [PhaseRun(recipe, plan, home, source, log, stop, data_identity) for plan in plans]
     results = {}

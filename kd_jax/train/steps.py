@@ -14,6 +14,7 @@ from kd_jax.plan import PhasePlan
 from kd_jax.train.batches import Resident, Streamed
 from kd_jax.train.compiled import CompiledPhase
 from kd_jax.train.inputs import StepInputs, with_teachers
+from kd_jax.train.teacher_cache import CachedTeachers
 from kd_jax.typing import Array, Variables
 
 
@@ -27,8 +28,8 @@ def steps_per_call(recipe: config.Recipe, plan: PhasePlan) -> int:
     most = min(*due_every(recipe, plan), plan.steps)
     if recipe.steps_per_call != "auto":
         return min(int(recipe.steps_per_call), most)
-    # a loop over convolutions is many times slower on a CPU
-    return 1 if jax.default_backend() == "cpu" or recipe.data.stream else most
+    # a loop over convolutions is many times slower on a CPU; rows of a stream or of a cache come from the host
+    return 1 if jax.default_backend() == "cpu" or recipe.data.stream or recipe.teacher_cache else most
 
 
 class Steps:
@@ -37,11 +38,12 @@ class Steps:
     def __init__(
         self, recipe: config.Recipe, plan: PhasePlan, compiled: CompiledPhase, source: Resident | Streamed,
         teachers: tuple[Variables | None, ...], loops: tuple[LoopState, ...], keys: tuple[Array, ...],
+        cache: CachedTeachers | None = None,
     ):  # fmt: skip
-        """loops: of the seeds, as they start. keys: theirs for training."""
+        """loops: of the seeds, as they start. keys: theirs for training. cache: see `StepInputs`."""
         self.plan, self.compiled, self.source, self.teachers, self.keys = plan, compiled, source, teachers, keys
         self.count, self.every = steps_per_call(recipe, plan), due_every(recipe, plan)
-        self.inputs = StepInputs(plan, compiled.teach, source, teachers)
+        self.inputs = StepInputs(plan, compiled.teach, source, teachers, cache)
         if self.count > 1:  # compiled here, not while a clock counts steps
             self.several = compiled.scan(self._one).lower(loops, *self._inputs(0)).compile()
 
