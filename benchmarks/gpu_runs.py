@@ -10,15 +10,17 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import gpu_parts
-import jax
-import numpy as np
-import runs
-from worker import NotAvailable
+sys.path.append(str(Path(__file__).resolve().parent / "stand_ins"))  # last: the real ones go first
 
-from kd_jax.distributed import preemption
-from kd_jax.train import report, run
-from kd_jax.train.phase_storage import PhaseStorage
+import gpu_parts  # noqa: E402
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import runs  # noqa: E402
+from worker import NotAvailable  # noqa: E402
+
+from kd_jax.distributed import preemption  # noqa: E402
+from kd_jax.train import report, run  # noqa: E402
+from kd_jax.train.phase_storage import PhaseStorage  # noqa: E402
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
@@ -196,5 +198,4 @@ def _stops(watch):
 PARTS = {"cached": cached, "seeds": seeds, "calls": calls, "resume": resume, "whole": whole}
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).parent / "stand_ins"))
     _child(json.loads(sys.argv[1]))

@@ -25,15 +25,16 @@ def main() -> None:
     teacher = programs.untrained_teacher(prepared)
     plans = {plan.name: plan for plan in prepared.plans}
     names = {"KD": "kd", method.upper(): method.replace("+", "_"), "student alone": "alone"}
+    # before they are compiled for use
+    accounts = {title: _account(plans[name].traced.train.lower()) for title, name in names.items()}
     phases = {title: programs.TimedPhase(plans[name], prepared, teacher) for title, name in names.items()}
     calls = {title: phase.step for title, phase in phases.items()} | {"teacher forward": phases["KD"].forward}
     last = phases[method.upper()]
     if last.plan.distiller.search:
         calls["policy"] = last.search
-    lowered = {title: phase.lowered for title, phase in phases.items()}
     facts = {
-        "programs": {t: _account(p) for t, p in (lowered | {"teacher forward": phases["KD"].lowered_teacher}).items()},
-        "flops": {title: phases[title].flops(teacher) for title in ("KD", method.upper())},
+        "programs": accounts | {"teacher forward": _account(phases["KD"].lowered_teacher)},
+        "flops": {title: [*map(int, phases[title].flops(teacher))] for title in ("KD", method.upper())},
         "parameters": last.parameters,
         "method": method,
         "platform": jax.default_backend(),

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+PAUSE = 0.05  # seconds before a call: threads of the process before may still spin
+
 
 class NotAvailable(Exception):
     """What a worker, or a part of a benchmark, cannot measure here; the message says why."""
@@ -35,6 +37,7 @@ class Worker:
 
     def __call__(self, name: str) -> float:
         """Seconds that a call took, as the child has measured them. Raises NotAvailable where it failed."""
+        time.sleep(PAUSE)
         self._process.stdin.write(f"{name}\n")
         self._process.stdin.flush()
         answer = self._read()
