@@ -34,7 +34,7 @@ def write(folder: Path, path: Path = PAGE) -> None:
 
 def text(folder: Path) -> str:
     """The whole page."""
-    results = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    results = [json.loads(file.read_text()) for file in sorted(folder.glob("*-jax*.json"))]
     parts = {name: [result for result in results if result["part"] == name] for name in TITLES}
     sections = [HEAD, "## Goals\n", goals(results), ""]
     for name, title in TITLES.items():
