@@ -1,27 +1,20 @@
-"""What input costs, on this machine, now: does reading images or computing with them bind?
+"""Whether reading images or computing with them binds: ImageNet's training input, against decoding alone.
 
-python benchmarks/input.py [--workers=0,1,2] [--batch=32] [--rounds=5] [--width=500] [--height=375] [--kilobytes=110]
-        [--crop=224] [--decoder=pillow] [--step_images_per_second=N]
-    Images/s a core of ImageNet's training input: array_record, JPEG, random resized crop, mirrored half of the time,
-    batches. Against decoding alone: the same records, read by the same workers and decoded, the pixels thrown away; by
-    the decoder that the input uses, and by Pillow, as other loaders decode. Medians of --rounds interleaved rounds, in
-    one run; the goal is a ratio of at least 0.85. 0 workers: one thread of this process, in seconds of its CPU time;
-    otherwise in seconds of the clock, which say little where workers and others share the cores. The load of the
-    machine before and after. The images are made: structure under noise, as many bytes as ImageNet's have on average.
-    --decoder: pillow or fast, as config.data.decoder.
-    --step_images_per_second: what a training step consumes (see benchmarks/step.py); how many workers that takes.
-"""
+Images/s a core of array_record, JPEG, random resized crop, mirrored half of the time, batches. Against decoding
+alone: the same records, read by the same workers and decoded, the pixels thrown away; by the decoder that the input
+uses, and by Pillow, as other loaders decode. Medians of --rounds interleaved rounds, in one run; the goal is a
+ratio of at least 0.85. 0 workers: one thread of this process, in seconds of its CPU time; otherwise in seconds of
+the clock, which say little where workers and others share the cores. The images are made: structure under noise, as
+many bytes as ImageNet's have on average."""
 
-import argparse
 import io
 import os
 import statistics
-import sys
 import tempfile
 import time
 from typing import NamedTuple
 
-from step import Parser, at_least, load
+from record import Goal, Measured, Table, at_least
 
 COUNT = 96  # different images
 GOAL = 0.85
@@ -52,7 +45,7 @@ def photographs(width: int, height: int, kilobytes: float) -> list[bytes]:
 
     rng = np.random.default_rng(0)
 
-    def made(noise: float) -> bytes:
+    def photograph(noise: float) -> bytes:
         small = rng.integers(0, 256, (max(height // 25, 1), max(width // 25, 1), 3), np.uint8)
         smooth = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC), np.float32)
         pixels = np.clip(smooth + rng.normal(0, noise, smooth.shape), 0, 255).astype(np.uint8)
@@ -63,8 +56,8 @@ def photographs(width: int, height: int, kilobytes: float) -> list[bytes]:
     low, high = 0.0, 100.0
     for _ in range(12):
         middle = (low + high) / 2
-        low, high = (middle, high) if len(made(middle)) < kilobytes * 1e3 else (low, middle)
-    return [made(low) for _ in range(COUNT)]
+        low, high = (middle, high) if len(photograph(middle)) < kilobytes * 1e3 else (low, middle)
+    return [photograph(low) for _ in range(COUNT)]
 
 
 def sources(jpegs: list[bytes], folder: str, crop: int, decoder: str) -> dict:
@@ -96,7 +89,7 @@ def rates(parts: dict, workers: int, batch: int, rounds: int) -> dict[str, list[
 
     plan = TrainPlan(0, COUNT, batch)
     streams = {name: Stream(part, plan, workers=workers, ahead=1) for name, part in parts.items()}
-    heads, steps, made = dict.fromkeys(streams, 0), 4 * max(workers, 1), {name: [] for name in streams}
+    heads, steps, measured = dict.fromkeys(streams, 0), 4 * max(workers, 1), {name: [] for name in streams}
     waiting = 4 * max(workers, 1)  # more batches than can be lying ready
     try:
         for _ in range(rounds + 1):
@@ -107,70 +100,67 @@ def rates(parts: dict, workers: int, batch: int, rounds: int) -> dict[str, list[
                 start = clock()
                 for step in range(heads[name] - steps, heads[name]):
                     stream.at(step)
-                made[name].append(steps * batch / (clock() - start))
+                measured[name].append(steps * batch / (clock() - start))
                 time.sleep(0.5)  # lets what runs ahead fill up before the other one is measured
     finally:
         for stream in streams.values():
             stream.close()
-    return {name: found[1:] for name, found in made.items()}  # the first round warms up
+    return {name: each[1:] for name, each in measured.items()}  # the first round warms up
 
 
-def table(flags) -> None:
-    """Measure and print."""
-    before, jpegs = load(), photographs(flags.width, flags.height, flags.kilobytes)
-    size, cores = statistics.mean(map(len, jpegs)) / 1e3, len(os.sched_getaffinity(0))
-    print(
-        f"{COUNT} JPEGs of {flags.width} x {flags.height} pixels, {size:.0f} kB on average, to {flags.crop} x ", end=""
+def flags(parser) -> None:
+    parser.add_argument("--workers", type=counts, default=[0, 1, 2], help="0,1,2: processes, comma-separated")
+    sizes = {"batch": 32, "rounds": 5, "width": 500, "height": 375, "kilobytes": 110, "crop": 224}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--decoder", choices=("pillow", "fast"), default="pillow", help="as config.data.decoder")
+    parser.add_argument(
+        "--step_images_per_second", type=float, help="what a training step consumes, to tell what binds"
     )
-    print(f"{flags.crop}; batches of {flags.batch}, {flags.rounds} rounds; {cores} cores\n")
-    print(f"{'workers':<10}{'augmented':>12}{'decoded':>12}{'ratio':>8}{'by Pillow':>12}{'ratio':>8}   images/s a core")
-    least, best = dict.fromkeys(DECODERS, float("inf")), 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        parts = sources(jpegs, folder, flags.crop, flags.decoder)
-        for workers in flags.workers:
-            found = rates(parts, workers, flags.batch, flags.rounds)
-            each = {name: statistics.median(some) / max(workers, 1) for name, some in found.items()}
-            best, line = max(best, each["augmented"]), f"{workers:<10}{each['augmented']:>12.1f}"
-            for name in DECODERS:
-                ratio = statistics.median(a / b for a, b in zip(found["augmented"], found[name], strict=True))
-                least[name] = min(least[name], ratio)
-                line += f"{each[name]:>12.1f}{ratio:>8.3f}"
-            print(line)
-    for name, what in zip(DECODERS, ("the same decoder", "Pillow"), strict=True):
-        verdict = "met" if least[name] >= GOAL else "missed"
-        print(f"least ratio to decoding alone by {what}: {least[name]:.3f}; at least {GOAL} is {verdict}")
-    if flags.step_images_per_second:
-        needed = flags.step_images_per_second / best
-        print(
-            f"\na step consumes {flags.step_images_per_second:g} images/s: {needed:.1f} cores keep up with it, ", end=""
-        )
-        print(f"{'compute' if needed <= cores else 'input'} binds on {cores} cores")
-    print(f"load of the machine before: {before}; after: {load()} (this benchmark included; {cores} is full)")
 
 
 def counts(text: str) -> list[int]:
     """Worker counts, comma-separated."""
-    made = [int(part) for part in text.split(",")]
-    if min(made) < 0:
+    numbers = [int(part) for part in text.split(",")]
+    if min(numbers) < 0:
         raise ValueError
-    return made
+    return numbers
 
 
-def main() -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--workers", type=counts, default=[0, 1, 2], help="0,1,2: processes, comma-separated")
-    known = {"batch": 32, "rounds": 5, "width": 500, "height": 375, "kilobytes": 110, "crop": 224}
-    for name, default in known.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--decoder", choices=("pillow", "fast"), default="pillow", help="as config.data.decoder")
-    parser.add_argument("--step_images_per_second", type=float, help="what a training step consumes")
-    flags = parser.parse_args()
+def check(flags, parser) -> None:
     at_least(parser, flags, batch=1, rounds=1, width=8, height=8, kilobytes=1, crop=1, step_images_per_second=1)
     if flags.batch > COUNT:
         parser.error(f"--batch={flags.batch}: must be at most {COUNT}")
-    table(flags)
-    return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def measure(flags) -> Measured:
+    jpegs = photographs(flags.width, flags.height, flags.kilobytes)
+    size, cores = statistics.mean(map(len, jpegs)) / 1e3, len(os.sched_getaffinity(0))
+    rows, most, best = [], dict.fromkeys(DECODERS, 0.0), 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        parts = sources(jpegs, folder, flags.crop, flags.decoder)
+        for workers in flags.workers:
+            measured = rates(parts, workers, flags.batch, flags.rounds)
+            each = {name: statistics.median(some) / max(workers, 1) for name, some in measured.items()}
+            best, row = max(best, each["augmented"]), [workers, each["augmented"]]
+            for name in DECODERS:
+                slower = statistics.median(b / a for a, b in zip(measured["augmented"], measured[name], strict=True))
+                most[name] = max(most[name], slower)
+                row += [each[name], 1 / slower]
+            rows.append(row)
+    columns = ("workers", "augmented, images/s a core", "decoded", "ratio", "decoded by Pillow", "ratio to that")
+    title = (
+        f"{COUNT} JPEGs of {flags.width} x {flags.height} pixels, {size:.0f} kB on average, to {flags.crop} x "
+        f"{flags.crop}, decoder {flags.decoder}; batches of {flags.batch}, {flags.rounds} rounds"
+    )
+    goals = [
+        Goal(f"decoding alone by {what} / augmented input, images/s", 1 / GOAL, most[name])
+        for name, what in zip(DECODERS, ("the same decoder", "Pillow"), strict=True)
+    ]
+    notes = []
+    if flags.step_images_per_second:
+        needed = flags.step_images_per_second / best
+        binds = "compute" if needed <= cores else "input"
+        step = f"a step consumes {flags.step_images_per_second:g} images/s"
+        notes = [f"{step}: {needed:.1f} cores do for it, {binds} binds on {cores} cores"]
+    return Measured([Table(title, columns, rows)], goals, notes)

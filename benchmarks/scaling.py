@@ -1,23 +1,18 @@
 """What a training step needs of every device and sends between them, read from its compiled module: nothing is run.
 
-python benchmarks/scaling.py [--meshes=1,4,2x2] [--pair=resnet20,resnet8] [--methods=kd,skd] [--batches=16]
-                             [--classes=100] [--image=32] [--scope=global] [--precision=float32] [--json=FILE]
-    One line for every combination, on forced CPU devices: of one device MB of arguments (states, teachers' outputs,
-    batch) and of temporaries, and its Gflop; MB and number of the collectives. A mesh is D, or DxF with parameters
-    split over F. --batches are global. The module is the CPU's: what a GPU's or TPU's compiler fuses needs fewer
-    temporaries, and combines collectives; their bytes are the same.
-"""
+One row for every combination, on forced CPU devices: of one device MB of arguments (states, teachers' outputs,
+batch) and of temporaries, and its Gflop; MB and number of the collectives. A mesh is D, or DxF with parameters
+split over F. --batches are global. The module is the CPU's: what a GPU's or TPU's compiler fuses needs fewer
+temporaries, and combines collectives; their bytes are the same."""
 
-import argparse
 import itertools
 import json
 import math
 import os
 import re
-import sys
 from pathlib import Path
 
-from step import Parser, at_least
+from record import Measured, Table, at_least
 
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -27,23 +22,24 @@ _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 def collectives(module: str) -> dict[str, tuple[int, int]]:
     """Of a compiled module's text: kind -> (how many, bytes of what they return on one device)."""
-    found = dict.fromkeys(KINDS, (0, 0))
-    for made, kind in _LINE.findall(module):
-        arrays = [(SIZES[t], math.prod(map(int, filter(None, shape.split(","))))) for t, shape in _ARRAY.findall(made)]
-        count, size = found[kind]
-        found[kind] = count + 1, size + sum(each * values for each, values in arrays)
-    return {kind: value for kind, value in found.items() if value[0]}
+    sums = dict.fromkeys(KINDS, (0, 0))
+    for result, kind in _LINE.findall(module):
+        arrays = [
+            (SIZES[t], math.prod(map(int, filter(None, shape.split(","))))) for t, shape in _ARRAY.findall(result)
+        ]
+        count, size = sums[kind]
+        sums[kind] = count + 1, size + sum(each * values for each, values in arrays)
+    return {kind: value for kind, value in sums.items() if value[0]}
 
 
-def measured(program) -> dict:
+def account(program) -> dict:
     """Of one device: bytes of arguments and temporaries, flops; and the collectives."""
     memory = program.memory_analysis()
     sizes = {"arguments": memory.argument_size_in_bytes, "temporaries": memory.temp_size_in_bytes}
     return {**sizes, "flops": program.cost_analysis()["flops"], "collectives": collectives(program.as_text())}
 
 
-def parsed() -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+def flags(parser) -> None:
     parser.add_argument("--meshes", default="1,4,2x2")
     parser.add_argument("--pair", default="resnet20,resnet8", help="TEACHER,STUDENT")
     parser.add_argument("--methods", default="kd,skd", help="as configs/compose.py spells them, joined by commas")
@@ -52,8 +48,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--image", type=int, default=32)
     parser.add_argument("--scope", default="global", choices=("global", "device"))
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--json", type=Path)
-    flags = parser.parse_args()
+    parser.add_argument("--json", type=Path, help="file for the unrounded numbers")
+
+
+def check(flags, parser) -> None:
     at_least(parser, flags, image=1)
     try:
         flags.meshes = [tuple(map(int, mesh.split("x"))) for mesh in flags.meshes.split(",")]
@@ -61,43 +59,33 @@ def parsed() -> argparse.Namespace:
     except ValueError as e:
         parser.error(f"{e}; --meshes, --batches and --classes are numbers joined by commas, a mesh may be DxF")
     flags.error = parser.error
-    return flags
 
 
-def main() -> int:
-    flags, rows = parsed(), []
+def measure(flags) -> Measured:
     count = max(map(math.prod, flags.meshes))
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     os.environ["JAX_PLATFORMS"] = "cpu"
-    import trials
+    import programs
 
     from kd_jax import InputError
 
-    methods = tuple(flags.methods.split(","))
-    print(
-        f"{flags.pair}, images {flags.image} x {flags.image}, {flags.precision}, scope {flags.scope}; of one device:\n"
-    )
-    line = "{:>10}{:>7}{:>7}{:>9}{:>14}{:>16}{:>9}  {}"
-    heads = ("method", "mesh", "batch", "classes", "arguments MB", "temporaries MB", "Gflop")
-    print(line.format(*heads, "collectives MB (number)"))
+    methods, numbers, rows = tuple(flags.methods.split(",")), [], []
     for mesh, batch, classes in itertools.product(flags.meshes, flags.batches, flags.classes):
         how = {"data__synthetic__classes": classes, "parallel__mesh": mesh, "parallel__scope": flags.scope}
         try:
-            made = trials.prepare(flags.pair, methods, batch, flags.image, **how, precision=flags.precision)
+            prepared = programs.prepare(flags.pair, methods, batch, flags.image, **how, precision=flags.precision)
         except InputError as e:
             flags.error(str(e))
-        plans = {plan.name: plan for plan in made.plans}
+        plans = {plan.name: plan for plan in prepared.plans}
         for method in methods:
-            found = measured(plans[method.replace("+", "_")].traced.train.lower().compile())
-            rows.append({"method": method, "mesh": mesh, "batch": batch, "classes": classes, **found})
-            sent = ", ".join(f"{kind} {size / 1e6:.3f} ({n})" for kind, (n, size) in found["collectives"].items())
-            sizes = (f"{found[name] / 1e6:.2f}" for name in ("arguments", "temporaries"))
-            cells = (method, "x".join(map(str, mesh)), batch, classes, *sizes, f"{found['flops'] / 1e9:.3f}")
-            print(line.format(*cells, sent or "none"), flush=True)
+            each = account(plans[method.replace("+", "_")].traced.train.lower().compile())
+            numbers.append({"method": method, "mesh": mesh, "batch": batch, "classes": classes, **each})
+            sent = ", ".join(f"{kind} {size / 1e6:.3f} ({n})" for kind, (n, size) in each["collectives"].items())
+            sizes = [f"{each[name] / 1e6:.2f}" for name in ("arguments", "temporaries")]
+            rows.append([method, "x".join(map(str, mesh)), batch, classes, *sizes, f"{each['flops'] / 1e9:.3f}"])
+            rows[-1].append(sent or "none")
     if flags.json:
-        flags.json.write_text(json.dumps(rows, indent=1) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        flags.json.write_text(json.dumps(numbers, indent=1) + "\n")
+    how = f"{flags.pair}, images {flags.image} x {flags.image}, {flags.precision}, scope {flags.scope}; of one device"
+    heads = ("method", "mesh", "batch", "classes", "arguments, MB", "temporaries, MB", "Gflop")
+    return Measured([Table(how, (*heads, "collectives, MB (number)"), rows)])

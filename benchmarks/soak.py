@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
-from attempts import ROOT, STEPS, Failed, attempt, draw
+from kills import ROOT, STEPS, Failed, attempt, draw
 
 PARTS = ("kernel", "stats", "trace", "['skd']", "extra")  # BatchNorm's, momentum, simplifier, sums of metrics
 
@@ -89,8 +89,8 @@ class Soak:
     def difference(self, home: Path) -> str | None:
         """What is not as in the unbroken run."""
         with self.lock:
-            found = contents(home)
-        names = [n for n in {**self.expected, **found} if self.expected.get(n) != found.get(n)]
+            now = contents(home)
+        names = [n for n in {**self.expected, **now} if self.expected.get(n) != now.get(n)]
         return f"differs in {names[0]} and {len(names) - 1} more" if names else None
 
 
@@ -100,7 +100,7 @@ def contents(home: Path) -> dict[str, object]:
     import numpy as np
     import orbax.checkpoint as ocp
 
-    made = {"metrics.jsonl": (home / "metrics.jsonl").read_bytes()}
+    parts = {"metrics.jsonl": (home / "metrics.jsonl").read_bytes()}
     for phase in STEPS:
         steps = (int(p.name) for p in (home / phase / "checkpoints").iterdir() if p.name.isdigit())
         last = home / phase / "checkpoints" / str(max(steps))
@@ -108,8 +108,8 @@ def contents(home: Path) -> dict[str, object]:
             for path, leaf in jax.tree_util.tree_leaves_with_path(ocp.StandardCheckpointer().restore(last / item)):
                 array = np.asarray(leaf)
                 name = f"{phase} step {last.name} {item}{jax.tree_util.keystr(path)}"
-                made[name] = str(array.dtype), array.shape, array.tobytes()
-    return made
+                parts[name] = str(array.dtype), array.shape, array.tobytes()
+    return parts
 
 
 def main() -> int:

@@ -1,131 +1,157 @@
-"""What a distillation step costs, on this machine, now.
+"""A training step, ours beside PyTorch's: milliseconds, images a second, ratios; of each of our programs bytes and
+flops.
 
-python benchmarks/step.py [--pair=resnet32x4,resnet8x4] [--batch=64] [--steps=10] [--method=skd] [--image=32]
-    Milliseconds (median of --steps interleaved rounds, and the fastest), images/s and the ratio to plain KD of:
-    the whole step of KD and of --method (the teacher's program, then the training step), the student's training
-    step alone, the teacher's forward alone, a step of the policy where the method searches one (the teacher's
-    forward included), and with torch installed (extra `torch`) a KD step of the same
-    networks in PyTorch. Of each compiled program: seconds to compile, bytes of temporaries and of arguments.
-    XLA's flops of the whole step against the teacher's forward plus three times the student's, each lowered
-    alone. The method's own parameters. The load of the machine before and after.
-python benchmarks/step.py --teacher_phase [--pair=...] [--batch=64] [--steps=10] [--image=32]
-    The teacher phase of SFTN against plain training of the same teacher: ms, ratio, parameters of the branches.
-python benchmarks/step.py --first_step
-    Seconds from the quickstart's command to its first step with a warm compilation cache, and where they go.
-python benchmarks/step.py --memory[=5000]
-    Resident memory after a tenth and after all of so many steps of a tiny run, and their ratio.
-"""
+Interleaved rounds of the whole step of KD and of --method (the teacher's program, then the training step), the
+student's step alone, the teacher's forward alone and, where the method searches a policy, a step of that; on a CPU
+each with convolutions by YNNPACK, XLA's default, and by Eigen. Beside them, where --torch_python has torch,
+PyTorch's KD step as mdistiller's trainer takes it, eager and compiled, contiguous and channels last; and
+mdistiller's own."""
 
-import argparse
+import json
 import os
 import statistics
 import sys
-from importlib import import_module
+from pathlib import Path
+
+from record import ROOT, Goal, Measured, Table, at_least
+from worker import NotAvailable, Worker, ratio, rounds
+
+HERE = Path(__file__).resolve().parent
+LIBRARY = "--xla_cpu_experimental_ynn_fusion_type"
+LIBRARIES = {"YNNPACK": "", "Eigen": f"{LIBRARY}=REDUCE"}  # what convolves on a CPU
 
 
-class Parser(argparse.ArgumentParser):
-    """One line and exit code 2 for wrong flags."""
-
-    def error(self, message):
-        self.exit(2, f"error: {message}; --help shows what is accepted\n")
-
-
-def at_least(parser: Parser, flags, **least: int) -> None:
-    """Refuse a number below what is the least of its flag."""
-    for name, low in least.items():
-        value = getattr(flags, name)
-        if value is not None and value < low:
-            parser.error(f"--{name}={value}: must be at least {low}")
-
-
-def load() -> str:
-    """The machine's load in the last 1, 5 and 15 minutes."""
-    return " ".join(f"{x:.2f}" for x in os.getloadavg())
-
-
-def table(flags) -> None:
-    """Measure and print."""
-    import jax
-
-    jax.config.update("jax_enable_compilation_cache", False)  # seconds to compile are to be true
-    import trials
-
-    method = flags.method.replace("+", "_")
-    before, made = load(), trials.prepare(flags.pair, (flags.method,), flags.batch, flags.image)
-    teacher = trials.teacher_of(made)
-    plans = {plan.name: plan for plan in made.plans}
-    tried = {name: trials.Trial(plans[name], made, teacher) for name in dict.fromkeys(("kd", method, "alone"))}
-    programs = {f"{name}: training step": trial.lowered for name, trial in tried.items()}
-    programs["teacher: forward"] = tried["kd"].lowered_teacher
-    compiled = {name: trials.compiled(lowered) for name, lowered in programs.items()}
-    contenders = {f"{name}: whole step": trial.step for name, trial in tried.items() if name != "alone"}
-    contenders |= {"student's step alone": tried["alone"].step, "teacher's forward alone": tried["kd"].forward}
-    if plans[method].distiller.search:
-        contenders[f"{method}: policy step"] = tried[method].search
-    other = trials.torch_step(tried["kd"], made)
-    if not isinstance(other, str):
-        contenders["kd in PyTorch: whole step"] = other
-    spent = trials.rounds(contenders, flags.steps)
-
-    device, cores = jax.devices()[0], os.cpu_count()
-    print(f"{flags.pair}, batch {flags.batch}, {flags.image} x {flags.image} pixels, {flags.steps} rounds; ", end="")
-    print(f"{len(jax.devices())} x {device.device_kind}, {cores} cores, jax {jax.__version__}")
-    print(f"load of the machine before: {before}; after: {load()} (this benchmark included; {cores} is full)\n")
-    medians = {name: statistics.median(seconds) for name, seconds in spent.items()}
-    print(f"{'':<28}{'ms':>10}{'fastest':>10}{'images/s':>12}{'of kd':>8}")
-    for name, seconds in medians.items():
-        numbers = f"{seconds * 1e3:>10.2f}{min(spent[name]) * 1e3:>10.2f}{flags.batch / seconds:>12.1f}"
-        print(f"{name:<28}{numbers}{seconds / medians['kd: whole step']:>8.3f}")
-    print(other if isinstance(other, str) else f"({sys.modules['torch_resnet'].describe()})")
-    print(f"\n{'':<28}{'compile s':>10}{'temporaries':>14}{'arguments':>14}  bytes")
-    for name, (seconds, memory) in compiled.items():
-        sizes = (memory.temp_size_in_bytes, memory.argument_size_in_bytes) if memory else ("unknown",) * 2
-        print(f"{name:<28}{seconds:>10.2f}" + "".join(f"{s:>14,}" if memory else f"{s:>14}" for s in sizes))
-    print()
-    for name in tried:
-        if name != "alone":
-            whole, parts = tried[name].flops(teacher)
-            print(f"{name}: {whole:.4g} flops a step = {whole / parts:.4f} of teacher + 3 x student ({parts:.4g})")
-    print(f"{method}: {tried[method].parameters:,} parameters of its own")
-
-
-def main() -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+def flags(parser) -> None:
     parser.add_argument("--pair", default="resnet32x4,resnet8x4", help="TEACHER,STUDENT")
-    for name, default, what in (("batch", 64, "images"), ("steps", 10, "rounds"), ("image", 32, "pixels a side")):
-        parser.add_argument(f"--{name}", type=int, default=default, help=what)
+    parser.add_argument("--batch", type=int, default=64, help="images")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--image", type=int, default=32, help="pixels a side")
     parser.add_argument("--method", default="skd", help="as configs/compose.py spells it: dkd, skd+dkd, sokd, ...")
-    parser.add_argument("--first_step", action="store_true", help="time from command to first step instead")
-    parser.add_argument("--teacher_phase", action="store_true", help="cost of SFTN's teacher phase instead")
-    parser.add_argument("--memory", type=int, nargs="?", const=5000, metavar="STEPS", help="memory instead")
-    flags = parser.parse_args()
-    at_least(parser, flags, batch=1, steps=1, image=8, memory=100)
-    if bool(flags.first_step) + bool(flags.memory) + flags.teacher_phase > 1:
-        parser.error("--first_step, --memory, --teacher_phase: give one of them")
-    if flags.first_step:
-        import first_step
+    torch_flags(parser)
+    parser.add_argument("--modes", default="eager,compiled", help="of PyTorch, joined by commas")
 
-        first_step.report()
-    elif flags.memory:
-        import memory
 
-        memory.report(flags.memory)
-    else:
-        from kd_jax import InputError, recipes
+def torch_flags(parser) -> None:
+    parser.add_argument("--torch_python", default=sys.executable, help="a Python that has torch")
+    parser.add_argument("--mdistiller", default="", help="a checkout of mdistiller")
 
+
+def torch_worker(flags, **asked) -> Worker:
+    """PyTorch's worker in the Python that has it."""
+    asked = {"pair": flags.pair, "batch": flags.batch, **asked}
+    return Worker([flags.torch_python, str(HERE / "torch_worker.py"), json.dumps(asked)])
+
+
+def torch_workers(flags, notes: list[str], **asked) -> dict[str, Worker]:
+    """ "PyTorch" and, with a checkout, "mdistiller": those that there are. notes: takes why one is missing."""
+    workers, sources = {}, {"PyTorch": ""} | ({"mdistiller": flags.mdistiller} if flags.mdistiller else {})
+    for title, source in sources.items():
         try:
-            recipes.argument(flags.pair)
-            import_module("configs.compose").get_config(f"{flags.method},{flags.pair}")
-        except InputError as e:
-            parser.error(f"--pair={flags.pair} --method={flags.method}: {e}")
-        if flags.teacher_phase:
-            import teacher_phase
-
-            teacher_phase.report(flags.pair, flags.batch, flags.steps, flags.image)
-        else:
-            table(flags)
-    return 0
+            workers[title] = torch_worker(flags, mdistiller=source, **asked)
+        except NotAvailable as e:
+            notes.append(f"{title}: not available ({e})")
+    return workers
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def our_workers(flags, notes: list[str]) -> dict[str, Worker]:
+    """Kernel library -> our worker; on other devices than a CPU one, ""."""
+    given = " ".join(flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(LIBRARY))
+    command = [
+        sys.executable,
+        str(HERE / "jax_worker.py"),
+        flags.pair,
+        str(flags.batch),
+        str(flags.image),
+        flags.method,
+    ]
+    workers = {}
+    for library, flag in LIBRARIES.items():
+        try:
+            workers[library] = Worker(command, {"XLA_FLAGS": f"{given} {flag}".strip(), "PYTHONPATH": str(ROOT)})
+        except NotAvailable as e:
+            notes.append(f"convolutions by {library}: not available ({e})")
+            continue
+        if workers[library].facts["platform"] != "cpu":
+            return {"": workers.pop(library)}
+    if not workers:
+        raise SystemExit(f"error: {notes[-1]}")
+    return workers
+
+
+def check(flags, parser) -> None:
+    at_least(parser, flags, batch=1, rounds=1, image=8)
+    check_pair(flags, parser)
+
+
+def check_pair(flags, parser) -> None:
+    """Refuse a pair or a method that there is not."""
+    from configs import compose
+    from kd_jax import InputError
+
+    try:
+        compose.get_config(f"{getattr(flags, 'method', 'kd')},{flags.pair}")
+    except InputError as e:
+        parser.error(str(e))
+
+
+def measure(flags) -> Measured:
+    notes, failed = [], {}
+    ours = our_workers(flags, notes)
+    modes = [mode for mode in flags.modes.split(",") if mode]
+    layouts = ["contiguous", "channels last"]
+    others = torch_workers(flags, notes, image=flags.image, methods=["kd"], modes=modes, layouts=layouts)
+    calls = {}
+    for title, worker in (ours | others).items():
+        for name in worker.calls:
+            spelled = f"{title}: {name.removeprefix('kd, ')}" if title in others else _ours(name, title)
+            calls[spelled] = lambda worker=worker, name=name: worker(name)
+    try:
+        spent = rounds(calls, flags.rounds, failed=failed)
+    finally:
+        for worker in (ours | others).values():
+            worker.close()
+    notes += [f"{name}: not available ({why})" for name, why in failed.items()]
+    notes += [worker.facts["torch"] for worker in [*others.values()][:1]]
+    return Measured([_times(flags, spent, ours), *_programs(ours)], _goals(flags, spent, ours), notes)
+
+
+def _ours(name: str, library: str) -> str:
+    return f"{name}, convolutions by {library}" if library else name
+
+
+def _times(flags, spent: dict, ours: dict) -> Table:
+    base = _ours("KD", next(iter(ours)))
+    rows = []
+    for name, seconds in spent.items():
+        median = statistics.median(seconds)
+        rows.append([name, median * 1e3, min(seconds) * 1e3, flags.batch / median, ratio(spent, name, base)])
+    title = f"{flags.pair}, batch {flags.batch}, {flags.image} x {flags.image} pixels, {flags.rounds} rounds"
+    return Table(title, ("step", "ms (median)", "ms (fastest)", "images/s", f"of {base}"), rows)
+
+
+def _programs(ours: dict) -> list[Table]:
+    rows = [
+        [_ours(name, library), *account]
+        for library, worker in ours.items()
+        for name, account in worker.facts["programs"].items()
+    ]
+    columns = ("program", "seconds to compile", "bytes of temporaries", "bytes of arguments")
+    facts = next(iter(ours.values())).facts
+    flops = [[name, whole, parts, whole / parts] for name, (whole, parts) in facts["flops"].items()]
+    return [
+        Table("Compiled programs", columns, rows),
+        Table("Flops by XLA's count", ("step", "whole", "teacher + 3 x student", "ratio"), flops),
+        Table("Parameters of the method's own", ("method", "parameters"), [[facts["method"], facts["parameters"]]]),
+    ]
+
+
+def _goals(flags, spent: dict, ours: dict) -> list[Goal]:
+    facts = next(iter(ours.values())).facts
+    goals = [Goal("compiled flops of KD's step / its parts", 1.02, facts["flops"]["KD"][0] / facts["flops"]["KD"][1])]
+    for library in ours:
+        kd = _ours("KD", library)
+        others = [name for name in spent if name.endswith(": eager, contiguous")]
+        goals += [Goal(f"{kd} / {name.partition(':')[0]}'s step", 1.0, ratio(spent, kd, name)) for name in others]
+        if flags.method == "skd":
+            goals.append(Goal(f"SKD / {kd}", 1.02, ratio(spent, _ours("SKD", library), kd)))
+    return goals

@@ -1,6 +1,6 @@
 """Writes docs/methods.md from the registry, the docstrings, the recipes and measured costs.
 
-python benchmarks/methods.py --pair=resnet20,resnet8 --out=docs/methods.json
+python benchmarks/run.py methods --json=docs/methods.json
 python docs/make_methods.py [--check]
 --check writes nothing and exits with 1 where the file is not what would be written.
 """
@@ -21,12 +21,12 @@ HERE = Path(__file__).resolve().parent
 PAIR = "vgg13,MobileNetV2"  # a pair that not everything fits
 HEAD = """# Methods
 
-Made by `python docs/make_methods.py` from the docstrings, the recipes and `benchmarks/methods.py`; not edited by hand.
+Made by `python docs/make_methods.py` from the docstrings, the recipes and `docs/methods.json`; not edited by hand.
 Names are those of `kd_jax.methods` and of configs; weights are the ones that `configs/NAME.py` takes for {pair}.
 What departs from a paper or its code is said under `Differs:` in the docstring (`help(kd_jax.methods.NAME)`).
 
 Costs: a whole step (the teacher's forward, then the training step) as a ratio to plain KD's, {pair}, batch {batch},
-on two CPU cores, in one run of `python benchmarks/methods.py --pair={pair} --out=docs/methods.json`. The row of
+on two CPU cores, in one run of `python benchmarks/run.py methods --pair={pair} --json=docs/methods.json`. The row of
 kd is KD timed against itself: so far apart can two equal steps be. Larger networks and a GPU have other ratios. MiB
 of temporaries and of arguments of the training step are beside KD's.
 """

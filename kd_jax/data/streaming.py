@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
 from kd_jax.data import augment as aug
 from kd_jax.data import resident
@@ -157,6 +156,8 @@ class Stream:
         batches = grain.MapDataset.source(replace(self._batches, steps=self._steps[position:]))
         if not self._workers:
             return batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=self._ahead))
+        from absl import flags
+
         if not flags.FLAGS.is_parsed():  # grain reads its own flags, which only launch/ parses
             flags.FLAGS.mark_as_parsed()
         # a worker computes every workers-th batch as a whole, so that their number changes nothing

@@ -6,7 +6,6 @@ A record is its length (8 bytes), the length's checksum (4), its content, the co
 import struct
 from collections.abc import Iterator
 
-import google_crc32c
 from etils import epath
 
 from kd_jax.typing import InputError
@@ -34,5 +33,7 @@ def records(path: epath.Path) -> Iterator[bytes]:
 
 def checksum(data: bytes) -> bytes:
     """The CRC-32C of `data`, masked, as it stands in tfrecord files."""
+    import google_crc32c
+
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32)

@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
-import safetensors
 from etils import epath
 
 from kd_jax.interop import pickles
@@ -95,6 +94,8 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
 
 
 def _read_safetensors(file: BinaryIO, size: int) -> dict:
+    import safetensors
+
     raw = file.read()
     specs = dict(safetensors.deserialize(raw))  # checks the header and every range
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])

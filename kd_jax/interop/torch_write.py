@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
-import safetensors.numpy
 from etils import epath
 
 from kd_jax.interop import pickles, torch_read
@@ -105,6 +104,8 @@ def write_safetensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]
     Raises:
       TypeError: another type among the arrays or in about. OSError: as the file system says.
     """
+    import safetensors.numpy
+
     arrays = _checked(tensors, {np.dtype(kind) for kind in torch_read.SAFETENSORS.values()})
     raw = safetensors.numpy.save(arrays, {"format": "pt", "kd_jax": json.dumps(about)})
     start = 8 + int.from_bytes(raw[:8], "little")

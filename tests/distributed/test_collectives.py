@@ -22,12 +22,21 @@ ATTENTION = 4 * CLASSES * CLASSES  # queries, keys, values and output of SKD's b
 
 def steps(folder, **flags):
     """Of KD's and SKD's step, the kinds of collectives with their number and bytes."""
-    out = folder / "rows.json"
-    given = {"pair": "resnet8,resnet8", "image": 8, "batches": BATCH, "classes": CLASSES, "json": out, **flags}
-    command = [sys.executable, str(ROOT / "benchmarks" / "scaling.py"), *(f"--{k}={v}" for k, v in given.items())]
+    rows = folder / "rows.json"
+    given = {
+        "pair": "resnet8,resnet8",
+        "image": 8,
+        "batches": BATCH,
+        "classes": CLASSES,
+        "json": rows,
+        "out": folder,
+        **flags,
+    }
+    script, words = str(ROOT / "benchmarks" / "run.py"), [f"--{k}={v}" for k, v in given.items()]
+    command = [sys.executable, script, "scaling", *words]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
-    return {row["method"]: row["collectives"] for row in json.loads(out.read_text())}
+    return {row["method"]: row["collectives"] for row in json.loads(rows.read_text())}
 
 
 def floats(collectives, kind):

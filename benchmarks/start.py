@@ -1,7 +1,8 @@
-"""From the command to the first step, and where the time goes: see benchmarks/step.py --first_step.
+"""From the command to the first step of the quickstart, and where the time goes.
 
-The parent starts this file as a child, which puts time stamps around functions of kd_jax and then runs
-launch/train.py as it is; the second batch asked for is the end of the first step.
+--rounds starts; the first one finds the compilation cache as it is and fills it, of the others the fastest counts. The
+parent starts this file as a child, which puts time stamps around functions of kd_jax and then runs launch/train.py as
+it is; the second batch asked for is the end of the first step.
 """
 
 import json
@@ -13,30 +14,42 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from record import ROOT, Measured, Table, at_least
+
 COMPILER = {
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowering",
     "/jax/core/compile/backend_compile_duration": "compiling, or reading from the cache",
 }
 
 
-def report(runs: int = 3) -> None:
-    """Start the quickstart `runs` times, each to its first step; print the first start, which finds the
-    compilation cache as it is and fills it, and the fastest of the others."""
-    starts = [_start() for _ in range(runs)]
-    print(f"from command to first step, quickstart, cache as found: {sum(starts[0]['stages'].values()):6.2f} s")
+def flags(parser) -> None:
+    parser.add_argument("--rounds", type=int, default=4, help="starts")
+
+
+def check(flags, parser) -> None:
+    at_least(parser, flags, rounds=2)
+
+
+def measure(flags) -> Measured:
+    starts = [_start() for _ in range(flags.rounds)]
     warm = min(starts[1:], key=lambda start: sum(start["stages"].values()))
-    print(f"from command to first step, quickstart, cache warm:     {sum(warm['stages'].values()):6.2f} s")
-    for stage, seconds in warm["stages"].items():
-        print(f"  {stage:<52}  {seconds:6.2f} s")
-    for what, seconds in warm["compiler"].items():
-        print(f"  in all of these, {what:<35}  {seconds:6.2f} s")
+    rows = [["all, compilation cache as it was", sum(starts[0]["stages"].values())]]
+    rows += [["all, compilation cache full", sum(warm["stages"].values())]]
+    rows += [[f"of that: {stage}", seconds] for stage, seconds in warm["stages"].items()]
+    rows += [[f"in all of these: {what}", seconds] for what, seconds in warm["compiler"].items()]
+    return Measured([Table("configs/quickstart.py", ("stage", "seconds"), rows)])
 
 
 def _start() -> dict:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "stages.json"
-        command = [sys.executable, __file__, repr(time.time()), str(out), str(Path(folder) / "run")]
+        command = [
+            sys.executable,
+            str(Path(__file__).resolve()),
+            repr(time.time()),
+            str(out),
+            str(Path(folder) / "run"),
+        ]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if not out.exists():
             raise SystemExit(f"error: the quickstart did not start: {done.stderr.strip()[-600:]}")
@@ -70,9 +83,9 @@ def _child(began: float, out: Path, workdir: str) -> None:
     def staged(function, before: str, stage: str):
         def call(*args, **kwargs):
             mark(before)
-            made = function(*args, **kwargs)
+            result = function(*args, **kwargs)
             mark(stage)
-            return made
+            return result
 
         return call
 

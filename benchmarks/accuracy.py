@@ -1,6 +1,6 @@
 """The phases of one config over several seeds: mean and spread, in one table.
 
-python benchmarks/compare.py --config=configs/sftn_vs_kd.py:resnet20,resnet8 --workdir=runs/compare [--seeds=0,1,2]
+python benchmarks/accuracy.py --config=configs/sftn_vs_kd.py:resnet20,resnet8 --workdir=runs/compare [--seeds=0,1,2]
     [--epochs=8] [--config.KEY=VALUE ...]
 
 Runs launch/train.py once a seed in WORKDIR/seed<N> (resumed or, if finished, only read) and prints for every phase
