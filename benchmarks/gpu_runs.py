@@ -69,7 +69,7 @@ def seeds(bench) -> None:
 
 
 def calls(bench) -> None:
-    bench.each(lambda count: {"ms a step": _ms(bench, "kd", steps_per_call=count)})
+    bench.each(lambda count: {"ms a step": _ms(bench, "kd", steps_per_call=str(count))})
 
 
 def resume(bench) -> None:

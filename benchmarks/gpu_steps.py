@@ -180,7 +180,7 @@ def shares(bench) -> None:
         outputs = phase.teacher_outputs()
 
         def whole():
-            outputs, batch = phase.inputs.train(next(number), phase.loop.state)
+            outputs, batch = phase.inputs.train(next(number), (phase.loop.state,))
             phase.loop = phase.programs.train(phase.loop, outputs, batch, phase.key)
             return phase.loop
 

@@ -19,7 +19,7 @@ def main() -> None:
 
     from kd_jax.tools import environment
 
-    environment.limit_arenas()  # as the commands do
+    environment.keep_memory()  # as the commands do
     jax.config.update("jax_enable_compilation_cache", False)  # seconds to compile are to be true
     prepared = programs.prepare(pair, (method,), batch, image)
     teacher = programs.untrained_teacher(prepared)

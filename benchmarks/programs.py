@@ -77,9 +77,9 @@ class TimedPhase:
         self.source = batches_of(prepared.recipe, prepared.layout, prepared.dataset)
         self.loop = self.programs.loop_state(self.programs.init(self.key, self.teachers, plan.blank_vars))
         self.inputs = StepInputs(plan, self.programs.teach, self.source, self.teachers)
-        self.batch = self.inputs.train(0, self.loop.state)[1]
+        self.batch = self.inputs.train(0, (self.loop.state,))[1]
         self.lowered = plan.traced.train.lower()
-        self.lowered_teacher = jax.jit(self.programs.teach.__call__).lower(self.teachers, self.batch["image"])
+        self.lowered_teacher = jax.jit(self.programs.teach.__call__).lower(self.teachers, self.batch)
 
     @property
     def parameters(self) -> int:
@@ -91,8 +91,8 @@ class TimedPhase:
         if not self.plan.needs_teachers:
             return ()
         for view in self.batch.get("views", {}).values():
-            view["teachers"] = self.programs.teach(self.teachers, view["image"])
-        return self.programs.teach(self.teachers, self.batch["image"])
+            view["teachers"] = self.programs.teach(self.teachers, {**self.batch, "image": view["image"]})
+        return self.programs.teach(self.teachers, self.batch)
 
     def forward(self) -> None:
         jax.block_until_ready(self.teacher_outputs())
