@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+PATHS = {"--torch_python": "PYTHON", "--mdistiller": "DIR", "--json": "FILE", "--against": "FILE"}
 SETS = ("avx512f", "avx2", "amx_tile", "asimd")  # instruction sets that decide which kernels there are
 
 
@@ -133,9 +134,11 @@ def where(facts: dict) -> str:
 
 
 def command() -> str:
-    """The command line of this process, as one types it from the repository's root."""
+    """The command line of this process, as one types it from the repository's root; of what lies elsewhere on this
+    machine (PATHS) only the flag."""
     script = os.path.relpath(Path(sys.argv[0]).resolve(), ROOT)
-    return shlex.join(["python", script, *(flag for flag in sys.argv[1:] if not flag.startswith("--out="))])
+    flags = [flag.partition("=") for flag in sys.argv[1:] if not flag.startswith("--out=")]
+    return shlex.join(["python", script, *(n + sign + (PATHS.get(n) or value) for n, sign, value in flags)])
 
 
 def write(folder: Path, part: str, measured: Measured, before: str) -> Path:

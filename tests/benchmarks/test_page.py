@@ -65,6 +65,19 @@ def test_a_line_fills_its_row_and_no_other(modules, tmp_path):
     assert "2.500" not in page.text(tmp_path) and "NotAvailable" not in page.text(tmp_path)
 
 
+def test_a_command_names_no_path_of_the_machine(modules, monkeypatch):
+    flags = [
+        "step",
+        "--batch=8",
+        "--torch_python=/home/me/python",
+        "--mdistiller=/home/me/mdistiller",
+        "--out=/home/me",
+    ]
+    monkeypatch.setattr("sys.argv", [str(ROOT / "benchmarks" / "run.py"), *flags])
+    wanted = "python benchmarks/run.py step --batch=8 --torch_python=PYTHON --mdistiller=DIR"
+    assert modules[1].command() == wanted
+
+
 def test_a_result_becomes_a_section_and_its_goals(modules, tmp_path):
     page, record = modules
     goals = [record.Goal("ours / theirs", 1.0, 0.9), record.Goal("warm / alone", 1.05, None, "not available")]
