@@ -122,8 +122,8 @@ def test_the_page_on_own_methods_gives_a_recipe_that_can_be_planned(tmp_path, mo
         assert not list(tmp_path.iterdir())
         (tmp_path / "mine.py").write_text(next(block for block in blocks if "def teacher" in block))
         monkeypatch.chdir(tmp_path)
-        made.student.terms.consistency.shifts, made.student.teacher = (1,), "python:mine:teacher"
-        plan = run.prepare(made.to_dict(), str(tmp_path / "run")).plans[-1]
+        config_dict.student.terms.consistency.shifts, config_dict.student.teacher = (1,), "python:mine:teacher"
+        plan = run.prepare(config_dict.to_dict(), str(tmp_path / "run")).plans[-1]
         assert plan.teachers[0].load().variables.params["['fc']['kernel'].value"].shape == (16, 5)
     finally:
         sys.modules.pop("mine", None)
