@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import dkd, kd, mlld, skd
 from kd_jax import InputError
@@ -211,6 +212,18 @@ def test_what_another_run_would_have_is_never_read(teachers, cache, tmp_path, wh
         for name in ("train", "test"):
             shutil.copy(other / name, store / name)
         assert re.search(r"train: 0 of .* damaged.*\n.*test: 0 of .* damaged", _info(tmp_path, capsys))
+
+
+def test_another_draw_of_a_part_of_a_folder_has_another_store(teachers, tmp_path):
+    """The files of both are the same, and so is the identity of the data."""
+    for i in range(60):
+        path = tmp_path / "set" / f"class{i % 5}" / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    drawn = {"data__name": f"folder:{tmp_path / 'set'}", "data__subset": 20.0, "cache": tmp_path / "cache"}
+    for seed in (0, 1):
+        cache_teacher.fill(student(teachers[0], **drawn, data__seed=seed), "", epochs=1)
+    assert len(headers(tmp_path / "cache")) == 2
 
 
 def _info(folder, capsys):
