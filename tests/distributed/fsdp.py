@@ -26,7 +26,7 @@ from tests.conftest import tree
 from tests.distributed.devices import KEY, batches, far
 from tests.tiny import TinyNet, in_place
 
-STUDENT = TinyNet(widths=(16, 32))
+STUDENT = TinyNet(widths=(32, 64))
 DISTILLER = methods.chain(skd=methods.skd(bound=0.5), ce=methods.ce(weight=0.1), kd=methods.kd(weight=0.9))
 TX = {
     "momentum": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.05, momentum=0.9)),

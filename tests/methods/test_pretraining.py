@@ -270,7 +270,7 @@ def test_factors_are_as_many_as_the_paraphrasers(transfer):
 def test_ft_trains_beside_ce_and_the_paraphraser_stays(nets):
     """Real steps: the student and the translator move, what was given does not."""
     distiller, tx = chain(ce=ce(), ft=ft()), optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.01, momentum=0.9))
-    given = {"paraphraser": paraphrased(32, batch_norm=True)}
+    given = {"paraphraser": paraphrased(16, batch_norm=True)}
     context = make_init_context(
         nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8, initial_vars=given
     )

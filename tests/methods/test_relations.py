@@ -88,7 +88,7 @@ def test_embeddings_of_cc(setting, dim):
     view, context = setting
     _, vars = with_vars(cc() if dim is None else cc(dim=dim), context)
     widths = {"student": view.student.pooled.shape[1], "teacher": view.teachers[0].pooled.shape[1]}
-    assert vars.stats == vars.policy == {} and widths == {"student": 16, "teacher": 32}
+    assert vars.stats == vars.policy == {} and widths == {"student": 8, "teacher": 16}
     shapes = jax.tree.map(jnp.shape, vars.params)
     assert shapes == {seat: {"kernel": (w, dim or 128), "bias": (dim or 128,)} for seat, w in widths.items()}
     if dim is None:
@@ -96,7 +96,7 @@ def test_embeddings_of_cc(setting, dim):
             for part in vars.params[seat].values():
                 assert 0.9 < float(jnp.abs(part).max()) * w**0.5 <= 1
                 np.testing.assert_allclose(jnp.std(part) * w**0.5, 3**-0.5, rtol=0.2)
-        assert not np.allclose(vars.params["student"]["bias"] * 16**0.5, vars.params["teacher"]["bias"] * 32**0.5)
+        assert not np.allclose(vars.params["student"]["bias"] * 8**0.5, vars.params["teacher"]["bias"] * 16**0.5)
 
 
 def test_both_embeddings_student_and_teacher_get_gradients(setting):

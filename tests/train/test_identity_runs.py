@@ -99,7 +99,7 @@ def test_other_data_is_refused(trained, tmp_path, change, message, unfinish):
 
 
 def test_arrays_have_an_identity():
-    small = {"name": "synthetic", "synthetic": {"classes": 3, "size": 4, "train": 12, "test": 6}}
+    small = {"name": "synthetic", "synthetic": {"classes": 3, "size": 4, "channels": 3, "train": 12, "test": 6}}
     one, two = data.load(**small), data.load(**small)
     assert one.identity == two.identity and json.loads(json.dumps(one.identity)) == one.identity
     flipped = one.train.images.copy()

@@ -156,7 +156,7 @@ def test_a_dry_run_streams(photos, tmp_path, capsys):
 
 def streamed(source="synthetic", layout=None, **settings):
     how = {"augment": "auto", "strong": config.records.Strong(1, 5.0)}
-    dataset = data.load(source, synthetic={"classes": 3, "size": 64, "train": 40, "test": 11})
+    dataset = data.load(source, synthetic={"classes": 3, "size": 64, "channels": 3, "train": 40, "test": 11})
     kind = settings.pop("kind", Streamed)
     return kind(layout or Layout((1,)), dataset, seed=3, **how, **settings)
 
