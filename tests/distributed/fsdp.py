@@ -104,7 +104,7 @@ def check_checkpoints(folder, state):
     kernel = layout.split(state).params["student"]["conv2"]["kernel"]
     assert kernel.is_fully_replicated
     kernel = Layout((2, 2)).split(state).params["student"]["conv2"]["kernel"]
-    assert kernel.spec == jax.sharding.PartitionSpec(None, None, "fsdp")
+    assert kernel.spec == jax.sharding.PartitionSpec(None, None, None, "fsdp")
 
 
 def check_run(home):
