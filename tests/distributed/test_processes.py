@@ -18,9 +18,11 @@ from kd_jax.distributed import environment, processes
 from kd_jax.train.evaluate import saved
 from tests.conftest import ROOT
 
-# every method of ours at once: SFTN's branches, SKD, SoKD's search; ten steps, rates at which nothing runs away
+# every method of ours at once: SFTN's branches, SKD, SoKD's search; ten steps, rates at which nothing runs away; a seed
+# under which no activation lies so near a ReLU's kink that another order of sums moves it across (seed 0: in step 9)
 RECIPE = [
     "--config=configs/compose.py:sftn+skd+sokd,resnet8,resnet8,smoke",
+    "--config.seed=1",
     *(f"--config.data.synthetic.{k}={v}" for k, v in {"size": 8, "classes": 5, "train": 40, "test": 13}.items()),
     *(f"--config.{phase}.steps=10" for phase in ("teacher", "student")),
     *(f"--config.{phase}.optim.lr=0.01" for phase in ("teacher", "student")),
@@ -31,7 +33,7 @@ RECIPE = [
 # two short phases, a row and a checkpoint every five steps
 SHORT = [
     "--config=configs/kd.py:resnet8,resnet8,smoke",
-    *RECIPE[1:5],
+    *RECIPE[2:6],
     "--config.log.every=5",
     "--config.teacher.steps=40",
     *(f"--config.{phase}.optim.lr=0.01" for phase in ("teacher", "student")),
