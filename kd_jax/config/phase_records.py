@@ -114,6 +114,11 @@ class Phase:
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
 
+    def member_key(self, label: str) -> str:
+        """The key of a refiner or term: config.NAME.refine.LABEL or config.NAME.terms.LABEL."""
+        part = "refine" if label in {member.label for member in self.refine} else "terms"
+        return f"config.{self.name}.{part}.{label}"
+
     def check(self, key: str) -> None:
         for origin in self.teacher:
             kind, _, rest = origin.partition(":")

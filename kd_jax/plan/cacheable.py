@@ -24,14 +24,13 @@ def why_not_cached(
       members: label -> refiner or criterion of the phase.
       teachers: of the phase.
     """
-    parts = {m.label: "refine" for m in phase.refine} | {m.label: "terms" for m in phase.terms}
     for label, member in members.items():
         features = sorted(need for need in member.needs if need.startswith(MORE_THAN_LOGITS))
         if features:
             reads = f"reads more of its teacher than logits ({', '.join(features)})"
-            return f"config.{phase.name}.{parts[label]}.{label} {reads}"
+            return f"{phase.member_key(label)} {reads}"
         if member.search:
-            return f"config.{phase.name}.{parts[label]}.{label} searches a policy, by batches in an order of its own"
+            return f"{phase.member_key(label)} searches a policy, by batches in an order of its own"
     for teacher in teachers:
         if teacher.load is None:
             return f"config.{phase.name}.teacher={teacher.origin} changes at every step"

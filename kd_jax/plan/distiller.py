@@ -79,16 +79,15 @@ def check_members(
     outputs = {"student": [context.view_shapes.student], "teacher": context.view_shapes.teachers}
     _check_refiners(phase, members)
     _check_single_teachers(phase, members, len(outputs["teacher"]))
-    parts = {m.label: "refine" for m in phase.refine} | {m.label: "terms" for m in phase.terms}
     for label, member in members.items():
         for name in set(extra_views_of(member.needs)) - {*EXTRA_VIEWS}:
             accepted = ", ".join(EXTRA_VIEWS)
-            raise InputError(f"config.{phase.name}.{parts[label]}.{label}: no extra view {name!r}; known: {accepted}")
+            raise InputError(f"{phase.member_key(label)}: no extra view {name!r}; known: {accepted}")
         for network in networks["teacher"] if extra_views_of(member.needs) else ():
             if isinstance(network.model, LogitsTable):
                 lacks = f"compares two views of an image, for which {network.name} has the same logits"
-                key = f"config.{phase.name}.{parts[label]}.{label}"
-                raise InputError(f"{key}: {lacks}; accepted: another config.{phase.name}.teacher")
+                other = f"accepted: another config.{phase.name}.teacher"
+                raise InputError(f"{phase.member_key(label)}: {lacks}; {other}")
     for label, need in ((label, need) for label, member in members.items() for need in sorted(member.needs)):
         seat, _, what = need.partition(".")
         if seat in ("match", "teacher") and not outputs["teacher"]:
@@ -97,7 +96,7 @@ def check_members(
             if what in _OPTIONAL and getattr(output, what) in (None, ()):
                 lacks = f"needs {_OPTIONAL[what]} ({need}), which {network.name} has not"
                 other = f"accepted: another config.{phase.name}.{'model' if seat == 'student' else seat}"
-                raise InputError(f"config.{phase.name}.{parts[label]}.{label}: {lacks}; {other}")
+                raise InputError(f"{phase.member_key(label)}: {lacks}; {other}")
 
 
 def _check_refiners(phase: config.Phase, members: dict[str, Distiller]) -> None:
@@ -105,7 +104,7 @@ def _check_refiners(phase: config.Phase, members: dict[str, Distiller]) -> None:
     for refiner in phase.refine:
         refines = members[refiner.label].refines
         if refines and not any(members[term.label].needs & refines for term in phase.terms):
-            key = f"config.{phase.name}.refine.{refiner.label}"
+            key = phase.member_key(refiner.label)
             raise InputError(f"{key}: no term can see its work; give one that needs {' or '.join(sorted(refines))}")
 
 
@@ -114,7 +113,7 @@ def _check_single_teachers(phase: config.Phase, members: dict[str, Distiller], c
     for term in phase.terms:
         if term.teacher is None:
             continue
-        key = f"config.{phase.name}.terms.{term.label}.teacher"
+        key = f"{phase.member_key(term.label)}.teacher"
         if term.teacher >= count:
             raise InputError(f"{key}: {term.teacher}, counted from 0; this phase's number of teachers is {count}")
         for refiner in phase.refine:
