@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,21 +30,23 @@ def writing(path: epath.Path) -> Iterator[None]:
         raise StorageError(f"{path}: cannot be written ({e.strerror or first_line(e)})") from e
 
 
-def write_json(path: epath.Path, document: Any) -> None:
-    """Write a JSON document so that a reader sees the old one or the new one, never half of it."""
-    write_text(path, json.dumps(document, indent=2) + "\n")
+def write_json(path: epath.Path, document: Any, *, shared: bool = False) -> None:
+    """Write a JSON document so that a reader sees the old one or the new one, never half of it. shared: as for
+    `write_text`."""
+    write_text(path, json.dumps(document, indent=2) + "\n", shared=shared)
 
 
-def write_text(path: epath.Path, text: str) -> None:
+def write_text(path: epath.Path, text: str, *, shared: bool = False) -> None:
     """Write a text file in one go, by renaming a finished one; an object store shows a file once it is whole. Of
-    several processes the first one writes."""
+    several processes the first one writes. shared: whether other runs may write the file at the same time."""
     if not processes.is_main():
         return
     with writing(path):
         if on_store(path):
             path.write_text(text)
             return
-        beside = path.parent / f".{path.name}.new"
+        writer = f"{socket.gethostname()}-{os.getpid()}." if shared else ""
+        beside = path.parent / f".{path.name}.{writer}new"
         with beside.open("w") as file:
             file.write(text)
             file.flush()

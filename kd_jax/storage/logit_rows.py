@@ -11,7 +11,6 @@ import hashlib
 import json
 import mmap
 import os
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -127,11 +126,7 @@ def folder_of(cache: epath.Path, teacher: str, key: dict) -> epath.Path:
 def write_header(folder: epath.Path, header: dict) -> None:
     """Say what the rows in a folder are: `key`, and what a person or `headers` wants to know. No row depends on it; two
     runs may write it at once."""
-    with files.writing(folder / HEADER), tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
-        json.dump(header, file, indent=2)
-        file.flush()
-        os.chmod(file.name, 0o666 & ~_umask())
-        os.replace(file.name, folder / HEADER)
+    files.write_json(folder / HEADER, header, shared=True)
 
 
 def headers(cache: epath.Path) -> dict[epath.Path, dict | None]:
@@ -151,13 +146,6 @@ def _header(path: epath.Path) -> dict | None:
         return header if {"teacher", "columns", "rows", "key"} <= header.keys() else None
     except (ValueError, AttributeError):
         return None
-
-
-def _umask() -> int:
-    """What this process takes from the rights of a new file; there is no way to ask without setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _text(key: dict[str, Any]) -> str:
