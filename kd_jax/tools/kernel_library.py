@@ -10,13 +10,12 @@ a busy machine would choose now one and now the other.
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 
 from kd_jax.distributed import xla_flags
+from kd_jax.distributed.cpu import cpu_info
 
 # jaxlib's versions that have the flag: an unknown one in XLA_FLAGS ends the process
 OLDEST, NEWEST = (0, 10), (0, 12)
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 def choose() -> None:
@@ -38,8 +37,6 @@ def _has_flag() -> bool:
 
 def _is_slow_by_default() -> bool:
     """Whether this is an x86 CPU with AVX2 and without AVX-512; False where the system does not say."""
-    if platform.machine().lower() not in ("x86_64", "amd64") or not CPU_INFO.exists():
-        return False
-    lines = (line.partition(":") for line in CPU_INFO.read_text().splitlines())
-    features = next((set(text.split()) for name, _, text in lines if name.strip() == "flags"), set())
-    return "avx2" in features and "avx512f" not in features
+    features = cpu_info().get("flags", "").split()
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return is_x86 and "avx2" in features and "avx512f" not in features

@@ -1,11 +1,16 @@
 """What a run computes on: what decides the last bits of its results beside its configuration."""
 
+import hashlib
+import json
+import os
+import platform
 from importlib import metadata
 
 import jax
 
 from kd_jax import config
 from kd_jax.distributed import xla_flags
+from kd_jax.distributed.cpu import cpu_info
 from kd_jax.distributed.mesh import Layout
 from kd_jax.typing import InputError
 
@@ -56,6 +61,24 @@ def fingerprint(layout: Layout, steps_per_call: int) -> dict:
     """
     versions = {"jaxlib": metadata.version("jaxlib")}
     return {**describe_device(), "count": layout.count, **versions, "steps_per_call": steps_per_call}
+
+
+def compiler() -> dict:
+    """What compiles a program, by which options, for what: where all of it is equal, so are the bits that a program
+    computes. The number of cores changes none (measured with one and two)."""
+    device = jax.devices()[0]
+    target = {"jaxlib": metadata.version("jaxlib"), "platform": device.platform, "device": device.device_kind}
+    options = {"xla_flags": os.environ.get(xla_flags.VARIABLE, ""), "matmul": jax.config.jax_default_matmul_precision}
+    return target | options | ({"cpu": _cpu()} if device.platform == "cpu" else {})
+
+
+def _cpu() -> str:
+    """A digest of what the processor can do: the compiler chooses instructions by that."""
+    fields = cpu_info()
+    if not fields:  # a system that says it elsewhere
+        return f"{platform.machine()} {platform.processor()}"
+    names = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    return hashlib.sha256(json.dumps({name: fields.get(name) for name in names}).encode()).hexdigest()
 
 
 def difference(before: dict, now: dict) -> str | None:

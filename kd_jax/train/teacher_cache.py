@@ -11,12 +11,8 @@ the batch, the compiler, the device. Another teacher, transform or data set has 
 
 import hashlib
 import json
-import os
-import platform
 from functools import partial
 
-import jax
-import jaxlib
 import numpy as np
 from etils import epath
 
@@ -24,6 +20,7 @@ from kd_jax import config
 from kd_jax.plan import PhasePlan
 from kd_jax.storage.logit_rows import LogitRows, folder_of, write_header
 from kd_jax.storage.workdir import resolve_path
+from kd_jax.train import machine
 from kd_jax.train.batches import Resident, Streamed
 from kd_jax.train.cache_size import check_room, store_size
 from kd_jax.train.compiled import Teachers
@@ -203,29 +200,8 @@ def key_of(
         "views": {**views, "program": source.views_digest(plan.phase.batch_size)},
         "batch": [plan.phase.batch_size, plan.layout.count],
         "dtype": recipe.teacher_cache_dtype,
-        "machine": _machine(),
+        "machine": machine.compiler(),
     }
-
-
-def _machine() -> dict:
-    """What compiles the programs, by which options, for what. The number of cores changes no bit (measured with one
-    and two)."""
-    device = jax.devices()[0]
-    made_by = {"jaxlib": jaxlib.__version__, "platform": device.platform, "device": device.device_kind}
-    options = {"xla_flags": os.environ.get("XLA_FLAGS", ""), "matmul": jax.config.jax_default_matmul_precision}
-    return made_by | options | ({"cpu": _cpu()} if device.platform == "cpu" else {})
-
-
-def _cpu() -> str:
-    """A digest of what the processor can do: the compiler chooses instructions by that."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            lines = file.read().splitlines()
-    except OSError:  # a system that says it elsewhere
-        return f"{platform.machine()} {platform.processor()}"
-    about = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
-    names = ("model name", "flags", "Features", "CPU implementer", "CPU part")
-    return _sha256(json.dumps({name: about.get(name) for name in names}))
 
 
 def _sha256(text: str) -> str:

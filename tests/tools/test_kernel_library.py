@@ -5,7 +5,7 @@ import platform
 
 import pytest
 
-from kd_jax.distributed import xla_flags
+from kd_jax.distributed import cpu, xla_flags
 from kd_jax.tools import environment, kernel_library
 
 AVX2, AVX512, OLD = "fpu sse avx avx2 fma", "fpu sse avx avx2 fma avx512f avx512vl", "fpu sse avx"
@@ -34,7 +34,7 @@ def test_the_choice(case, tmp_path, monkeypatch):
     info = tmp_path / "cpuinfo"
     if given["features"]:
         info.write_text(f"processor\t: 0\nflags\t\t: {given['features']}\n\nprocessor\t: 1\nflags\t\t: none\n")
-    monkeypatch.setattr(kernel_library, "CPU_INFO", info)
+    monkeypatch.setattr(cpu, "CPU_INFO", info)
     monkeypatch.setattr(platform, "machine", lambda: given["machine"])
     monkeypatch.setattr(kernel_library.metadata, "version", lambda name: given["version"])
     for name in ("JAX_PLATFORMS", "XLA_FLAGS"):
