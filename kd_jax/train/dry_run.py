@@ -36,13 +36,13 @@ def dry_run(tree: dict, workdir: str, *, overwrite: bool = False) -> None:
     with batches_of(prepared.recipe, prepared.layout, prepared.dataset) as source:
         for line in cache_lines(prepared.recipe, prepared.plans, source):
             log_line(line)
-    for plan in prepared.plans:
-        for line in _describe(plan, prepared):
-            log_line(line)
+        for plan in prepared.plans:
+            for line in _describe(plan, prepared, source):
+                log_line(line)
     log_line("dry run: nothing was written")
 
 
-def _describe(plan: PhasePlan, prepared: Prepared):
+def _describe(plan: PhasePlan, prepared: Prepared, source: Resident | Streamed):
     """Lines about one phase; the last ones compile and run it."""
     state, phase = plan.abstract, plan.phase
     count = models.count_parameters(state.params["method"])
@@ -78,7 +78,7 @@ def _describe(plan: PhasePlan, prepared: Prepared):
     checkpoint = prepared.recipe.checkpoint
     copies = checkpoint.keep + checkpoint.best + 1  # one more while it is written
     yield f"  disk for checkpoints: {_megabytes(copies * size)} at most"
-    with batches_of(prepared.recipe, prepared.layout, prepared.dataset) as source:
+    with source:  # which no longer computes ahead after the phase
         yield from _two_steps(plan, prepared, source)
 
 
