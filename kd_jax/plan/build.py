@@ -46,12 +46,12 @@ def build(
     """
     by_name: dict[str, Network] = {}
     plans: dict[str, PhasePlan] = {}
+    sizes = {"train": len(dataset.train), "test": len(dataset.test)}
     for phase in recipe.phases:
         name = phase.name
         network, load = networks.weights_of(phase, networks.network_of(phase, dataset), workdir)
         with_options = partial(config_key, name, precision=recipe.precision)
         by_name[name] = with_options(network.with_options, remat=phase.remat)
-        sizes = {"train": len(dataset.train), "test": len(dataset.test)}
         teachers = tuple(networks.teacher_of(phase, origin, by_name, workdir, sizes) for origin in phase.teacher)
         teachers = tuple(t._replace(network=with_options(t.network.with_options)) for t in teachers)
         initial = networks.initial_vars_of(phase, {n: method_vars(p.abstract) for n, p in plans.items()}, workdir)
@@ -100,9 +100,9 @@ def _plan(
     if reads_teachers(distiller.needs) and not phase.weights:
         check_cacheable(recipe, why_not)
     parts = {"student": network.model, "distiller": distiller, "tx": tx, "task_terms": task_terms}
-    more = {"task": task, "parts": parts, "searches": split.steps > 0, "skip": recipe.skip_nonfinite}
     seeds = recipe.seeds_of(phase)
-    more["count"] = len(seeds)
+    more = {"task": task, "parts": parts, "searches": split.steps > 0, "skip": recipe.skip_nonfinite}
+    more |= {"count": len(seeds)}
     with single_value_norms() as norms:
         traced = config_key(phase.name, trace_steps, phase, layout, network, context, state, **more)
     return PhasePlan(

@@ -57,9 +57,10 @@ def results_of(meta: dict, log: MetricsLog, phase: str, task: Task) -> tuple[Res
     """The results of every seed up to a checkpoint; of an older version, which has none, what the log's test rows
     say."""
     if "seeds" in meta:
-        return tuple(Results(**entry["results"]) for entry in meta["seeds"])
-    if "results" in meta:
-        return (Results(**meta["results"]),)
+        return tuple(results_in(meta, entry["seed"]) for entry in meta["seeds"])
+    results = results_in(meta, None)
+    if results is not None:
+        return (results,)
     results = Results()
     for row in log.of(phase, "test"):
         if row["step"] <= meta["step"]:

@@ -31,6 +31,7 @@ class Rows:
     def add_train(self, loops: tuple[LoopState, ...], step: int, progress: Progress) -> None:
         """The means since the last training row, a row for every seed."""
         plan, shown = self._plan, []
+        rate = {"lr": float(plan.schedule(np.int32(step - 1)))}
         for seed, loop in zip(plan.seeds, loops, strict=True):
             means = metrics_lib.read(loop.metrics)
             groups = {
@@ -39,7 +40,6 @@ class Rows:
             }
             values = {name: value for name, value in means.items() if "/" not in name}
             shown.append(values)
-            rate = {"lr": float(plan.schedule(np.int32(step - 1)))}
             self._add("train", step, seed, {**values, **rate, **groups})
             self._warn(step, seed, groups["logs"])
         progress.advance(step, **mean_of(shown))
