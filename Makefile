@@ -13,7 +13,8 @@ quickstart: .venv/.run
 test: .venv/.test
 	$(BIN)/python -m pytest -m "not full" -n 2 --dist worksteal
 
-# everything, and how much of losses, layers, methods and engine the tests reach
+# everything with the emitters that users have, and how much of losses, layers, methods and engine the tests reach
+test-all: export XLA_FLAGS := --xla_backend_optimization_level=0
 test-all: .venv/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov-fail-under=95 $(TESTED:%=--cov=kd_jax/%)
 
