@@ -23,7 +23,9 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from kd_jax import InitContext, Match, Outputs, View, models, recipes  # noqa: E402
+from kd_jax.distributed.mesh import Layout  # noqa: E402
 from tests import tiny  # noqa: E402
+from tests.shared_programs import SharedPrograms  # noqa: E402
 
 settings.register_profile("kd_jax", max_examples=25, deadline=None, derandomize=True)
 settings.load_profile("kd_jax")
@@ -58,6 +60,24 @@ def tiny_resnet8():
     """For tests about running: resnet8 is a network of two convolutions, in this process."""
     with tiny.in_place():
         yield
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """For a module whose runs are much alike: what they compile is compiled once."""
+    shared = SharedPrograms()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("jit", "jit_step"):
+            patch.setattr(Layout, name, shared.sharing(getattr(Layout, name)))
+        yield shared
+
+
+@pytest.fixture
+def shared_programs(programs, request):
+    """`programs`, in all tests but those that patch what a program may be made of."""
+    programs.active = "monkeypatch" not in request.fixturenames
+    yield
+    programs.active = True
 
 
 @pytest.fixture(scope="session", autouse=True)

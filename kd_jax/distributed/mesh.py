@@ -14,13 +14,14 @@ Everything else is replicated.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import numpy as np
 from jax import export as jax_export
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from kd_jax.typing import InputError, ParamSharding, PyTree
+from kd_jax.typing import WHOLE, InputError, ParamSharding, PyTree
 
 AXES = ("data", "fsdp")
 SMALL = 1024  # values; fewer are not worth a gather: biases, BatchNorm's and LayerNorm's scales, a policy
@@ -71,6 +72,11 @@ class Layout:
     def param_sharding(self) -> ParamSharding | None:
         """How a step gathers parameters and splits their gradients; None where parameters are not split."""
         return ParamSharding(self._gathered, self._split) if self.fsdp > 1 else None
+
+    @property
+    def gather(self) -> Callable[[PyTree], PyTree]:
+        """What a program does with split parameters before it uses them."""
+        return (self.param_sharding or WHOLE).gather
 
     def _gathered(self, tree: PyTree) -> PyTree:
         return jax.lax.with_sharding_constraint(tree, self._shardings["r"])

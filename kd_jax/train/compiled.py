@@ -17,7 +17,7 @@ from kd_jax.engine.step import select_outputs
 from kd_jax.models.network import Network, normalize
 from kd_jax.models.outside import LogitsTable
 from kd_jax.plan import PhasePlan
-from kd_jax.typing import WHOLE, Array, Batch, Outputs, Variables, Vars
+from kd_jax.typing import Array, Batch, Distiller, InitContext, Outputs, Variables, Vars
 
 
 class CompiledPhase:
@@ -33,11 +33,15 @@ class CompiledPhase:
         self.train = plan.traced.train.lower().compile()
         self.search = plan.traced.search and plan.traced.search.lower().compile()
         self.teach = Teachers(layout, tuple(t.network for t in plan.teachers), plan.distiller.needs)
-        self._init = layout.jit(partial(_init, plan), ins="rsr", outs=(layout.split(plan.abstract),))
+        models_of_teachers = tuple(t.network.model for t in plan.teachers)
+        parts = {"distiller": plan.distiller, "tx": plan.tx, "trains": plan.phase.trains}
+        init = partial(_init, plan.network, models_of_teachers, plan.context, **parts, ema=plan.phase.ema is not None)
+        self._init = layout.jit(init, ins="rsr", outs=(layout.split(plan.abstract),))
         # made on the device each time: a donated copy of a host array would take the original along
-        self.no_metrics = layout.jit(lambda: metrics_lib.zeros_like(plan.traced.metrics), ins="", outs="r")
-        self._healthy = layout.jit(lambda: metrics_lib.healthy(plan.traced.metrics), ins="", outs="r")
-        self.visualizations = layout.jit(partial(_visualizations, plan), ins="sbb", outs="b")
+        self.no_metrics = layout.jit(partial(metrics_lib.zeros_like, plan.traced.metrics), ins="", outs="r")
+        self._healthy = layout.jit(partial(metrics_lib.healthy, plan.traced.metrics), ins="", outs="r")
+        draw = partial(_visualizations, plan.network, plan.distiller, layout.gather)
+        self.visualizations = layout.jit(draw, ins="sbb", outs="b")
 
     def step(
         self, program: jax.stages.Compiled, loops: tuple[LoopState, ...], inputs: tuple, keys: tuple[Array, ...]
@@ -75,9 +79,8 @@ class Teachers:
     """Teachers' outputs for batches, by a program for each, less what no member needs."""
 
     def __init__(self, layout: Layout, networks: tuple[Network, ...], needs: frozenset):
-        gather, _ = layout.param_sharding or WHOLE
         self._networks = networks
-        self._programs = [layout.jit(partial(_teacher, n, needs, gather), ins="sb", outs="b") for n in networks]
+        self._programs = [layout.jit(partial(_teacher, n, needs, layout.gather), ins="sb", outs="b") for n in networks]
 
     def __call__(
         self, teachers: tuple[Variables | None, ...], batch: Batch, split: str = "train"
@@ -116,19 +119,20 @@ def _teacher(network: Network, needs: frozenset, gather, variables: Variables, x
     return select_outputs(engine.teacher_outputs(network.model, gather(variables), x), needs)
 
 
-def _init(plan: PhasePlan, key: Array, teachers: tuple[Variables | None, ...], initial_vars: dict) -> TrainState:
-    image = jnp.zeros((1, *plan.network.image_shape))
+def _init(
+    network: Network, teacher_models: tuple, context: InitContext, key: Array, teachers: tuple[Variables | None, ...],
+    initial_vars: dict, **parts,
+) -> TrainState:  # fmt: skip
+    image = jnp.zeros((1, *network.image_shape))
     # a teacher that is the student's average is the student as it starts
-    variables = [models.init(plan.network.model, key, image) if v is None else v for v in teachers]
-    pairs = tuple((t.network.model, v) for t, v in zip(plan.teachers, variables, strict=True))
-    context = plan.context._replace(teachers=pairs, initial_vars=initial_vars)
-    how = {"trains": plan.phase.trains, "ema": plan.phase.ema is not None}
-    return engine.init_state(
-        key, student=plan.network.model, distiller=plan.distiller, tx=plan.tx, context=context, **how
-    )
+    variables = [models.init(network.model, key, image) if v is None else v for v in teachers]
+    pairs = tuple(zip(teacher_models, variables, strict=True))
+    context = context._replace(teachers=pairs, initial_vars=initial_vars)
+    return engine.init_state(key, student=network.model, context=context, **parts)
 
 
-def _visualizations(plan: PhasePlan, state: TrainState, teachers: tuple[Outputs, ...], batch: Batch) -> dict:
-    gather, _ = plan.layout.param_sharding or WHOLE
-    batch = normalized(batch, plan.network)
-    return engine.visualizations(gather(state), teachers, batch, model=plan.network.model, distiller=plan.distiller)
+def _visualizations(
+    network: Network, distiller: Distiller, gather, state: TrainState, teachers: tuple[Outputs, ...], batch: Batch
+) -> dict:
+    batch = normalized(batch, network)
+    return engine.visualizations(gather(state), teachers, batch, model=network.model, distiller=distiller)

@@ -15,7 +15,7 @@ from kd_jax.plan import PhasePlan
 from kd_jax.tasks import CLASSIFICATION, Task
 from kd_jax.train.batches import Resident, Streamed
 from kd_jax.train.compiled import Teachers
-from kd_jax.typing import WHOLE, Variables
+from kd_jax.typing import Variables
 
 
 class Evaluator:
@@ -57,17 +57,18 @@ class Evaluator:
     def measure_network(self, model: nn.Module, variables: Variables) -> dict[str, float]:
         """The task's test metrics of one network."""
         if model not in self._programs:
-            self._programs[model] = self._layout.jit(partial(self._measure, model), ins="sbb", outs="r")
+            measure = partial(_measure, self._task, self._network, model, self._layout.gather)
+            self._programs[model] = self._layout.jit(measure, ins="sbb", outs="r")
         measured = []
         for i, batch in enumerate(self._source.test(self._batch_size)):
             prediction = self._teacher_predictions[i] if self._teacher_predictions else None
             measured.append(self._programs[model](variables, prediction, batch))
         return metrics_lib.read(measured)
 
-    def _measure(self, model: nn.Module, variables: Variables, prediction, batch):
-        gather, _ = self._layout.param_sharding or WHOLE
-        batch = normalized(batch, self._network)
-        return engine.eval_step(gather(variables), prediction, batch, model=model, task=self._task)
+
+def _measure(task: Task, network: Network, model: nn.Module, gather, variables: Variables, prediction, batch):
+    """network: whose normalisation the measured model has."""
+    return engine.eval_step(gather(variables), prediction, normalized(batch, network), model=model, task=task)
 
 
 def _measure_prediction(task: Task, prediction, batch) -> metrics_lib.Metrics:

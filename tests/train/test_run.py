@@ -336,7 +336,7 @@ def test_the_watched_log_warns_once(tmp_path, capsys):
         assert said.count(f": {name} = ") <= 1
 
 
-def test_nothing_is_compiled_twice(tmp_path):
+def test_nothing_is_compiled_twice(tmp_path, monkeypatch):
     """Every program of a run is compiled once, on its first use."""
     from kd_jax.distributed import mesh
 
@@ -348,11 +348,8 @@ def test_nothing_is_compiled_twice(tmp_path):
         programs.append(original(self, *args, **kwargs))
         return programs[-1]
 
-    mesh.Layout.jit = remember
-    try:
-        run.run(tree(teacher__steps=11, student__steps=11), str(tmp_path))
-    finally:
-        mesh.Layout.jit = original
+    monkeypatch.setattr(mesh.Layout, "jit", remember)
+    run.run(tree(teacher__steps=11, student__steps=11), str(tmp_path))
     sizes = [program._cache_size() for program in programs]
     assert max(sizes) == 1 and sum(sizes) > 10
 
