@@ -23,9 +23,8 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from kd_jax import InitContext, Match, Outputs, View, models, recipes  # noqa: E402
-from kd_jax.distributed.mesh import Layout  # noqa: E402
 from tests import tiny  # noqa: E402
-from tests.shared_programs import SharedPrograms  # noqa: E402
+from tests.shared_programs import sharing  # noqa: E402
 
 settings.register_profile("kd_jax", max_examples=25, deadline=None, derandomize=True)
 settings.load_profile("kd_jax")
@@ -65,10 +64,7 @@ def tiny_resnet8():
 @pytest.fixture(scope="module")
 def programs():
     """For a module whose runs are much alike: what they compile is compiled once."""
-    shared = SharedPrograms()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("jit", "jit_step"):
-            patch.setattr(Layout, name, shared.sharing(getattr(Layout, name)))
+    with sharing() as shared:
         yield shared
 
 

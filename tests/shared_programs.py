@@ -6,23 +6,37 @@ networks, arrays. What a function reads from its module is not compared: a test 
 
 import dataclasses
 import types
+from contextlib import contextmanager
 from functools import partial, wraps
 
 import jax
 import numpy as np
+import pytest
 from flax import linen as nn
 
 from kd_jax.distributed.mesh import Layout
 
 
+@contextmanager
+def sharing():
+    """While inside, a program is the one that was made before where that is the same."""
+    shared = SharedPrograms()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("jit", "jit_step"):
+            patch.setattr(Layout, name, shared.instead_of(getattr(Layout, name)))
+        yield shared
+
+
 class SharedPrograms:
-    """In place of `Layout.jit` and `Layout.jit_step`. active: whether programs are shared now."""
+    """The programs that there are. active: whether they are shared now."""
 
     def __init__(self):
-        self.active, self.count = True, 0
+        self.active = True
         self._programs, self._alive = {}, []
 
-    def sharing(self, make):
+    def instead_of(self, make):
+        """What stands in for `Layout.jit` or `Layout.jit_step`."""
+
         @wraps(make)
         def jit(layout, function, **how):
             if not self.active:
@@ -32,8 +46,6 @@ class SharedPrograms:
             key = (make.__name__, _key((layout, function, how), ()))
             if key not in self._programs:
                 self._programs[key] = make(layout, function, **how)
-            else:
-                self.count += 1
             return self._programs[key]
 
         return jit

@@ -24,6 +24,7 @@ from kd_jax.train import run, saved_state
 from kd_jax.train.evaluate import saved
 from tests.conftest import tree
 from tests.distributed.devices import KEY, batches, far
+from tests.shared_programs import sharing
 from tests.tiny import TinyNet, in_place
 
 STUDENT = TinyNet(widths=(32, 64))
@@ -130,7 +131,7 @@ def main(folder):
     state = check_steps()
     check_parts()
     check_checkpoints(home / "saved", state)
-    with in_place():
+    with in_place(), sharing():
         check_run(home)
     print("same")
 

@@ -1,8 +1,6 @@
 """Teachers from files, and trained networks for others: in phases, by import_weights, by export."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -13,7 +11,10 @@ from kd_jax.interop import exchange, state_dict, torch_read, torch_write
 from kd_jax.models.network import normalize
 from kd_jax.train import run
 from kd_jax.train.evaluate import evaluate, saved
-from tests.conftest import ROOT, tree
+from tests.commands import launch
+from tests.conftest import tree
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 SHORT = {"teacher__steps": 40, "data__augment": "none"}
 
@@ -182,10 +183,6 @@ def test_wrong_exports(home, tmp_path):
 
 
 def test_the_commands(home, tmp_path):
-    def launch(name, *args):
-        command = [sys.executable, str(ROOT / "launch" / f"{name}.py"), *args]
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-
     folder, file = home[0], tmp_path / "student.safetensors"
     done = launch("export", f"--workdir={folder}", "--phase=student", "--format=safetensors", f"--out={file}")
     assert done.returncode == 0 and "bit for bit the same" in done.stdout, done.stderr

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -15,15 +16,14 @@ from kd_jax.engine.metrics import NonFiniteError
 from kd_jax.storage.checkpoints import StorageError
 from kd_jax.tools import cli
 from kd_jax.train import run
+from tests.commands import launch
 from tests.conftest import ROOT, shrunk
 
 CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
 SMALL = [f"--config.data.synthetic.{k}={v}" for k, v in {"size": 8, "classes": 5, "train": 16, "test": 9}.items()]
 
 
-def train(*args, cwd=ROOT, **env):
-    command = [sys.executable, str(ROOT / "launch" / "train.py"), *args]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **env})
+train = partial(launch, "train")
 
 
 def test_every_config_is_tested():
@@ -55,14 +55,14 @@ def test_a_config_takes_two_steps(tmp_path):
 
 # made of what other configs bring; quickstart runs by itself, the rest is built by test_phases_share_nothing
 TWICE = ("quickstart", "skd_dkd", "skd_sokd", "sokd_ablation", "sftn_vs_kd", "crd_kd", "compose")
-# between them all kinds of phases, states and networks
+# between them all kinds of phases, states and networks; sokd_fitnet runs in tests/train/test_sokd_runs.py
 COVERING = (
     "ab", "crd", "ctkd", "dml", "dot", "ema_teacher", "ft", "kd", "mlld", "multi_teacher", "reviewkd", "sftn", "simkd",
-    "skd", "sokd_fitnet",
+    "skd",
 )  # fmt: skip
 
 
-@pytest.mark.usefixtures("tiny_resnet8")
+@pytest.mark.usefixtures("tiny_resnet8", "programs")
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in TWICE + COVERING])
 def test_every_other_config_is_planned(name, tmp_path):
     config_dict = importlib.import_module(f"configs.{name}").get_config(spelled(name))
@@ -83,7 +83,7 @@ def taught(tmp_path_factory):
     return config_dict.teacher.to_json(), home / "teacher"
 
 
-@pytest.mark.usefixtures("tiny_resnet8")
+@pytest.mark.usefixtures("tiny_resnet8", "programs")
 @pytest.mark.parametrize("name", [n if n in COVERING else pytest.param(n, marks=pytest.mark.full) for n in CONFIGS])
 def test_every_config_takes_two_steps(name, tmp_path, taught, capfd):
     config_dict = importlib.import_module(f"configs.{name}").get_config(spelled(name))

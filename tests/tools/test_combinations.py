@@ -118,7 +118,7 @@ def test_other_pairs(pair, refused):
     assert bad == set(refused), table(refusals)
 
 
-@pytest.mark.usefixtures("tiny_resnet8")
+@pytest.mark.usefixtures("tiny_resnet8", "programs")
 @pytest.mark.parametrize("spelled", [s if s in COVERING else pytest.param(s, marks=pytest.mark.full) for s in PAIRED])
 def test_combinations_take_real_steps(spelled, tmp_path):
     one_stage = (

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -10,7 +9,8 @@ import pytest
 from kd_jax import InputError
 from kd_jax.train import report, run
 from kd_jax.train.evaluate import evaluate
-from tests.conftest import ROOT, tree
+from tests.commands import launch
+from tests.conftest import tree
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +57,14 @@ def test_wrong_input(home, tmp_path):
         evaluate(str(tmp_path))
 
 
-def command(*args):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "launch" / "evaluate.py"), *args], capture_output=True, text=True, cwd=ROOT
-    )
-
-
 def test_the_command(home):
     folder, summary = home
     top1 = summary["phases"]["teacher"]["top1_last"]
-    done = command(f"--workdir={folder}", "--phase=teacher", f"--expect_top1={top1 - 0.01}")
+    done = launch("evaluate", f"--workdir={folder}", "--phase=teacher", f"--expect_top1={top1 - 0.01}")
     assert done.returncode == 0 and f"teacher (resnet8, step 30): top-1 {top1:.2%}" in done.stdout
-    done = command(f"--workdir={folder}", "--expect_top1=0.999")
+    done = launch("evaluate", f"--workdir={folder}", "--expect_top1=0.999")
     assert done.returncode == 1 and "is below the expected 99.90%" in done.stderr
-    done = command("--phase=teacher")
+    done = launch("evaluate", "--phase=teacher")
     assert done.returncode == 2 and "--workdir: missing" in done.stderr
 
 
