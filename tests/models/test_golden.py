@@ -21,18 +21,16 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def net(request):
-    """A network with weights carried over from a state dict, its outputs in both modes, and its tails."""
+    """A network with weights carried over from a state dict, these, and its outputs in both modes."""
     model = models.create(request.param, 100)
     tensors = {k: make_golden.weight(k, shape) for k, shape in state_dict.published(model).items()}
     variables = state_dict.from_torch(state_dict.WeightsFile("net.pth", tensors, {}, ""), model)
 
-    def everything(variables, image):
-        evaluated, trained = (models.apply(model, variables, image, train=train)[0] for train in (False, True))
-        tails = [models.tail(model, variables, s, i) for i, s in enumerate(evaluated.stages)]
-        return {"eval": evaluated, "train": trained}, tails
+    @jax.jit
+    def both(variables, image):
+        return {mode: models.apply(model, variables, image, train=mode == "train")[0] for mode in ("eval", "train")}
 
-    outputs, tails = jax.jit(everything)(variables, make_golden.images())
-    return request.param, outputs, tails
+    return model, variables, both(variables, make_golden.images())
 
 
 # the others: see test_imagenet.py and test_vit.py
@@ -41,10 +39,12 @@ DEEPER = ("resnet44", "resnet56", "resnet110", "wrn_40_1", "vgg16", "vgg19")  # 
 
 
 @pytest.mark.parametrize(
-    "net", [pytest.param(n, marks=pytest.mark.full) if n in DEEPER else n for n in CIFAR], indirect=True
+    ("name", "net"),
+    [pytest.param(n, n, marks=pytest.mark.full) if n in DEEPER else (n, n) for n in CIFAR],
+    indirect=["net"],
 )
-def test_outputs_are_the_published_codes(net):
-    name, outputs, tails = net
+def test_outputs_are_the_published_codes(name, net):
+    outputs = net[-1]
     for mode, out in outputs.items():
         assert (out.preacts is None) == (f"{name}/eval/preacts/0" not in GOLDEN)
         named = make_golden.flat_outputs(*out[:4])  # class activation maps: see test_cam.py
@@ -54,8 +54,15 @@ def test_outputs_are_the_published_codes(net):
             ours, theirs = make_golden.sample(named[key]), GOLDEN[f"{name}/{mode}/{key}"]
             worst = np.abs(ours - theirs).max() / theirs[0]
             assert worst < TOLERANCE, f"{name} {mode} {key}: {worst:.1e} of the largest value"
-    logits = outputs["eval"].logits
-    for i, tail in enumerate(tails):
+
+
+@pytest.mark.full  # of small networks: test_models.py
+@pytest.mark.parametrize("net", CIFAR, indirect=True)
+def test_tails(net):
+    model, variables, outputs = net
+    stages, logits = outputs["eval"].stages, outputs["eval"].logits
+    tails = jax.jit(lambda variables, stages: [models.tail(model, variables, s, i) for i, s in enumerate(stages)])
+    for i, tail in enumerate(tails(variables, stages)):
         assert np.abs(tail - logits).max() < 1e-5 * np.abs(logits).max(), f"tail behind stage {i}"
 
 
