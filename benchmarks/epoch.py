@@ -39,7 +39,7 @@ def measure(flags) -> Measured:
                 calls[name] = lambda: size.steps * _seconds(size, teacher, keys)
 
         add("KD, live teacher")
-        add("KD, live teacher, one step a call", steps_per_call=1)
+        add("KD, live teacher, one step a call", steps_per_call="1")
         add("KD, full teacher cache", teacher_cache=str(folder / "cache"))
         calls |= {title: lambda worker=worker: worker("epoch") for title, worker in others.items()}
         try:

@@ -193,7 +193,7 @@ def test_every_pair_traces_a_step(method, pair):
     assert refusal(smoke(method, pair)) == ""
 
 
-STEP = {("sftn", MIXED)}
+STEP = {("dkd", MIXED)}
 
 
 @pytest.mark.parametrize(("method", "pair"), covering(STEP))
