@@ -24,6 +24,12 @@ def launch(name: str, *args: str, cwd=ROOT) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess([name, *args], process.exitcode, *said)
 
 
+def launch_fresh(name: str, *args: str, **variables: str) -> subprocess.CompletedProcess:
+    """The same in a fresh process, for variables of the environment that are read when packages are imported."""
+    command = [sys.executable, str(ROOT / "launch" / f"{name}.py"), *args]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **variables})
+
+
 def _work(name: str, args: tuple[str, ...], folder: str, outputs: list[str]) -> None:
     for number, output in enumerate(outputs, 1):
         file = os.open(output, os.O_WRONLY | os.O_CREAT)

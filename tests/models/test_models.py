@@ -55,9 +55,10 @@ def net(request):
 def test_tails(net):
     model, variables, image = net
     out, _ = apply(model, variables, image)
+    np.testing.assert_allclose(tail(model, variables, out.stages[1], 1), out.logits, rtol=1e-6, atol=1e-6)
     for i, stage in enumerate(out.stages):
-        np.testing.assert_allclose(tail(model, variables, stage, i), out.logits, rtol=1e-6, atol=1e-6)
         rest, _ = apply(model, variables, stage, after=i)
+        np.testing.assert_allclose(rest.logits, out.logits, rtol=1e-6, atol=1e-6)
         assert len(rest.stages) == len(out.stages) - 1 - i
         maps = rest.stages + (rest.preacts or ()), out.stages[i + 1 :] + (out.preacts or ())[i + 1 :]
         for ours, theirs in zip(*maps, strict=True):

@@ -4,6 +4,7 @@ import pytest
 
 from kd_jax import InputError
 from kd_jax.tools import config_file
+from tests.commands import launch_fresh
 from tests.conftest import ROOT
 from tests.tools.test_cli import train
 
@@ -56,6 +57,6 @@ def test_a_file_is_executed_once_and_the_last_word_counts(tmp_path):
 
 
 def test_debug_keeps_the_traceback_of_a_wrong_input(tmp_path):
-    done = train("--config=nowhere.py", f"--workdir={tmp_path}", KD_JAX_DEBUG="1")
+    done = launch_fresh("train", "--config=nowhere.py", f"--workdir={tmp_path}", KD_JAX_DEBUG="1")
     assert done.returncode == 2
     assert done.stderr.startswith("Traceback") and "error: --config: no file nowhere.py" in done.stderr

@@ -6,7 +6,8 @@ import pytest
 
 from kd_jax import InputError
 from kd_jax.tools import environment
-from tests.tools.test_cli import SKD, SMALL, train
+from tests.commands import launch_fresh
+from tests.tools.test_cli import SKD, SMALL
 
 WRONG = {
     "an unknown flag of XLA": ({"XLA_FLAGS": "--xla_nonsense=1"}, "XLA_FLAGS=--xla_nonsense=1: ", "xla_nonsense"),
@@ -23,7 +24,7 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_a_command_blames_the_variable(case, tmp_path):
     variables, start, reason = WRONG[case]
-    done = train(SKD, f"--workdir={tmp_path / 'run'}", *SMALL, **variables)
+    done = launch_fresh("train", SKD, f"--workdir={tmp_path / 'run'}", *SMALL, **variables)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: {start}") and done.stderr.count("\n") == 1
     assert reason in done.stderr.removeprefix(f"error: {start}")
