@@ -13,7 +13,7 @@ EIGEN = f"--{xla_flags.CPU_KERNELS}=REDUCE"
 
 CASES = {
     "AVX2 alone": ({}, EIGEN),
-    "AVX-512 too": ({"features": AVX512}, ""),
+    "AVX-512 too": ({"features": AVX512}, EIGEN),
     "nobody measured an older CPU": ({"features": OLD}, ""),
     "nobody measured another kind of CPU": ({"machine": "aarch64"}, ""),
     "the system does not say": ({"features": None}, ""),
