@@ -1,10 +1,10 @@
 """Which library computes convolutions on a CPU.
 
-XLA hands them to YNNPACK unless a flag says otherwise. On x86 CPUs with AVX2 Eigen's are faster: of the time of a step of
-KD (resnet32x4 to resnet8x4, batch 64) they take 0.4 with jax 0.10 and 0.65 with jax 0.12 without AVX-512, and 0.75 with
-AVX-512 and jax 0.10; a MobileNetV2 student (vgg13 as its teacher) is level there, as far as four rounds can say. So the rule
-asks the CPU and not a clock: results depend on the library in their last bits, and a measurement on a busy machine would
-choose now one and now the other.
+XLA hands them to YNNPACK unless a flag says otherwise. On x86 CPUs with AVX2 Eigen's are faster: of the time of a step
+of KD (resnet32x4 to resnet8x4, batch 64) they take 0.4 with jax 0.10 and 0.65 with jax 0.12 without AVX-512, and 0.75
+with AVX-512 and jax 0.10; a MobileNetV2 student (vgg13 as its teacher) is level there, as far as four rounds can say.
+So the rule asks the CPU and not a clock: results depend on the library in their last bits, and a measurement on a busy
+machine would choose now one and now the other.
 """
 
 import os
