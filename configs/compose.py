@@ -8,6 +8,7 @@ a term agree. Refiners stand in the order skd, lskd, ctkd, dam, dafa; of several
 
 from configs import (
     ab,
+    ab_kd,
     at,
     cat_kd,
     cc,
@@ -24,23 +25,28 @@ from configs import (
     kdsvd,
     lskd,
     mlld,
+    nkd,
     nst,
     ofd,
     pkt,
     reviewkd,
     rkd,
+    rld,
     sftn,
     simkd,
     skd,
     sokd_fitnet,
     sp,
+    ttm,
     vid,
+    wttm,
 )  # fmt: skip
 from kd_jax import recipes
 
 ARGUMENT = "METHODS,TEACHER,STUDENT"  # for launch/list.py
 PARTS = {
     "kd": kd.part, "dkd": dkd.part, "dist": dist.part,
+    "nkd": nkd.part, "rld": rld.part, "ttm": ttm.part, "wttm": wttm.part, "ab_kd": ab_kd.part,
     "fitnet": fitnet.part, "at": at.part, "nst": nst.part, "kdsvd": kdsvd.part, "cat_kd": cat_kd.part,
     "vid": vid.part, "ofd": ofd.part, "reviewkd": reviewkd.part,
     "sp": sp.part, "cc": cc.part, "rkd": rkd.part, "pkt": pkt.part, "crd": crd.part, "mlld": mlld.part,

@@ -31,6 +31,32 @@ DKD_BETA = {
     ("vgg13", "MobileNetV2"): 6.0,
 }
 
+# TTM's gamma and weight, and WTTM's weight at the same gamma (its paper's tables); for any pair not listed those of
+# resnet32x4 and resnet8x4, on ImageNet those of ResNet34 and ResNet18. Of ImageNet only WTTM's are published
+TTM = {
+    ("wrn_40_2", "wrn_16_2"): (0.1, 101.0, 4.0),
+    ("wrn_40_2", "wrn_40_1"): (0.1, 76.0, 3.0),
+    ("resnet56", "resnet20"): (0.3, 7.0, 1.5),
+    ("resnet110", "resnet20"): (0.2, 8.0, 2.0),
+    ("resnet110", "resnet32"): (0.1, 33.0, 1.5),
+    ("resnet32x4", "resnet8x4"): (0.1, 100.0, 3.0),
+    ("vgg13", "vgg8"): (0.1, 45.0, 2.25),
+    ("vgg13", "MobileNetV2"): (0.2, 16.0, 3.0),
+    ("ResNet50", "MobileNetV2"): (0.2, 20.0, 5.0),
+    ("ResNet50", "vgg8"): (0.1, 70.0, 2.0),
+    ("resnet32x4", "ShuffleV1"): (0.2, 12.0, 1.4),
+    ("resnet32x4", "ShuffleV2"): (0.4, 40.0, 16.0),
+    ("wrn_40_2", "ShuffleV1"): (0.3, 8.0, 3.0),
+    ("imagenet_ResNet34", "imagenet_ResNet18"): (0.8, 1.6, 1.6),
+    ("imagenet_ResNet50", "imagenet_MobileNetV1"): (0.7, 3.5, 3.5),
+}
+
+
+def ttm(pair) -> tuple[float, float, float]:
+    """gamma, TTM's weight, WTTM's weight."""
+    return of(TTM, pair, (0.8, 1.6, 1.6) if pair.large else (0.1, 100.0, 3.0))
+
+
 # ReviewKD's weight (its authors' script; of the last three we have it from memory); 1 for any pair not listed
 REVIEWKD_WEIGHT = {
     ("imagenet_ResNet34", "imagenet_ResNet18"): 1.0,  # these two: mdistiller's configs

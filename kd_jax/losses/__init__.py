@@ -4,16 +4,21 @@ An argument that a user can set wrong (a temperature, a power, too few classes o
 whose shapes do not fit together raise ValueError: there the code that calls the loss is wrong.
 """
 
+from kd_jax.losses.alpha_beta import alpha_beta
 from kd_jax.losses.contrastive import crd, crd_scales
 from kd_jax.losses.features import areas, at, cat_kd, fitnet, nst
 from kd_jax.losses.hints import hcl, ofd, vid
 from kd_jax.losses.logits import cross_entropy, dist, dkd, kd, standardize
 from kd_jax.losses.multi_level import mlld
+from kd_jax.losses.normalized import nkd
 from kd_jax.losses.pretraining import ab, fsp, ft
+from kd_jax.losses.refined import rld
 from kd_jax.losses.relations import cc, pkt, rkd, sp
 from kd_jax.losses.svd import kdsvd
+from kd_jax.losses.transformed import power_sum, ttm
 
 __all__ = [
-    "ab", "areas", "at", "cat_kd", "cc", "crd", "crd_scales", "cross_entropy", "dist", "dkd", "fitnet", "fsp", "ft",
-    "hcl", "kd", "kdsvd", "mlld", "nst", "ofd", "pkt", "rkd", "sp", "standardize", "vid",
+    "ab", "alpha_beta", "areas", "at", "cat_kd", "cc", "crd", "crd_scales", "cross_entropy", "dist", "dkd", "fitnet",
+    "fsp", "ft", "hcl", "kd", "kdsvd", "mlld", "nkd", "nst", "ofd", "pkt", "power_sum", "rkd", "rld", "sp",
+    "standardize", "ttm", "vid",
 ]  # fmt: skip

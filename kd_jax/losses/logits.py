@@ -8,24 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses.common import l2_norm, upcast
+from kd_jax.losses.divergence import among, check_temperature, finite, kl, one_hot, two_events
 from kd_jax.typing import Array, InputError
-
-_HUGE = 1e30  # stands for infinity, so that 0 * log 0 and its gradient are 0 without a mask
-
-
-def _finite(*logits: Array) -> list[Array]:
-    """Logits as at least float32 (half precision loses the tails that distillation is about), and finite."""
-    return [jnp.clip(z, -_HUGE, _HUGE) for z in upcast(*logits)]
-
-
-def _kl(log_p: Array, log_q: Array) -> Array:
-    """KL(p || q) over the last axis."""
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
-
-
-def _positive(name: str, temperature) -> None:
-    if isinstance(temperature, (int, float)) and not 0 < temperature < float("inf"):
-        raise InputError(f"{name}: temperature must be a finite number above 0, got {temperature}")
 
 
 def cross_entropy(*, student: Array, labels: Array) -> Array:
@@ -40,7 +24,7 @@ def cross_entropy(*, student: Array, labels: Array) -> Array:
     Returns:
       (B,)
     """
-    (student,) = _finite(student)
+    (student,) = finite(student)
     log_p = jax.nn.log_softmax(student)
     return -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
 
@@ -58,7 +42,7 @@ def kd(*, student: Array, teacher: Array, temperature: Array | float = 4.0) -> A
       temperature: T > 0.
 
     Returns:
-      (B,), at least 0 up to rounding.
+      (B,), at least 0.
 
     Raises:
       InputError: a temperature that is not above 0.
@@ -66,24 +50,9 @@ def kd(*, student: Array, teacher: Array, temperature: Array | float = 4.0) -> A
     Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015,
       arXiv 1503.02531.
     """
-    _positive("kd", temperature)
-    student, teacher = _finite(student, teacher)
-    log_p = jax.nn.log_softmax(teacher / temperature)
-    log_q = jax.nn.log_softmax(student / temperature)
-    return temperature**2 * _kl(log_p, log_q)
-
-
-def _others(logits: Array, target: Array) -> Array:
-    """log-softmax over the classes other than the target, (B, K); the probability of the target is 0."""
-    return jax.nn.log_softmax(jnp.where(target, -2 * _HUGE, logits))
-
-
-def _binary(logits: Array, target: Array) -> Array:
-    """log-probabilities (B, 2) of two events: the target class, any other class."""
-    log_p = jax.nn.log_softmax(logits)
-    hit = jnp.sum(jnp.where(target, log_p, 0), axis=-1)
-    rest = jax.nn.logsumexp(jnp.where(target, -2 * _HUGE, log_p), axis=-1)
-    return jnp.stack([hit, rest], axis=-1)
+    check_temperature("kd", temperature)
+    log_q, log_p = (jax.nn.log_softmax(z) for z in finite(student, teacher, temperature=temperature))
+    return temperature**2 * kl(log_p, log_q)
 
 
 def dkd(
@@ -111,7 +80,7 @@ def dkd(
       temperature: T > 0.
 
     Returns:
-      (B,), at least 0 up to rounding for non-negative weights.
+      (B,), at least 0 for non-negative weights.
 
     Raises:
       InputError: fewer than three classes (there is no distribution over "the others"), or a
@@ -122,17 +91,16 @@ def dkd(
     Differs: the published code masks the target by subtracting 1000 from its logit and takes
       log of summed probabilities; here both are exact, hence finite at any logit.
     """
-    _positive("dkd", temperature)
+    check_temperature("dkd", temperature)
     if student.shape[-1] < 3:
         raise InputError(
             f"dkd: needs at least 3 classes, got {student.shape[-1]}: "
             "with two there is no distribution over the classes beside the target"
         )
-    student, teacher = _finite(student, teacher)
-    student, teacher = student / temperature, teacher / temperature
-    target = jax.nn.one_hot(labels, student.shape[-1], dtype=bool)
-    tckd = _kl(_binary(teacher, target), _binary(student, target))
-    nckd = _kl(_others(teacher, target), _others(student, target))
+    student, teacher = finite(student, teacher, temperature=temperature)
+    target = one_hot(labels, student)
+    tckd = kl(two_events(teacher, target), two_events(student, target))
+    nckd = kl(among(teacher, ~target), among(student, ~target))
     return temperature**2 * (alpha * tckd + beta * nckd)
 
 
@@ -177,8 +145,8 @@ def dist(
     Differs: as in the published code, 1e-8 is added to the product of the two lengths, and T^2 multiplies both
       parts; its code for segmentation has no temperature.
     """
-    _positive("dist", temperature)
-    p, q = (jax.nn.softmax(z / temperature) for z in _finite(student, teacher))
+    check_temperature("dist", temperature)
+    p, q = (jax.nn.softmax(z) for z in finite(student, teacher, temperature=temperature))
     inter, intra = (1 - jnp.mean(_pearson(p, q, axis)) for axis in (1, 0))
     return temperature**2 * (beta * inter + gamma * intra)
 

@@ -1,6 +1,7 @@
 """Distillation methods as values, and the combinators that put them together."""
 
 from kd_jax.methods.ab import ab
+from kd_jax.methods.ab_kd import ab_kd
 from kd_jax.methods.base import chain, everywhere, identity, look_again, ramp, taught_by, weigh
 from kd_jax.methods.cat_kd import cat_kd
 from kd_jax.methods.crd import crd
@@ -13,20 +14,23 @@ from kd_jax.methods.fsp import fsp
 from kd_jax.methods.ft import ft, paraphraser
 from kd_jax.methods.match import ctkd, lskd
 from kd_jax.methods.mlld import mlld
+from kd_jax.methods.nkd import nkd
 from kd_jax.methods.ofd import ofd
 from kd_jax.methods.relations import cc, pkt, rkd, sp
 from kd_jax.methods.reviewkd import reviewkd
+from kd_jax.methods.rld import rld
 from kd_jax.methods.sftn import sftn_branches
 from kd_jax.methods.simkd import simkd
 from kd_jax.methods.skd import skd
 from kd_jax.methods.terms import ce, dist, dkd, kd
+from kd_jax.methods.ttm import ttm, wttm
 from kd_jax.methods.vid import vid
 
 __all__ = [
-    "CRITERIA", "REFINERS", "ab", "at", "cat_kd", "cc", "ce", "chain", "crd", "ctkd", "dafa", "dam", "dist", "dkd",
-    "dml", "everywhere", "fitnet", "fsp", "ft", "identity", "kd", "kdsvd", "look_again", "lskd", "mlld", "nst", "ofd",
-    "paraphraser", "pkt", "ramp", "reviewkd", "rkd", "sftn_branches", "simkd", "skd", "sp", "taught_by", "vid",
-    "weigh",
+    "CRITERIA", "REFINERS", "ab", "ab_kd", "at", "cat_kd", "cc", "ce", "chain", "crd", "ctkd", "dafa", "dam", "dist",
+    "dkd", "dml", "everywhere", "fitnet", "fsp", "ft", "identity", "kd", "kdsvd", "look_again", "lskd", "mlld", "nkd",
+    "nst", "ofd", "paraphraser", "pkt", "ramp", "reviewkd", "rkd", "rld", "sftn_branches", "simkd", "skd", "sp",
+    "taught_by", "ttm", "vid", "weigh", "wttm",
 ]  # fmt: skip
 
 # refiners change the view and stand first, in the order that a recipe names; where it names none, in this one
@@ -34,6 +38,7 @@ REFINERS = {"skd": skd, "lskd": lskd, "ctkd": ctkd, "dam": dam, "dafa": dafa}
 # criteria yield terms
 CRITERIA = {
     "ce": ce, "kd": kd, "dkd": dkd, "dist": dist, "mlld": mlld,
+    "nkd": nkd, "rld": rld, "ttm": ttm, "wttm": wttm, "ab_kd": ab_kd,
     "fitnet": fitnet, "at": at, "nst": nst, "kdsvd": kdsvd, "cat_kd": cat_kd,
     "vid": vid, "ofd": ofd, "reviewkd": reviewkd,
     "sp": sp, "cc": cc, "rkd": rkd, "pkt": pkt, "crd": crd,

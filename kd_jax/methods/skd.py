@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.layers import simplifier
-from kd_jax.losses.common import upcast
+from kd_jax.losses.divergence import finite, kl
 from kd_jax.methods.base import NO_VARS, everywhere, no_vars, require
 from kd_jax.typing import Array, Distiller, InitContext, InputError, Logs, Mean, Monitor, Need, PyTree, Vars, View
 
@@ -20,8 +20,7 @@ NEEDS = frozenset({Need.MATCH})
 
 def softened(logits: Array, temperature: float) -> Array:
     """u: log-probabilities (B, K) of the teacher's logits, at least float32."""
-    (logits,) = upcast(logits)
-    return jax.nn.log_softmax(logits / temperature)
+    return jax.nn.log_softmax(*finite(logits, temperature=temperature))
 
 
 def correction(
@@ -136,9 +135,6 @@ MONITORS = (
 
 def _diagnose(u: Array, v: Array, s: Array) -> Logs:
     """From log-probabilities (B, K) of softened teacher, target and student; each log (B,) or a ratio."""
-
-    def kl(p, q):
-        return jnp.sum(jnp.exp(p) * (p - q), axis=-1)
 
     def entropy(p):
         return -jnp.sum(jnp.exp(p) * p, axis=-1)

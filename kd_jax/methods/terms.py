@@ -35,7 +35,7 @@ def temperature_of(view: View, temperature: float | None) -> Array | float:
     return KD_TEMPERATURE if view.match.temperature is None else view.match.temperature
 
 
-def _reads(name: str, temperature: float | None) -> frozenset:
+def reads(name: str, temperature: float | None) -> frozenset:
     """The needs of a criterion on logits: the pair, and the refiners' temperature unless the criterion has its own."""
     accepted = temperature is None or 0 < temperature < float("inf")
     require(name, temperature=(temperature, accepted, "a finite number above 0, or None"))
@@ -68,7 +68,7 @@ def kd(*, weight: float | Schedule = 1.0, temperature: float | None = None) -> D
     Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015,
       arXiv 1503.02531.
     """
-    needs = _reads("kd", temperature)
+    needs = reads("kd", temperature)
 
     def terms(view: View) -> Terms:
         t = temperature_of(view, temperature)
@@ -101,7 +101,7 @@ def dkd(
     Reference: Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022,
       arXiv 2203.08679.
     """
-    needs = _reads("dkd", temperature)
+    needs = reads("dkd", temperature)
 
     def init(key: Array, context: InitContext) -> Vars:
         if context.num_classes < 3:
@@ -141,7 +141,7 @@ def dist(
       arXiv 2205.10536.
     Differs: as in the published code (see kd_jax.losses.logits), T^2 multiplies both parts.
     """
-    needs = _reads("dist", temperature)
+    needs = reads("dist", temperature)
 
     def terms(view: View) -> Terms:
         t = temperature_of(view, temperature)
