@@ -208,11 +208,12 @@ def plan(config_dict, tmp_path):
 MIXED = "imagenet_ResNet18,vit_tiny_patch16_224"
 PAIRS = (MIXED, "vit_tiny_patch16_224,imagenet_ResNet18", "vit_small_patch16_224,vit_tiny_patch16_224")
 READ = ("sftn", "skd", "sokd", "fitnet", "kd", "dist", "crd", "rkd", "pkt", "cc", "at", "nst", "kdsvd", "vid")
+LOGITS = ("dkd", "mlld", "dml", "dot", "lskd", "ctkd", "nkd", "rld", "ttm", "wttm", "ab_kd")  # as kd does
 REFUSED = ("sp", "fsp", "ft", "ab", "ofd", "reviewkd", "cat_kd", "simkd")
 
 
 def test_every_method_is_one_or_the_other():
-    assert {*READ, *REFUSED, "dkd", "mlld", "dml", "dot", "lskd", "ctkd"} == set(compose.PARTS)
+    assert {*READ, *REFUSED, *LOGITS} == set(compose.PARTS)
 
 
 @pytest.mark.parametrize("pair", [MIXED, *(pytest.param(pair, marks=pytest.mark.full) for pair in PAIRS[1:])])
