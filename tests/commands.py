@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 from tests.conftest import ROOT
 
@@ -20,7 +21,7 @@ def launch(name: str, *args: str, cwd=ROOT) -> subprocess.CompletedProcess:
         process = FORKS.Process(target=_work, args=(name, args, str(cwd), outputs))
         process.start()
         process.join()
-        said = [open(output).read() for output in outputs]
+        said = [Path(output).read_text() for output in outputs]
     return subprocess.CompletedProcess([name, *args], process.exitcode, *said)
 
 
