@@ -22,6 +22,10 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from kd_jax.tools import kernel_library  # noqa: E402
+
+kernel_library.choose()  # as the commands do: the tests' process and its children compute alike
+
 from kd_jax import InitContext, Match, Outputs, View, models, recipes  # noqa: E402
 from tests import tiny  # noqa: E402
 from tests.shared_programs import sharing  # noqa: E402
@@ -58,6 +62,13 @@ def nets():
 def tiny_resnet8():
     """For tests about running: resnet8 is a network of two convolutions, in this process."""
     with tiny.in_place():
+        yield
+
+
+@pytest.fixture(scope="module")
+def simple_operations():
+    """For tests about a search, and not about what it searches among."""
+    with tiny.simple_operations():
         yield
 
 

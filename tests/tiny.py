@@ -1,14 +1,19 @@
-"""A network of two convolutions that stands in for resnet8 in tests about running: it compiles in far less time.
+"""What stands in for slower things in tests about running: it compiles in far less time.
 
-Its stages have resnet8's sizes: for 8 x 8 images 8, 8, 4 and 2 high.
+A network of two convolutions for resnet8; its stages have resnet8's sizes: for 8 x 8 images 8, 8, 4 and 2 high. One
+change of a map for DAFA's nine operations.
 """
 
 from contextlib import contextmanager
 from functools import partial
 
+import jax
+import jax.numpy as jnp
+import pytest
 from flax import linen as nn
 
 from kd_jax import models
+from kd_jax.layers import augment
 from kd_jax.layers.basic import conv, head, linear, norm
 from kd_jax.models.base import Net
 from kd_jax.typing import Array, Outputs
@@ -49,3 +54,17 @@ def in_place():
         yield
     finally:
         models.MODELS.update(before)
+
+
+@contextmanager
+def simple_operations():
+    """While inside, DAFA's operations weaken a map and add noise; all that they are given, and its slopes, count."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augment, "apply_pair", _weaken)
+        yield
+
+
+def _weaken(x: Array, pair: Array, on: Array, magnitudes: Array, key: Array, *, published: bool = False) -> Array:
+    del published
+    share = jnp.prod(1 - on * magnitudes * (1 + pair) / 18)
+    return share * x + 0.1 * (1 - share) * jax.random.normal(key, x.shape, x.dtype)

@@ -26,7 +26,7 @@ def choose() -> None:
     """
     chosen = xla_flags.value(xla_flags.CPU_KERNELS) is not None
     wanted = os.environ.get("JAX_PLATFORMS", "").partition(",")[0] in ("", "cpu")
-    if wanted and not chosen and _has_flag() and _is_slow_by_default():
+    if wanted and not chosen and _has_flag() and _has_avx2():
         xla_flags.add(xla_flags.CPU_KERNELS, xla_flags.EIGEN)
 
 
@@ -35,7 +35,7 @@ def _has_flag() -> bool:
     return OLDEST <= tuple(map(int, version[:2])) <= NEWEST
 
 
-def _is_slow_by_default() -> bool:
+def _has_avx2() -> bool:
     """Whether this is an x86 CPU with AVX2; False where the system does not say."""
     features = cpu_info().get("flags", "").split()
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")

@@ -11,7 +11,6 @@ import pytest
 from configs import compose
 from kd_jax import InputError, config, make_init_context, methods, models
 from kd_jax.engine.step import select_outputs, sync_stats
-from kd_jax.layers import augment
 from kd_jax.models.graft import Graft
 from kd_jax.plan.distiller import members_of
 from kd_jax.plan.networks import by_label
@@ -59,15 +58,11 @@ def phases_of(name, front, nets):
         given = by_label(jax.eval_shape(partial(distiller.init, context=context), jax.random.key(0)))
 
 
-def weakened(x, pair, on, magnitudes, key, *, published=False):
-    """In place of DAFA's operations, which take most of the tracing: both make the map smaller."""
-    return x * jnp.prod(1 - 0.5 * on * magnitudes)
-
-
+@pytest.mark.usefixtures("simple_operations")
 @pytest.mark.parametrize("front", FRONT)
-def test_every_method_traces_behind_every_front(nets, front, monkeypatch):
-    """Terms, their gradients, and what a search needs: the gradient of a gradient in the policy."""
-    monkeypatch.setattr(augment, "apply_pair", weakened)
+def test_every_method_traces_behind_every_front(nets, front):
+    """Terms, their gradients, and what a search needs: the gradient of a gradient in the policy. DAFA's operations take
+    most of the tracing."""
     traced = []
     for name in METHODS:
         for distiller, context, phase in phases_of(name, front, nets):
@@ -125,7 +120,7 @@ def test_other_pairs(pair, refused):
     assert bad == set(refused), table(refusals)
 
 
-@pytest.mark.usefixtures("tiny_resnet8", "programs")
+@pytest.mark.usefixtures("tiny_resnet8", "programs", "simple_operations")
 @pytest.mark.parametrize("spelled", [s if s in COVERING else pytest.param(s, marks=pytest.mark.full) for s in PAIRED])
 def test_combinations_take_real_steps(spelled, tmp_path):
     one_stage = (

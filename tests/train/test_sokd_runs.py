@@ -14,7 +14,7 @@ from kd_jax.train import phase, run
 from tests.conftest import shrunk
 from tests.train.test_run import last_state
 
-pytestmark = pytest.mark.usefixtures("tiny_resnet8")
+pytestmark = pytest.mark.usefixtures("tiny_resnet8", "simple_operations")
 
 LONG = {"student__steps": 8, "checkpoint__every": 2, "log__every": 2, "student__refine__dafa__rate": 0.05}
 
