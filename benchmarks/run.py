@@ -19,6 +19,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import page  # noqa: E402
 import record  # noqa: E402
 
+from kd_jax.tools import environment  # noqa: E402
+
 ALL = ("step", "cache", "seeds", "input", "start", "scaling", "epoch", "memory")
 PARTS = (*ALL, "methods")
 
@@ -50,6 +52,7 @@ def measure(part: str, arguments: list[str]) -> int:
     module, parser = import_module(part), parser_of(part)
     flags = parser.parse_args(arguments)
     module.check(flags, parser)
+    environment.prepare()  # what a part runs in this process computes as the commands do
     before = record.load()
     measured = module.measure(flags)
     path = record.write(flags.out, part, measured, before)

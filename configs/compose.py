@@ -3,7 +3,7 @@
 python launch/train.py --config=configs/compose.py:sokd+reviewkd,resnet32x4,resnet8x4 --workdir=runs/compose
 Every method keeps the weights it is published with, so kd+at is 1 CE + 0.9 KD + 1000 AT (RepDistiller's KD beside
 another method has weight 1: --config.student.terms.kd.weight=1); kd_jax.recipes.distillation says how parts that share
-a term agree. Refiners stand in the order skd, lskd, ctkd, dam, dafa; of several temperatures the last one counts.
+a term agree. Refiners stand in the order skd, lskd, normkd, ctkd, dam, dafa; of several temperatures the last counts.
 """
 
 from configs import (
@@ -13,11 +13,14 @@ from configs import (
     cat_kd,
     cc,
     crd,
+    crld,
     ctkd,
     dist,
     dkd,
     dml,
     dot,
+    ea_dkd,
+    ea_kd,
     fitnet,
     fsp,
     ft,
@@ -26,12 +29,16 @@ from configs import (
     lskd,
     mlld,
     nkd,
+    normkd,
     nst,
     ofd,
     pkt,
     reviewkd,
     rkd,
     rld,
+    sdd_dkd,
+    sdd_kd,
+    sdd_nkd,
     sftn,
     simkd,
     skd,
@@ -39,6 +46,7 @@ from configs import (
     sp,
     ttm,
     vid,
+    wkd_f,
     wttm,
 )  # fmt: skip
 from kd_jax import recipes
@@ -47,11 +55,14 @@ ARGUMENT = "METHODS,TEACHER,STUDENT"  # for launch/list.py
 PARTS = {
     "kd": kd.part, "dkd": dkd.part, "dist": dist.part,
     "nkd": nkd.part, "rld": rld.part, "ttm": ttm.part, "wttm": wttm.part, "ab_kd": ab_kd.part,
+    "ea_kd": ea_kd.part, "ea_dkd": ea_dkd.part,
+    "sdd_kd": sdd_kd.part, "sdd_dkd": sdd_dkd.part, "sdd_nkd": sdd_nkd.part, "crld": crld.part,
     "fitnet": fitnet.part, "at": at.part, "nst": nst.part, "kdsvd": kdsvd.part, "cat_kd": cat_kd.part,
-    "vid": vid.part, "ofd": ofd.part, "reviewkd": reviewkd.part,
+    "wkd_f": wkd_f.part, "vid": vid.part, "ofd": ofd.part, "reviewkd": reviewkd.part,
     "sp": sp.part, "cc": cc.part, "rkd": rkd.part, "pkt": pkt.part, "crd": crd.part, "mlld": mlld.part,
     "ab": ab.part, "fsp": fsp.part, "ft": ft.part, "simkd": simkd.part, "dml": dml.part, "dot": dot.part,
-    "skd": skd.part, "lskd": lskd.part, "ctkd": ctkd.part, "sokd": sokd_fitnet.part, "sftn": sftn.part,
+    "skd": skd.part, "lskd": lskd.part, "normkd": normkd.part, "ctkd": ctkd.part,
+    "sokd": sokd_fitnet.part, "sftn": sftn.part,
 }  # fmt: skip
 
 

@@ -57,6 +57,48 @@ def ttm(pair) -> tuple[float, float, float]:
     return of(TTM, pair, (0.8, 1.6, 1.6) if pair.large else (0.1, 100.0, 3.0))
 
 
+# NormKD in front of DKD: scale, alpha and beta (its authors' configs); for any pair not listed those of resnet32x4 and
+# resnet8x4, on ImageNet those of ResNet34 and ResNet18
+NORMKD = {
+    ("resnet32x4", "resnet8x4"): (2.0, 4.0, 5.0),
+    ("wrn_40_2", "wrn_16_2"): (2.0, 4.0, 5.0),
+    ("resnet32x4", "ShuffleV2"): (2.0, 4.0, 5.0),
+    ("wrn_40_2", "ShuffleV1"): (2.0, 4.0, 5.0),
+    ("vgg13", "MobileNetV2"): (2.0, 3.0, 6.0),
+    ("wrn_40_2", "wrn_40_1"): (2.0, 3.0, 6.0),
+    ("vgg13", "vgg8"): (2.0, 2.0, 7.0),
+    ("ResNet50", "MobileNetV2"): (2.0, 2.0, 7.0),
+    ("resnet56", "resnet20"): (2.0, 7.0, 2.0),
+    ("resnet110", "resnet32"): (2.0, 5.0, 4.0),
+    ("resnet32x4", "ShuffleV1"): (2.0, 0.5, 8.5),
+    ("imagenet_ResNet34", "imagenet_ResNet18"): (0.5, 1.0, 1.0),
+    ("imagenet_ResNet50", "imagenet_MobileNetV1"): (0.75, 1.0, 1.0),
+}
+
+
+def normkd(pair) -> tuple[float, float, float]:
+    """Scale, alpha, beta beside DKD."""
+    return of(NORMKD, pair, (0.5, 1.0, 1.0) if pair.large else (2.0, 4.0, 5.0))
+
+
+# WKD-F's weight, ratio and grid (its README); for any pair not listed those of the first one, on ImageNet of the third
+WKD_F = {
+    ("resnet32x4", "resnet8x4"): (0.08, 4.0, 1),
+    ("wrn_40_2", "ShuffleV1"): (0.3, 3.0, 4),
+    ("imagenet_ResNet34", "imagenet_ResNet18"): (0.02, 2.0, 4),
+    ("imagenet_ResNet50", "imagenet_MobileNetV1"): (0.005, 2.0, 4),
+}
+
+
+def sdd_scales(pair) -> tuple[int, ...]:
+    """SDD's grids: 1 and 2 cells a side where teacher and student are of one kind, 4 too where not (its paper)."""
+    kinds = {name.lower().removeprefix("imagenet_").rstrip("0123456789x_") for name in pair[:2]}
+    return (1, 2) if len({kind.partition("_")[0] for kind in kinds}) == 1 else (1, 2, 4)
+
+
+# RLD's beta on ImageNet (its authors' configs); for any pair not listed 0.5
+RLD_LARGE = {("imagenet_ResNet50", "imagenet_MobileNetV1"): 2.0}
+
 # ReviewKD's weight (its authors' script; of the last three we have it from memory); 1 for any pair not listed
 REVIEWKD_WEIGHT = {
     ("imagenet_ResNet34", "imagenet_ResNet18"): 1.0,  # these two: mdistiller's configs

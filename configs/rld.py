@@ -5,6 +5,7 @@ Their values by pair of CIFAR-100 were not found: alpha and beta are what the pa
 read by us). Not yet repeated by us: no GPU run.
 """
 
+from configs import pairs
 from kd_jax import recipes
 
 
@@ -12,8 +13,7 @@ def part(pair: recipes.Argument) -> recipes.Part:
     """CE and RLD."""
     if not pair.large:
         return recipes.Part(terms={"ce": recipes.member("ce"), "rld": recipes.member("rld", warmup_epochs=20)})
-    beta = 2.0 if pair.student.lower() == "imagenet_mobilenetv1" else 0.5
-    rld = recipes.member("rld", beta=beta, warmup_epochs=1, temperature=1.0)
+    rld = recipes.member("rld", beta=pairs.of(pairs.RLD_LARGE, pair, 0.5), warmup_epochs=1, temperature=1.0)
     return recipes.Part(terms={"ce": recipes.member("ce"), "rld": rld})
 
 

@@ -75,13 +75,13 @@ class Variables(NamedTuple):
 
 
 class Match(NamedTuple):
-    """The pair of logits (B, K) that logit criteria compare; raw until a refiner changes it.
-    temperature: None until a refiner sets it; criteria without one of their own use it.
-    """
+    """The pair of logits (B, K) that logit criteria compare, raw until a refiner changes it. temperature: () or (B, 1),
+    None until a refiner sets it; criteria without one of their own use it. teacher_temperature: where it is another."""
 
     student: Array
     teacher: Array
     temperature: Array | float | None = None
+    teacher_temperature: Array | float | None = None
 
 
 class View(NamedTuple):
@@ -166,8 +166,8 @@ class InitContext(NamedTuple):
     """What a distiller's `init` may know.
 
     view_shapes: a View of ShapeDtypeStructs. student: the network in training. labels: (N,) of the training set, or
-    None. teachers: one (model, Variables) for every teacher; Variables may be shapes only while a recipe is being
-    checked. initial_vars: label -> Vars of the members of an earlier phase that this one starts with.
+    None. teachers: one (model, Variables) for every teacher; Variables may be shapes only while a recipe is checked.
+    initial_vars: label -> Vars of members of an earlier phase to start with. steps: of the phase, 0: nobody says.
     """
 
     view_shapes: View
@@ -178,6 +178,7 @@ class InitContext(NamedTuple):
     teachers: tuple = ()
     steps_per_epoch: int = 1
     initial_vars: Mapping[str, Any] = MappingProxyType({})
+    steps: int = 0
 
 
 class Vars(NamedTuple):
@@ -189,9 +190,9 @@ class Vars(NamedTuple):
 
 
 class RowUpdate(NamedTuple):
-    """In the statistics that `apply` returns: a table (N, ...) of which this batch writes some rows. index: (B,) int32,
-    which, each once. rows: (B, ...), their new content. The step writes them, those of all devices; other statistics
-    are averaged over the devices, integers are left."""
+    """In the statistics that `apply` returns: a table (N, ...) of which this batch writes the rows (B, ...) at index
+    (B,) int32, each once. The step writes those of all devices; of other statistics it takes the average, integers are
+    left."""
 
     table: Array
     index: Array

@@ -29,6 +29,11 @@ def check_temperature(name: str, temperature, what: str = "temperature") -> None
         raise InputError(f"{name}: {what} must be a finite number above 0, got {temperature}")
 
 
+def squared(temperature: Array | float) -> Array | float:
+    """T^2 as a factor of values (B,), for a temperature () or (B, 1)."""
+    return temperature**2 if jnp.ndim(temperature) < 2 else jnp.squeeze(temperature, -1) ** 2
+
+
 def kl(log_p: Array, log_q: Array) -> Array:
     """KL(p || q) over the last axis, never below 0, to the last digits also where p and q are nearly equal.
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses.common import l2_norm, upcast
-from kd_jax.losses.divergence import among, check_temperature, finite, kl, one_hot, two_events
+from kd_jax.losses.divergence import among, check_temperature, finite, kl, one_hot, squared, two_events
 from kd_jax.typing import Array, InputError
 
 
@@ -39,7 +39,7 @@ def kd(*, student: Array, teacher: Array, temperature: Array | float = 4.0) -> A
     Args:
       student: (B, K) logits.
       teacher: (B, K) logits; infinite ones are read as 1e30, so a one-hot teacher is accepted.
-      temperature: T > 0.
+      temperature: T > 0, () or (B, 1).
 
     Returns:
       (B,), at least 0.
@@ -52,7 +52,7 @@ def kd(*, student: Array, teacher: Array, temperature: Array | float = 4.0) -> A
     """
     check_temperature("kd", temperature)
     log_q, log_p = (jax.nn.log_softmax(z) for z in finite(student, teacher, temperature=temperature))
-    return temperature**2 * kl(log_p, log_q)
+    return squared(temperature) * kl(log_p, log_q)
 
 
 def dkd(
@@ -77,7 +77,7 @@ def dkd(
       labels: (B,) integers in [0, K).
       alpha: weight of TCKD.
       beta: weight of NCKD; alpha = 1 and beta = 1 - p_teacher(target) per example would be KD.
-      temperature: T > 0.
+      temperature: T > 0, () or (B, 1).
 
     Returns:
       (B,), at least 0 for non-negative weights.
@@ -101,7 +101,7 @@ def dkd(
     target = one_hot(labels, student)
     tckd = kl(two_events(teacher, target), two_events(student, target))
     nckd = kl(among(teacher, ~target), among(student, ~target))
-    return temperature**2 * (alpha * tckd + beta * nckd)
+    return squared(temperature) * (alpha * tckd + beta * nckd)
 
 
 def _pearson(x: Array, y: Array, axis: int) -> Array:
@@ -132,13 +132,13 @@ def dist(
       teacher: (B, K) logits.
       beta: weight of the inter-class part.
       gamma: weight of the intra-class part.
-      temperature: T > 0.
+      temperature: T > 0, one for all examples.
 
     Returns:
       (), in [0, 2 T^2 (beta + gamma)] up to rounding, for weights that are not negative.
 
     Raises:
-      InputError: a temperature that is not above 0.
+      InputError: a temperature that is not above 0, or one for each example.
 
     Reference: Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", 2022,
       arXiv 2205.10536.
@@ -146,6 +146,10 @@ def dist(
       parts; its code for segmentation has no temperature.
     """
     check_temperature("dist", temperature)
+    if jnp.ndim(temperature) > 1:
+        raise InputError(
+            "dist: compares a class over the batch, at one temperature; a refiner set one for each example"
+        )
     p, q = (jax.nn.softmax(z) for z in finite(student, teacher, temperature=temperature))
     inter, intra = (1 - jnp.mean(_pearson(p, q, axis)) for axis in (1, 0))
     return temperature**2 * (beta * inter + gamma * intra)
@@ -171,9 +175,23 @@ def standardize(logits: Array) -> Array:
     Differs: as in the published code, the deviation is the unbiased one, over K - 1. At a row of equal logits the
       gradient is finite here and NaN there.
     """
+    z, spread = _centred("standardize", logits)
+    return z / spread
+
+
+def deviation(logits: Array) -> Array:
+    """Of logits (B, K) the unbiased standard deviation over the classes + 1e-7, (B, 1), at least float32.
+
+    Raises:
+      InputError: fewer than two classes.
+    """
+    return _centred("deviation", logits)[1]
+
+
+def _centred(name: str, logits: Array) -> tuple[Array, Array]:
     if logits.shape[-1] < 2:
-        raise InputError(f"standardize: needs at least 2 classes, got {logits.shape[-1]}")
+        raise InputError(f"{name}: needs at least 2 classes, got {logits.shape[-1]}")
     (z,) = upcast(logits)
     z = jnp.clip(z, -1e15, 1e15)  # so that squares are finite in float32
     z = z - jnp.mean(z, axis=-1, keepdims=True)
-    return z / (l2_norm(z) / (z.shape[-1] - 1) ** 0.5 + 1e-7)
+    return z, l2_norm(z) / (z.shape[-1] - 1) ** 0.5 + 1e-7

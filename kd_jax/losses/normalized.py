@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.divergence import among, check_temperature, finite, kl, one_hot
+from kd_jax.losses.divergence import among, check_temperature, finite, kl, one_hot, squared
 from kd_jax.typing import Array
 
 
@@ -30,7 +30,7 @@ def nkd(
       labels: (B,) integers in [0, K).
       raw_teacher: (B, K) logits that say p_label; None takes `teacher`.
       gamma: weight of the second part.
-      temperature: T > 0, of the second part.
+      temperature: T > 0, () or (B, 1), of the second part.
       divergence: take KL(p' || q') in the second part. The student's gradient is the same; a teacher's side that is
         itself trained would lower its entropy by the cross-entropy.
 
@@ -51,4 +51,4 @@ def nkd(
     target = -jnp.sum(jnp.where(label, p * q, 0.0), axis=-1)
     log_p, log_q = (among(z, ~label) for z in finite(teacher, student, temperature=temperature))
     entropy = -jnp.sum(jnp.where(label, 0.0, jnp.exp(log_p) * log_p), axis=-1)
-    return target + gamma * temperature**2 * (kl(log_p, log_q) + (0.0 if divergence else entropy))
+    return target + gamma * squared(temperature) * (kl(log_p, log_q) + (0.0 if divergence else entropy))

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from kd_jax.losses.divergence import among, check_temperature, finite, kl, one_hot, two_events
+from kd_jax.losses.divergence import among, check_temperature, finite, kl, one_hot, squared, two_events
 from kd_jax.typing import Array
 
 
@@ -34,8 +34,8 @@ def rld(
       labels: (B,) integers in [0, K).
       raw_teacher: (B, K) logits that say P and M; None takes `teacher`.
       alpha: weight of SCD. beta: weight of MCD.
-      temperature: T > 0.
-      confidence_temperature: a > 0.
+      temperature: T > 0, () or (B, 1).
+      confidence_temperature: a > 0, likewise.
 
     Returns:
       (B,), at least 0 for non-negative weights.
@@ -56,4 +56,4 @@ def rld(
     at_label = jnp.take_along_axis(raw, labels[..., None], axis=-1)
     below = raw < at_label
     mcd = kl(*(among(z, below) for z in finite(teacher, student, temperature=temperature)))
-    return alpha * a**2 * scd + beta * temperature**2 * mcd
+    return alpha * squared(a) * scd + beta * squared(temperature) * mcd

@@ -2,7 +2,7 @@
 
 from kd_jax import losses
 from kd_jax.methods.base import require, weigh
-from kd_jax.methods.terms import criterion, reads, temperature_of
+from kd_jax.methods.terms import criterion, pair_of, reads
 from kd_jax.typing import Distiller, Schedule, Terms, View
 
 
@@ -35,7 +35,6 @@ def ab_kd(
     require("ab_kd", alpha=(alpha, 0 <= alpha < finite, accepted), beta=(beta, 0 <= beta < finite, accepted))
 
     def terms(view: View) -> Terms:
-        how = {"alpha": alpha, "beta": beta, "temperature": temperature_of(view, temperature)}
-        return {"": losses.alpha_beta(student=view.match.student, teacher=view.match.teacher, **how)}
+        return {"": losses.alpha_beta(**pair_of(view, temperature), alpha=alpha, beta=beta)}
 
     return weigh(criterion(terms, needs), weight)

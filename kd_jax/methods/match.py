@@ -35,7 +35,12 @@ def lskd(*, temperature: float = 2.0) -> Distiller:
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
         pair = {"student": losses.standardize(view.match.student), "teacher": losses.standardize(view.match.teacher)}
-        return view._replace(match=view.match._replace(**pair, temperature=temperature)), {}, {}, vars.stats
+        return (
+            view._replace(match=view.match._replace(**pair, temperature=temperature, teacher_temperature=None)),
+            {},
+            {},
+            vars.stats,
+        )
 
     return everywhere(Distiller(no_vars, apply, NEEDS, refines=NEEDS))
 
@@ -93,7 +98,7 @@ def ctkd(
         epoch = view.step // steps + 1
         reversal = (jnp.cos(jnp.pi * jnp.minimum(epoch / epochs, 1.0)) - 1) / 2
         temperature = start + scale * jax.nn.sigmoid(straight_through(t, reversal.astype(t.dtype) * t))
-        match = view.match._replace(temperature=temperature)
+        match = view.match._replace(temperature=temperature, teacher_temperature=None)
         return view._replace(match=match), {}, {"temperature": temperature}, vars.stats
 
     def init_vars(key: Array, context: InitContext) -> Vars:

@@ -7,8 +7,8 @@ The first part is kd_jax.losses.multi_level.
 
 from kd_jax import losses
 from kd_jax.methods.base import identity, require, weigh
-from kd_jax.methods.terms import criterion, temperature_of
-from kd_jax.typing import Distiller, Need, Schedule, Terms, Vars, View, extra_view
+from kd_jax.methods.terms import KD_TEMPERATURE, criterion
+from kd_jax.typing import Array, Distiller, Need, Schedule, Terms, Vars, View, extra_view
 
 
 def mlld(
@@ -26,7 +26,8 @@ def mlld(
     The loss is that of kd_jax.losses.multi_level. KD compares the pairs in `match` as refiners have changed them. The
     masks, the class level and the batch level read the networks' raw logits of the weak view (of several teachers the
     average), as the published code does with LSKD. But they use the temperature that a refiner sets: behind
-    lskd(temperature=2) the temperatures are 2, 3, 5, 2 and 6 everywhere.
+    lskd(temperature=2) the temperatures are 2, 3, 5, 2 and 6 everywhere. They are the same for both sides, also where
+    a refiner softens the teacher alone (skd).
 
     The recipe's `ce` is the task loss on the weak view. The task loss on the strong view belongs to this method: it is
     the term "ce" beside the term "", and `weight` does not scale it. The published total is hence ce(weight=0.1) and
@@ -69,7 +70,7 @@ def mlld(
         pairs |= {"student_strong": strong.student, "teacher_strong": strong.teacher}
         teacher = sum(t.logits for t in view.teachers) / len(view.teachers)
         plain = {"plain_student": view.student.logits, "plain_teacher": teacher}
-        return {"": losses.mlld(**pairs, **plain, temperature=temperature_of(view, temperature), **more)}
+        return {"": losses.mlld(**pairs, **plain, temperature=_of_both(view, temperature), **more)}
 
     def task(view: View) -> Terms:
         return {"ce": losses.cross_entropy(student=view.extra_views["strong"].student.logits, labels=view.labels)}
@@ -82,6 +83,13 @@ def mlld(
         return view, first | second, {}, vars.stats
 
     return parts[0]._replace(apply=apply)
+
+
+def _of_both(view: View, temperature: float | None) -> Array | float:
+    """One temperature for both sides: the method's own, or else the one that a refiner has set for the teacher."""
+    match = view.match
+    of_teacher = match.temperature if match.teacher_temperature is None else match.teacher_temperature
+    return temperature or (KD_TEMPERATURE if of_teacher is None else of_teacher)
 
 
 def _above_0(temperature: float) -> bool:

@@ -3,7 +3,7 @@
 from kd_jax import losses
 from kd_jax.losses.common import mean_logits
 from kd_jax.methods.base import weigh
-from kd_jax.methods.terms import criterion, reads, temperature_of
+from kd_jax.methods.terms import criterion, pair_of, reads
 from kd_jax.typing import Distiller, Schedule, Terms, View
 
 
@@ -35,8 +35,7 @@ def nkd(
     needs = reads("nkd", temperature)
 
     def terms(view: View) -> Terms:
-        pair = {"student": view.match.student, "teacher": view.match.teacher, "raw_teacher": mean_logits(view.teachers)}
-        how = {"gamma": gamma, "temperature": temperature_of(view, temperature), "divergence": divergence}
-        return {"": losses.nkd(**pair, labels=view.labels, **how)}
+        pair = {**pair_of(view, temperature), "raw_teacher": mean_logits(view.teachers)}
+        return {"": losses.nkd(**pair, labels=view.labels, gamma=gamma, divergence=divergence)}
 
     return weigh(criterion(terms, needs), weight)

@@ -3,7 +3,7 @@
 from kd_jax import losses
 from kd_jax.losses.common import mean_logits
 from kd_jax.methods.base import require, weigh
-from kd_jax.methods.terms import criterion, reads, temperature_of
+from kd_jax.methods.terms import criterion, pair_of, reads
 from kd_jax.typing import Distiller, Schedule, Terms, View
 
 
@@ -40,9 +40,8 @@ def rld(
     require("rld", confidence_temperature=(a, accepted, "a finite number above 0, or None"))
 
     def terms(view: View) -> Terms:
-        t = temperature_of(view, temperature)
-        pair = {"student": view.match.student, "teacher": view.match.teacher, "raw_teacher": mean_logits(view.teachers)}
-        how = {"alpha": alpha, "beta": beta, "temperature": t, "confidence_temperature": t if a is None else a}
+        pair = {**pair_of(view, temperature), "raw_teacher": mean_logits(view.teachers)}
+        how = {"alpha": alpha, "beta": beta, "confidence_temperature": pair["temperature"] if a is None else a}
         return {"": losses.rld(**pair, labels=view.labels, **how)}
 
     return weigh(criterion(terms, needs), weight)

@@ -1,183 +1,187 @@
 """SKD: soften the teacher's logits, then let a jointly trained attention block simplify them.
 
-    u = log_softmax(z_T / temperature)                  softening
-    v = u + bound tanh(delta(u) / bound)                learning simplifier
+    u = log_softmax(z_T / tau)                   softening
+    v = u + bound tanh(delta(u) / bound)         learning simplifier
 
-The student learns from softmax(v) in place of softmax(u). delta is the attention block of kd_jax.layers.simplifier. The
+The student learns from softmax(v) in place of softmax(z_T). delta is an attention block (kd_jax.layers.simplifier). The
 student's loss trains the block too: its gradient goes through the target v.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 
-from kd_jax.layers import simplifier
-from kd_jax.losses.divergence import finite, kl
-from kd_jax.methods.base import NO_VARS, everywhere, no_vars, require
-from kd_jax.typing import Array, Distiller, InitContext, InputError, Logs, Mean, Monitor, Need, PyTree, Vars, View
+from kd_jax.layers import simplifier as block
+from kd_jax.losses.divergence import finite
+from kd_jax.methods.base import everywhere, require
+from kd_jax.methods.skd_logs import MONITORS, TEMPERATURE, diagnose, sizes
+from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, Vars, View
 
 NEEDS = frozenset({Need.MATCH})
+SIMPLIFIERS = (*block.TOKENS, "degree", "none")
 
 
-def softened(logits: Array, temperature: float) -> Array:
+def softened(logits: Array, temperature: Array | float) -> Array:
     """u: log-probabilities (B, K) of the teacher's logits, at least float32."""
     return jax.nn.log_softmax(*finite(logits, temperature=temperature))
 
 
-def correction(
-    params: PyTree, u: Array, *, tokens: str, normalize: bool, bound: float | None, reach: float = 1.0
-) -> Array:
-    """v - u, (B, K), by attention. `reach` times a correction has at most the size `bound`; None: no limit."""
-    rows = simplifier.standardize_rows(u) if normalize else u
-    delta = simplifier.apply(params, rows, tokens=tokens)
-    return delta if bound is None else bound / reach * jnp.tanh(delta * reach / bound)
+def annealed(start: float, end: float, progress: Array) -> Array:
+    """The temperature (): from `start` to `end`, by the same factor in every part of the run. progress: 0 to 1."""
+    return start * (end / start) ** progress
+
+
+def degree(params, logits: Array, start: float, end: float, progress: Array) -> Array:
+    """A temperature (B, 1) for each example, by attention: within a factor that shrinks from start / end to 1."""
+    widest = math.log(start / end)
+    score = block.pool(params, block.standardize_rows(softened(logits, 1.0)))
+    return end * jnp.exp((1 - progress) * widest * jnp.tanh(score / widest))
 
 
 def skd(
     *,
     temperature: float = 4.0,
-    soften: bool = True,
-    attention: bool = True,
-    tokens: str = "batch",
+    student_temperature: float | None = 1.0,
+    anneal_to: float | None = None,
+    simplifier: str = "classes",
     width: int | None = None,
     residual: bool = True,
-    rescale: bool = True,
     normalize: bool = True,
     bound: float | None = 0.1,
     rate: float = 0.1,
     anchor: float = 0.0,
 ) -> Distiller:
-    """Student-friendly knowledge distillation: a refiner of `match.teacher`.
+    """Student-friendly knowledge distillation: a refiner of `match`, in front of any criterion on logits.
 
-        u = log_softmax(z_T / temperature)                  softening
-        v = u + bound tanh(delta(u) / bound)                learning simplifier
-        match.teacher, match.temperature = temperature v, temperature
+        u = log_softmax(z_T / tau)                   softening; tau is `temperature`, or annealed from it
+        v = u + bound tanh(delta(u) / bound)         learning simplifier
+        match.teacher = tau v,  match.teacher_temperature = tau,  match.temperature = student_temperature
 
-    Any criterion on logits that follows hence compares softmax(v) with softmax(z_S / temperature). The gradient of
-    that criterion reaches the simplifier's parameters through the target. Nothing is detached here; the teacher's
-    weights are no argument of the gradient. delta is the attention block of kd_jax.layers.simplifier. Its output
-    is 0 at the start.
+    A criterion that follows hence compares softmax(v) with softmax(z_S / student_temperature); one with its own
+    temperature reads tau v as it reads the teacher's logits. The criterion's gradient reaches the simplifier through
+    the target. Nothing is detached here; the teacher's weights are no argument of the gradient. The block's output is 0
+    at the start.
+
+    With simplifier="none" and student_temperature=None it is KD at this temperature, bit for bit; with
+    simplifier="none" and student_temperature=1 it is TTM with gamma = 1 / temperature.
 
     Args:
-      temperature: > 0. The distillation temperature and the scale of the simplifier's input.
-      soften: False gives the simplifier log_softmax(z_T); the temperature then acts in the loss only.
-      attention: False leaves the simplifier out: with `rescale`, exactly KD at this temperature.
-      tokens: "batch" (examples attend to examples) or "classes" (classes to classes).
+      temperature: > 0, of the teacher; where it is annealed, at the start.
+      student_temperature: > 0, of the student; None takes the teacher's. A criterion's factor T^2 is this one's.
+      anneal_to: > 0, the teacher's temperature at the end of the phase; None: it stays. It changes by the same factor
+        in every step: tau = temperature (anneal_to / temperature)^(step / steps).
+      simplifier: "classes" (classes attend to classes, K x K scores an example), "batch" (examples to examples, B x B),
+        "none", or "degree": no correction, but a temperature for each example,
+        tau_i = anneal_to exp((1 - step / steps) b tanh(a_i / b)), b = ln(temperature / anneal_to), where one learned
+        query attends to the classes and makes a_i, 4 at the start.
       width: d of the attention; None: see kd_jax.layers.simplifier.init.
       residual: False makes the block's output the target, in place of a correction of u.
-      rescale: False makes v itself the target and sets no temperature: the criterion's own T acts too.
-      normalize: standardise rows of u before queries, keys and values.
-      bound: b > 0, the largest correction of a log-probability (before renormalising) where the two sides are
-        compared, hence KL(softened || simplified) <= b^2 / 2; None: no limit.
+      normalize: standardise rows of u before queries, keys and values ("degree" always does).
+      bound: b > 0, the largest correction of a log-probability (before renormalising), hence KL(softened || simplified)
+        <= b^2 / 2; None: no limit.
       rate: learning rate of the simplifier as a multiple of the student's, > 0.
-      anchor: >= 0, weight of an additional term temperature^2 KL(softened || simplified); 0 adds no term.
+      anchor: >= 0, weight of an additional term student_temperature^2 KL(softened || simplified); 0 adds no term.
 
     Returns:
-      A Distiller. Logs (nats): kl_ut = KL(softened || simplified); kl_ts = KL(simplified || student);
-      kl_us = KL(softened || student); ratio = kl_ts / kl_us (1: the target stands still, 0: it copies the student);
-      entropy of the target, entropy_u of the softened teacher, and their entropy_ratio; kept, share of examples whose
-      top class is the teacher's; spread, mean KL of the targets to their batch mean (0: one target for all);
-      correction, mean size of the correction; at_bound, share of corrections above 0.9 bound.
+      A Distiller. Logs (nats) of "classes" and "batch": kl_ut = KL(softened || simplified); kl_ts = KL(simplified ||
+      student); kl_us = KL(softened || student); ratio = kl_ts / kl_us (1: the target stands still, 0: it copies the
+      student); entropy of the target, entropy_u of the softened teacher, and their entropy_ratio; kept, share of
+      examples whose top class is the teacher's; spread, mean KL of the targets to their batch mean (0: one target for
+      all); correction, mean size of the correction; at_bound, share of corrections above 0.9 bound. Of an annealed or
+      learned temperature: temperature.
 
     Raises:
-      InputError: an argument outside its range.
+      InputError: an argument outside its range; anneal_to without the number of steps in the context of `init`.
 
     Reference: Yuan, Lang, Quan, "Student-friendly Knowledge Distillation", 2023, arXiv 2305.10893.
       (Other works that call themselves SKD, torchdistill's among them, are different methods.)
-    Differs: the paper's equations and code were not available. Its abstract says: softening, then an attention-based
-      simplifier, which the distillation loss trains jointly with the student; the form of that loss does not change.
-      Ours: every formula above, the form of the attention, all default values, and `normalize`, `bound` and `rate`.
-      Without these three (bound=None, normalize=False, rate=1: the literal reading) the target collapsed onto the
-      student in our small experiments; with them, SKD gave the same results as KD there.
+    Differs: the paper's equations and code were not available. Its abstract says: a softening by a temperature, then a
+      simplifier based on attention, which the distillation loss trains jointly with the student; the form of that loss
+      does not change. TTM's (Zheng, Yang 2024) is the teacher that is softened alone, with the student at temperature
+      1; student_temperature=None is the other reading, in which the softening is the loss's own temperature. Ours:
+      every other formula above, the form of the attention, all default values, `normalize`, `bound` and `rate`. The
+      literal reading (simplifier="batch", student_temperature=None, bound=None, normalize=False, rate=1) collapsed onto
+      the student in our small experiments. `anneal_to` is ours too, and no part of SKD: Annealing KD (Jafari et al.
+      2021) lowers the teacher's temperature before us.
     """
-    _check(temperature, tokens, width, residual, bound, rate, anchor)
-    scale = temperature if soften else 1.0
-    reach = scale / temperature if rescale else 1.0  # a correction of u times this is what the criterion compares
-    block = {"tokens": tokens, "normalize": normalize, "bound": bound, "reach": reach}
-
-    def refine(view: View, v: Array) -> View:
-        target = {"teacher": scale * v, "temperature": temperature} if rescale else {"teacher": v}
-        return view._replace(match=view.match._replace(**target))
+    _check(temperature, student_temperature, anneal_to, simplifier, width, residual, bound, rate, anchor)
 
     def init(key: Array, context: InitContext) -> Vars:
-        sizes = {"num_classes": context.num_classes, "tokens": tokens, "width": width}
-        return NO_VARS._replace(params=simplifier.init(key, **sizes, zero_output=residual))
+        if anneal_to is not None and not context.steps:
+            raise InputError("skd: anneal_to needs the number of steps: make_init_context(..., steps=N)")
+        sizes = {"num_classes": context.num_classes, "width": width}
+        params = {}
+        if simplifier == "degree":
+            params = block.init_pool(key, **sizes)
+        elif simplifier != "none":
+            params = block.init(key, **sizes, tokens=simplifier, zero_output=residual)
+        # float32, since statistics are averaged over devices
+        return Vars(params, {} if anneal_to is None else {"steps": jnp.float32(context.steps)}, {})
 
-    def apply(vars: Vars, view: View, key: Array, train: bool):
-        u = softened(view.match.teacher, scale)
-        delta = correction(vars.params, u, **block)
-        refined = refine(view, u + delta if residual else delta)
-        targets = refine(view, u).match.teacher, refined.match.teacher, view.match.student
-        logs = _diagnose(*(jax.nn.log_softmax(z / (temperature if rescale else 1.0)) for z in targets))
-        logs |= _sizes(delta, residual, bound, reach)
-        terms = {"anchor": anchor * temperature**2 * logs["kl_ut"]} if anchor else {}
-        return refined, terms, logs, {}
+    def temperature_now(vars: Vars, view: View) -> Array | float:
+        if anneal_to is None:
+            return temperature
+        progress = jnp.minimum(view.step / vars.stats["steps"], 1.0)
+        if simplifier == "degree":
+            return degree(vars.params, view.match.teacher, temperature, anneal_to, progress)
+        return annealed(temperature, anneal_to, progress)
 
-    def without_attention(vars: Vars, view: View, key: Array, train: bool):
-        if rescale:  # the criterion's temperature is the softening: KD, bit for bit
-            view = view._replace(match=view.match._replace(temperature=temperature))
-        elif soften:
-            view = refine(view, softened(view.match.teacher, scale))
-        return view, {}, {}, {}
+    def hand_on(view: View, teacher: Array, tau: Array | float) -> View:
+        one = student_temperature is None  # for both sides
+        pair = {"temperature": tau if one else student_temperature, "teacher_temperature": None if one else tau}
+        return view._replace(match=view.match._replace(teacher=teacher, **pair))
 
-    if not attention:
-        return everywhere(Distiller(no_vars, without_attention, NEEDS, refines=NEEDS))
-    whole_batch = {"": "attends over the whole batch"} if tokens == "batch" else {}
-    fields = {"lr_multipliers": {"": rate}, "monitors": MONITORS, "refines": NEEDS, "whole_batch": whole_batch}
-    return everywhere(Distiller(init, apply, NEEDS, **fields))
+    def soften(vars: Vars, view: View, key: Array, train: bool):
+        tau = temperature_now(vars, view)
+        logs = {} if anneal_to is None else {"temperature": jnp.ravel(jnp.asarray(tau))}
+        return hand_on(view, view.match.teacher, tau), {}, logs, vars.stats
 
+    def soften_and_simplify(vars: Vars, view: View, key: Array, train: bool):
+        tau = temperature_now(vars, view)
+        u = softened(view.match.teacher, tau)
+        delta = block.apply(vars.params, block.standardize_rows(u) if normalize else u, tokens=simplifier)
+        delta = delta if bound is None else bound * jnp.tanh(delta / bound)
+        v = u + delta if residual else delta
+        of_student = tau if student_temperature is None else student_temperature
+        logs = diagnose(u, jax.nn.log_softmax(v), softened(view.match.student, of_student))
+        logs |= sizes(delta, residual, bound) | ({} if anneal_to is None else {"temperature": tau})
+        terms = {"anchor": anchor * of_student**2 * logs["kl_ut"]} if anchor else {}
+        return hand_on(view, tau * v, tau), terms, logs, vars.stats
 
-MONITORS = (
-    Monitor("kept", 0.9, "the simplified target has another top class than the teacher's for many examples"),
-    Monitor("ratio", 0.7, "the loss falls because the target moves to the student, not the student to the teacher"),
-    Monitor("entropy_ratio", 0.1, "the simplified target has become nearly one-hot"),
-)
-
-
-def _diagnose(u: Array, v: Array, s: Array) -> Logs:
-    """From log-probabilities (B, K) of softened teacher, target and student; each log (B,) or a ratio."""
-
-    def entropy(p):
-        return -jnp.sum(jnp.exp(p) * p, axis=-1)
-
-    def ratio(a, b):
-        return Mean(jnp.sum(a), jnp.sum(b))
-
-    kl_ts, kl_us = kl(v, s), kl(u, s)
-    centre = jax.nn.logsumexp(v, axis=0, keepdims=True) - jnp.log(v.shape[0])
-    return {
-        "kl_ut": kl(u, v),
-        "kl_ts": kl_ts,
-        "kl_us": kl_us,
-        "ratio": ratio(kl_ts, kl_us),
-        "entropy": entropy(v),
-        "entropy_u": entropy(u),
-        "entropy_ratio": ratio(entropy(v), entropy(u)),
-        "kept": (jnp.argmax(v, axis=-1) == jnp.argmax(u, axis=-1)).astype(jnp.float32),
-        "spread": kl(v, centre),
-    }
+    fields = {"refines": NEEDS, "monitors": () if anneal_to is None else TEMPERATURE}
+    if simplifier != "none":
+        fields["lr_multipliers"] = {"": rate}
+    if simplifier in ("none", "degree"):
+        return everywhere(Distiller(init, soften, NEEDS, **fields))
+    fields["monitors"] += MONITORS
+    if simplifier == "batch":
+        fields["whole_batch"] = {"": "attends over the whole batch"}
+    return everywhere(Distiller(init, soften_and_simplify, NEEDS, **fields))
 
 
-def _sizes(delta: Array, residual: bool, bound: float | None, reach: float) -> Logs:
-    """How large corrections (B, K) are; each log (B,)."""
-    logs = {}
-    if residual:
-        logs["correction"] = reach * jnp.mean(jnp.abs(delta), axis=-1)
-    if bound is not None:
-        logs["at_bound"] = jnp.mean(reach * jnp.abs(delta) > 0.9 * bound, axis=-1)
-    return logs
-
-
-def _check(temperature, tokens, width, residual, bound, rate, anchor) -> None:
-    """Refuse arguments of `skd` that are out of range."""
+def _check(temperature, student_temperature, anneal_to, simplifier, width, residual, bound, rate, anchor) -> None:
+    """Refuse arguments of `skd` that are out of range, or that do not go together."""
     finite = float("inf")
+    above_0, or_none = "a finite number above 0", "a finite number above 0, or None"
     require(
         "skd",
-        temperature=(temperature, 0 < temperature < finite, "a finite number above 0"),
-        tokens=(tokens, tokens in simplifier.TOKENS, "batch or classes"),
+        temperature=(temperature, 0 < temperature < finite, above_0),
+        student_temperature=(student_temperature, _is_none_or_above_0(student_temperature), or_none),
+        anneal_to=(anneal_to, _is_none_or_above_0(anneal_to), or_none),
+        simplifier=(simplifier, simplifier in SIMPLIFIERS, "one of " + ", ".join(SIMPLIFIERS)),
         width=(width, width is None or width > 0, "a number above 0, or None"),
-        bound=(bound, bound is None or 0 < bound < finite, "a finite number above 0, or None"),
-        rate=(rate, 0 < rate < finite, "a finite number above 0"),
+        bound=(bound, _is_none_or_above_0(bound), or_none),
+        rate=(rate, 0 < rate < finite, above_0),
         anchor=(anchor, 0 <= anchor < finite, "a finite number, at least 0"),
     )
     if bound is not None and not residual:
         raise InputError("skd: bound limits the correction of a residual; residual=False needs bound=None")
+    if simplifier == "degree" and (anneal_to is None or anneal_to >= temperature):
+        raise InputError("skd: simplifier='degree' goes from temperature to anneal_to; give an anneal_to below it")
+    if simplifier in ("none", "degree") and (anchor or not residual):
+        raise InputError(f"skd: simplifier={simplifier!r} makes no target; anchor and residual=False are about one")
+
+
+def _is_none_or_above_0(x: float | None) -> bool:
+    return x is None or 0 < x < float("inf")

@@ -28,11 +28,20 @@ def criterion(terms: Callable[[View], Terms], needs: frozenset = frozenset(), in
     return Distiller(checked, apply, needs)
 
 
-def temperature_of(view: View, temperature: float | None) -> Array | float:
-    """The criterion's own temperature, or else the one that a refiner has set in `match`, or else 4."""
-    if temperature is not None:
-        return temperature
-    return KD_TEMPERATURE if view.match.temperature is None else view.match.temperature
+def pair_of(view: View, temperature: float | None) -> dict[str, Array | float]:
+    """The pair in `match` and its temperature, as keywords of a loss: the criterion's own temperature, or else the one
+    that a refiner has set, or else 4.
+
+    A loss has one temperature. Where a refiner has set another one for the teacher, the teacher's logits are scaled, so
+    that over the student's temperature they are as soft as over their own.
+    """
+    match = view.match
+    pair = {"student": match.student, "teacher": match.teacher}
+    if temperature is not None or match.temperature is None:
+        return {**pair, "temperature": KD_TEMPERATURE if temperature is None else temperature}
+    if match.teacher_temperature is not None:
+        pair["teacher"] = match.teacher * (match.temperature / match.teacher_temperature)
+    return {**pair, "temperature": match.temperature}
 
 
 def reads(name: str, temperature: float | None) -> frozenset:
@@ -71,8 +80,7 @@ def kd(*, weight: float | Schedule = 1.0, temperature: float | None = None) -> D
     needs = reads("kd", temperature)
 
     def terms(view: View) -> Terms:
-        t = temperature_of(view, temperature)
-        return {"": losses.kd(student=view.match.student, teacher=view.match.teacher, temperature=t)}
+        return {"": losses.kd(**pair_of(view, temperature))}
 
     return weigh(criterion(terms, needs), weight)
 
@@ -109,9 +117,7 @@ def dkd(
         return no_vars(key, context)
 
     def terms(view: View) -> Terms:
-        t = temperature_of(view, temperature)
-        pair = {"student": view.match.student, "teacher": view.match.teacher}
-        return {"": losses.dkd(**pair, labels=view.labels, alpha=alpha, beta=beta, temperature=t)}
+        return {"": losses.dkd(**pair_of(view, temperature), labels=view.labels, alpha=alpha, beta=beta)}
 
     return weigh(criterion(terms, needs, init), weight)
 
@@ -144,8 +150,6 @@ def dist(
     needs = reads("dist", temperature)
 
     def terms(view: View) -> Terms:
-        t = temperature_of(view, temperature)
-        pair = {"student": view.match.student, "teacher": view.match.teacher}
-        return {"": losses.dist(**pair, beta=beta, gamma=gamma, temperature=t)}
+        return {"": losses.dist(**pair_of(view, temperature), beta=beta, gamma=gamma)}
 
     return weigh(criterion(terms, needs), weight)

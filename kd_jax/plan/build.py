@@ -79,7 +79,7 @@ def _plan(
     context_of = partial(
         make_init_context, network.model, tuple(t.network.model for t in teachers),
         image_shape=network.image_shape, needs=distiller.needs, num_examples=examples, labels=labels,
-        steps_per_epoch=per_epoch, initial_vars=initial[0],
+        steps_per_epoch=per_epoch, steps=steps, initial_vars=initial[0],
     )  # fmt: skip
     context = context_of(batch_size=phase.batch_size)
     check_members(phase, members, {"student": [network], "teacher": [t.network for t in teachers]}, context)

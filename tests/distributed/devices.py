@@ -26,7 +26,8 @@ from tests.tiny import TinyNet, in_place, simple_operations
 
 BATCH, STEPS = 16, 10
 STUDENT = TinyNet(num_classes=10)
-DISTILLER = methods.chain(skd=methods.skd(bound=0.5), ce=methods.ce(weight=0.1), kd=methods.kd(weight=0.9))
+SKD = methods.skd(bound=0.5, simplifier="batch", student_temperature=None)
+DISTILLER = methods.chain(skd=SKD, ce=methods.ce(weight=0.1), kd=methods.kd(weight=0.9))
 KEY = jax.random.key(0)
 LABELS = np.arange(48) % 10
 

@@ -28,7 +28,8 @@ from tests.shared_programs import sharing
 from tests.tiny import TinyNet, in_place
 
 STUDENT = TinyNet(widths=(32, 64))
-DISTILLER = methods.chain(skd=methods.skd(bound=0.5), ce=methods.ce(weight=0.1), kd=methods.kd(weight=0.9))
+SKD = methods.skd(bound=0.5, simplifier="batch", student_temperature=None)
+DISTILLER = methods.chain(skd=SKD, ce=methods.ce(weight=0.1), kd=methods.kd(weight=0.9))
 TX = {
     "momentum": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.05, momentum=0.9)),
     "adamw": optax.adamw(1e-3),

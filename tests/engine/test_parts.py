@@ -170,7 +170,7 @@ def plan(**changes):
 
 
 WHOLE = [
-    ({}, "skd attends over the whole batch; accepted: 1"),
+    ({"refine__skd__simplifier": "batch"}, "skd attends over the whole batch; accepted: 1"),
     ({"refine_order": (), "terms__dist": recipes.member("dist")}, "dist is one number for the whole batch;"),
     ({"refine_order": (), "terms__sp": recipes.member("sp")}, "sp is one number for the whole batch; accepted: 1"),
     ({"refine_order": (), "terms__mlld": recipes.member("mlld")}, "mlld is one number for the whole batch;"),
@@ -191,9 +191,8 @@ def test_what_looks_at_the_whole_batch_is_refused(changes, message):
 
 
 def test_what_may_be_cut_is_not_refused():
-    """SKD over classes, without attention, and no SKD; the printed line says how the batch is made up."""
-    per_class = recipes.member("skd", tokens="classes")
-    for changes in ({"refine_order": ()}, {"refine__skd": per_class}, {"refine__skd__attention": False}):
+    """SKD over classes, without a simplifier, and no SKD; the printed line says how the batch is made up."""
+    for changes in ({"refine_order": ()}, {}, {"refine__skd__simplifier": "none"}):
         _, student = plan(student__accumulate=2, **{f"student__{k}": v for k, v in changes.items()})
     line = "batch 8 = 2 devices x 2 accumulated x 2; BatchNorm sees one accumulated part at a time"
     assert replace(student, layout=SimpleNamespace(count=2)).batch_line == line

@@ -41,6 +41,20 @@ def test_class_tokens(rng, x64):
     np.testing.assert_allclose(simplifier.apply(params, jnp.asarray(u), tokens="classes"), slow, rtol=1e-5, atol=1e-6)
 
 
+def test_pool(rng, x64):
+    params = simplifier.init_pool(jax.random.key(0), num_classes=6, width=5)
+    u = rng.normal(size=(4, 6))
+    np.testing.assert_array_equal(simplifier.pool(params, jnp.asarray(u)), np.full((4, 1), 4.0))
+    params["output"] = jnp.asarray(rng.normal(size=(5, 1)))
+    p = {k: np.asarray(v, np.float64) for k, v in params.items()}
+    slow = []
+    for row in u:
+        x = row[:, None] * p["direction"] + p["embedding"]
+        share = softmax(np.array([k @ p["query"] for k in x @ p["key"]]) / np.sqrt(5))
+        slow.append(share @ (x @ p["value"]) @ p["output"] + p["bias"])
+    np.testing.assert_allclose(simplifier.pool(params, jnp.asarray(u)), slow, rtol=1e-5)
+
+
 @pytest.mark.parametrize("tokens", simplifier.TOKENS)
 def test_zero_output_is_exactly_zero(rng, tokens):
     params, _ = initial(tokens, zero_output=True)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kd_jax import losses, methods
-from kd_jax.layers import simplifier
+from kd_jax.layers import simplifier as block
 from kd_jax.methods.base import NO_VARS
 from kd_jax.typing import Vars
 from tests.conftest import make_init_context, make_view
@@ -35,79 +35,147 @@ def kl(p, q):
     return jnp.sum(jax.nn.softmax(p) * (jax.nn.log_softmax(p) - jax.nn.log_softmax(q)), axis=-1)
 
 
+SYMMETRIC = {"student_temperature": None}
+
+
+def context_of(k=10, b=8, steps=0):
+    return make_init_context(k, b)._replace(steps=steps)
+
+
+def after(distiller, student, teacher, vars=None, step=0, steps=0):
+    """The pair that a refiner makes."""
+    vars = distiller.init(KEY, context_of(steps=steps)) if vars is None else vars
+    return distiller.apply(vars, make_view(student, teacher, step=step), KEY, True)[0].match
+
+
 def test_by_hand(x64):
-    """The default: u + b tanh(attention / b), handed on as tau v at temperature tau."""
+    """u + b tanh(attention / b), handed on as tau v at temperature tau; the student at its own."""
     student, teacher = (z.astype(np.float64) for z in logits())
-    d = methods.skd(temperature=3.0, bound=0.2)
+    d = methods.skd(temperature=3.0, bound=0.2, simplifier="batch")
     vars = trained(d)
     view, terms, logs, stats = d.apply(vars, make_view(student, teacher), KEY, True)
     u = jax.nn.log_softmax(jnp.asarray(teacher) / 3.0)
-    n = simplifier.standardize_rows(u)
-    v = u + 0.2 * jnp.tanh(simplifier.apply(vars.params, n, tokens="batch") / 0.2)
+    n = block.standardize_rows(u)
+    v = u + 0.2 * jnp.tanh(block.apply(vars.params, n, tokens="batch") / 0.2)
     np.testing.assert_allclose(view.match.teacher, 3.0 * v, rtol=1e-5)
-    assert view.match.temperature == 3.0 and not terms and not stats
+    assert (view.match.temperature, view.match.teacher_temperature) == (1.0, 3.0) and not terms and not stats
     np.testing.assert_array_equal(view.match.student, student)  # only the teacher's side moves
     np.testing.assert_array_equal(view.student.logits, student)
     np.testing.assert_allclose(logs["kl_ut"], kl(u, v), rtol=1e-4, atol=1e-9)
     np.testing.assert_allclose(logs["correction"], jnp.abs(v - u).mean(-1), rtol=1e-4)
+    both = methods.skd(temperature=3.0, bound=0.2, simplifier="batch", **SYMMETRIC)
+    match = after(both, student, teacher, vars)
+    np.testing.assert_array_equal(match.teacher, view.match.teacher)
+    assert (match.temperature, match.teacher_temperature) == (3.0, None)
 
 
-@pytest.mark.parametrize("tokens", simplifier.TOKENS)
-def test_before_training_it_is_kd_at_its_temperature(tokens):
+@pytest.mark.parametrize("tokens", block.TOKENS)
+@pytest.mark.parametrize("student_temperature", [None, 1.0, 2.0])
+def test_before_training_the_simplifier_changes_nothing(tokens, student_temperature):
     student, teacher = logits()
-    for soften, bound in itertools.product((True, False), (0.1, None)):
-        d = methods.chain(skd=methods.skd(temperature=3.0, tokens=tokens, soften=soften, bound=bound), kd=methods.kd())
+    how = {"temperature": 3.0, "student_temperature": student_temperature}
+    values = []
+    for simplifier, bound in itertools.product((tokens, "none"), (0.1, None)):
+        d = methods.chain(skd=methods.skd(**how, simplifier=simplifier, bound=bound), kd=methods.kd())
         vars = d.init(KEY, make_init_context())
         _, terms, logs, _ = d.apply(vars, make_view(student, teacher), KEY, True)
-        np.testing.assert_allclose(
-            terms["kd"], losses.kd(student=student, teacher=teacher, temperature=3.0), rtol=2e-4, atol=1e-5
-        )
-        np.testing.assert_allclose(logs["skd/kl_ut"], 0, atol=1e-6)
-        assert float(logs["skd/ratio"].total / logs["skd/ratio"].count) == pytest.approx(1, abs=1e-4)
+        values.append(terms["kd"])
+        if simplifier == tokens:
+            np.testing.assert_allclose(logs["skd/kl_ut"], 0, atol=1e-6)
+            assert float(logs["skd/ratio"].total / logs["skd/ratio"].count) == pytest.approx(1, abs=1e-4)
+    for value in values:
+        np.testing.assert_allclose(value, values[-1], rtol=2e-4, atol=1e-5)
 
 
-def test_off_switches():
-    student, teacher = logits()
+def test_without_simplifier_it_is_kd_or_ttm(x64):
+    """KD where both sides have the temperature, bit for bit; TTM where the teacher is softened alone."""
+    student, teacher = (z.astype(np.float64) for z in logits())
     view = make_view(student, teacher)
 
-    def match(**kwargs):
-        d = methods.skd(attention=False, **kwargs)
+    def term(criterion=None, **how):
+        d = methods.skd(simplifier="none", **how)
         vars = d.init(KEY, make_init_context())
-        assert vars == NO_VARS and not d.lr_multipliers and not d.monitors
-        after, terms, logs, _ = d.apply(vars, view, KEY, True)
-        assert not terms and not logs
-        return after.match
+        assert vars == NO_VARS and not d.lr_multipliers and not d.monitors and not d.whole_batch
+        refined, terms, logs, _ = d.apply(vars, view, KEY, True)
+        assert not terms and not logs and refined.match.teacher is view.match.teacher
+        return (criterion or methods.kd()).apply(NO_VARS, refined, KEY, True)[1][""]
 
-    only_temperature = match(temperature=5.0)
-    assert only_temperature.teacher is view.match.teacher and only_temperature.temperature == 5.0
-    assert match(rescale=False, soften=False) == view.match
-    softened = match(rescale=False, temperature=2.0)  # two temperatures: the criterion's comes on top
-    np.testing.assert_allclose(softened.teacher, jax.nn.log_softmax(teacher / 2.0), rtol=1e-6)
-    assert softened.temperature is None
+    np.testing.assert_array_equal(
+        term(temperature=5.0, **SYMMETRIC), losses.kd(student=student, teacher=teacher, temperature=5.0)
+    )
+    ttm = losses.ttm(student=student, teacher=teacher, gamma=0.25)
+    np.testing.assert_allclose(term(), ttm, rtol=1e-9)
+    # a criterion with a temperature of its own takes no other: neither twice
+    np.testing.assert_array_equal(
+        term(methods.kd(temperature=2.0)), losses.kd(student=student, teacher=teacher, temperature=2.0)
+    )
+    np.testing.assert_array_equal(term(methods.ttm(gamma=0.25)), ttm)
+    # two temperatures, T^2 of the student's
+    p, q = jax.nn.softmax(jnp.asarray(teacher) / 6), jax.nn.log_softmax(jnp.asarray(student) / 2)
+    np.testing.assert_allclose(
+        term(temperature=6.0, student_temperature=2.0), 4 * (p * (jnp.log(p) - q)).sum(-1), rtol=1e-9
+    )
 
 
-def test_without_rescale_the_criterion_keeps_its_own_temperature():
-    student, teacher = logits()
-    d = methods.skd(temperature=2.0, rescale=False)
-    after = d.apply(d.init(KEY, make_init_context()), make_view(student, teacher), KEY, True)[0].match
-    np.testing.assert_allclose(after.teacher, jax.nn.log_softmax(teacher / 2.0), rtol=1e-6)
-    assert after.temperature is None
+def test_annealing(x64):
+    """The teacher's temperature falls by one factor a step; at the end, and behind it, it is `anneal_to`."""
+    student, teacher = (z.astype(np.float64) for z in logits())
+    d = methods.skd(temperature=8.0, anneal_to=1.0, simplifier="none")
+    matches = [after(d, student, teacher, step=step, steps=100) for step in (0, 50, 100, 130)]
+    np.testing.assert_allclose([m.teacher_temperature for m in matches], [8, 8**0.5, 1, 1], rtol=1e-6)
+    assert all(m.temperature == 1.0 for m in matches)
+    both = after(methods.skd(temperature=8.0, anneal_to=2.0, simplifier="none", **SYMMETRIC), student, teacher,
+                 step=25, steps=100)  # fmt: skip
+    np.testing.assert_allclose(both.temperature, 8 * 0.25**0.25, rtol=1e-6)
+    assert both.teacher_temperature is None
+    # with equal ends it is constant, with and without a simplifier
+    for simplifier in ("none", *block.TOKENS):
+        one, two = (
+            after(methods.skd(temperature=3.0, simplifier=simplifier, anneal_to=end), student, teacher, step=7, steps=9)
+            for end in (3.0, None)
+        )
+        np.testing.assert_allclose(one.teacher, two.teacher, rtol=1e-6)
+        np.testing.assert_allclose(one.teacher_temperature, two.teacher_temperature, rtol=1e-6)
+    with pytest.raises(ValueError, match="anneal_to needs the number of steps: make_init_context"):
+        d.init(KEY, make_init_context())
+
+
+def test_a_learned_degree(x64):
+    """For each example a temperature between the ends, which the criterion trains; the range shrinks to the end."""
+    student, teacher = (z.astype(np.float64) for z in logits())
+    d = methods.skd(temperature=8.0, anneal_to=1.0, simplifier="degree")
+    vars = d.init(KEY, context_of(steps=100))
+    start = after(d, student, teacher, vars).teacher_temperature
+    np.testing.assert_allclose(start, np.full((8, 1), 8 ** np.tanh(4 / np.log(8))), rtol=1e-6)
+    moved = vars._replace(params={**vars.params, "output": jax.random.normal(KEY, (16, 1))})
+    by_step = [after(d, student, teacher, moved, step=step).teacher_temperature for step in (0, 50, 100)]
+    assert np.std(by_step[0]) > 0.1 and np.all(1 / 8 <= by_step[0]) and np.all(by_step[0] <= 8)
+    np.testing.assert_allclose(by_step[1], by_step[0] ** 0.5, rtol=1e-6)
+    np.testing.assert_allclose(by_step[2], 1, rtol=1e-6)
+
+    def loss(params):
+        pair = methods.chain(skd=d, kd=methods.kd())
+        given = Vars({"skd": params}, {"skd": vars.stats}, {})
+        return pair.apply(given, make_view(student, teacher), KEY, True)[1]["kd"].mean()
+
+    slopes = jax.grad(loss)(vars.params)
+    assert float(jnp.abs(slopes["bias"]).max()) > 1e-6 and float(jnp.abs(slopes["output"]).max()) > 1e-6
 
 
 def test_normalize_and_residual_switches(x64):
     student, teacher = (z.astype(np.float64) for z in logits())
     u = jax.nn.log_softmax(jnp.asarray(teacher) / 4.0)
-    raw = methods.skd(bound=None, normalize=False)
+    raw = methods.skd(bound=None, normalize=False, simplifier="batch")
     vars = trained(raw, 0.1)
-    after = raw.apply(vars, make_view(student, teacher), KEY, True)[0].match.teacher
-    np.testing.assert_allclose(after, 4 * (u + simplifier.apply(vars.params, u, tokens="batch")), rtol=1e-5)
-    bare = methods.skd(bound=None, residual=False)
+    refined = after(raw, student, teacher, vars).teacher
+    np.testing.assert_allclose(refined, 4 * (u + block.apply(vars.params, u, tokens="batch")), rtol=1e-5)
+    bare = methods.skd(bound=None, residual=False, simplifier="batch")
     vars = bare.init(KEY, make_init_context())
     assert float(jnp.abs(vars.params["output"]).max()) > 0  # from zero it could not tell classes apart
-    after = bare.apply(vars, make_view(student, teacher), KEY, True)
-    n = simplifier.standardize_rows(u)
-    np.testing.assert_allclose(after[0].match.teacher, 4 * simplifier.apply(vars.params, n, tokens="batch"), rtol=1e-5)
-    assert "correction" not in after[2] and "at_bound" not in after[2]
+    refined = bare.apply(vars, make_view(student, teacher), KEY, True)
+    n = block.standardize_rows(u)
+    np.testing.assert_allclose(refined[0].match.teacher, 4 * block.apply(vars.params, n, tokens="batch"), rtol=1e-5)
+    assert "correction" not in refined[2] and "at_bound" not in refined[2]
 
 
 @given(
@@ -115,15 +183,16 @@ def test_normalize_and_residual_switches(x64):
     bound=st.floats(0.01, 1.0),
     temperature=st.floats(0.5, 8),
     scale=st.floats(0.1, 1e4),
-    tokens=st.sampled_from(simplifier.TOKENS),
-    soften=st.booleans(),
+    tokens=st.sampled_from(block.TOKENS),
+    student_temperature=st.sampled_from([None, 1.0]),
 )
-def test_the_bound_holds_whatever_the_weights(seed, bound, temperature, scale, tokens, soften):
+def test_the_bound_holds_whatever_the_weights(seed, bound, temperature, scale, tokens, student_temperature):
     """KL(softened || simplified) <= b^2 / 2, before training, after it, and at absurd weights."""
     student, teacher = logits(seed)
-    d = methods.skd(bound=bound, temperature=temperature, tokens=tokens, soften=soften)
-    after, _, logs, _ = d.apply(trained(d, scale), make_view(student, teacher), KEY, True)
-    moved = kl(jnp.asarray(teacher) / temperature, after.match.teacher / temperature)
+    how = {"temperature": temperature, "student_temperature": student_temperature}
+    d = methods.skd(bound=bound, simplifier=tokens, **how)
+    refined, _, logs, _ = d.apply(trained(d, scale), make_view(student, teacher), KEY, True)
+    moved = kl(jnp.asarray(teacher) / temperature, refined.match.teacher / temperature)
     assert float(jnp.max(moved)) <= bound**2 / 2 + 1e-5
     np.testing.assert_allclose(logs["kl_ut"], moved, atol=2e-5)
 
@@ -162,8 +231,9 @@ def learn(distiller, steps, lr=0.05, b=32, student=None):
 
 def test_the_literal_reading_moves_the_target_to_the_student():
     """What the abstract says, taken at its word, collapses: the bounded default does not."""
-    literal = methods.chain(skd=methods.skd(bound=None, normalize=False, rate=1.0), kd=methods.kd())
-    bounded = methods.chain(skd=methods.skd(), kd=methods.kd())
+    how = {"simplifier": "batch", **SYMMETRIC}
+    literal = methods.chain(skd=methods.skd(**how, bound=None, normalize=False, rate=1.0), kd=methods.kd())
+    bounded = methods.chain(skd=methods.skd(**how), kd=methods.kd())
     collapsed, held = learn(literal, 60)[-1], learn(bounded, 60)[-1]
     assert collapsed["skd/kl_ut"] > 0.5 and collapsed["skd/kept"] < 0.5
     assert held["skd/kl_ut"] <= 0.1**2 / 2 + 1e-6 and held["skd/kept"] > 0.9
@@ -191,19 +261,19 @@ def test_the_simplifier_learns_through_the_target_only():
 
 def test_the_anchor_is_a_term_of_its_own(x64):
     student, teacher = (z.astype(np.float64) for z in logits())
-    d = methods.skd(anchor=10.0, bound=None, temperature=3.0)
-    after, terms, logs, _ = d.apply(trained(d), make_view(student, teacher), KEY, True)
-    np.testing.assert_allclose(
-        terms["anchor"], 10 * 9 * kl(jnp.asarray(teacher) / 3, after.match.teacher / 3), rtol=1e-5
-    )
+    for student_temperature, factor in ((None, 9), (2.0, 4)):
+        d = methods.skd(anchor=10.0, bound=None, temperature=3.0, student_temperature=student_temperature)
+        refined, terms, _, _ = d.apply(trained(d), make_view(student, teacher), KEY, True)
+        moved = kl(jnp.asarray(teacher) / 3, refined.match.teacher / 3)
+        np.testing.assert_allclose(terms["anchor"], 10 * factor * moved, rtol=1e-5)
 
 
 def test_logs(x64):
     """Each diagnostic against its definition."""
     student, teacher = (z.astype(np.float64) for z in logits())
-    d = methods.skd(bound=2.0, temperature=2.0)
-    after, _, logs, _ = d.apply(trained(d, 5.0), make_view(student, teacher), KEY, True)
-    u, t, s = jnp.asarray(teacher) / 2, after.match.teacher / 2, jnp.asarray(student) / 2
+    d = methods.skd(bound=2.0, temperature=2.0, student_temperature=3.0, simplifier="batch")
+    refined, _, logs, _ = d.apply(trained(d, 5.0), make_view(student, teacher), KEY, True)
+    u, t, s = jnp.asarray(teacher) / 2, refined.match.teacher / 2, jnp.asarray(student) / 3
     p, q = jax.nn.softmax(t), jax.nn.softmax(u)
     slow = {
         "kl_ut": kl(u, t), "kl_ts": kl(t, s), "kl_us": kl(u, s),
@@ -221,16 +291,16 @@ def test_logs(x64):
 
 
 @pytest.mark.parametrize("value", [1e4, -1e4, 0.0])
-@pytest.mark.parametrize("tokens", simplifier.TOKENS)
+@pytest.mark.parametrize("tokens", block.TOKENS)
 def test_extreme_teachers_are_finite(value, tokens):
     teacher = jnp.zeros((4, 10)).at[:, 0].set(value)
-    d = methods.chain(skd=methods.skd(tokens=tokens), kd=methods.kd(), dkd=methods.dkd())
+    d = methods.chain(skd=methods.skd(simplifier=tokens), kd=methods.kd(), dkd=methods.dkd())
 
     def loss(params):
         _, terms, logs, _ = d.apply(Vars(params, {}, {}), make_view(jnp.zeros((4, 10)), teacher), KEY, True)
         return sum(t.mean() for t in terms.values()), logs
 
-    params = {"skd": trained(methods.skd(tokens=tokens)).params}
+    params = {"skd": trained(methods.skd(simplifier=tokens)).params}
     (value, logs), grads = jax.value_and_grad(loss, has_aux=True)(params)
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves((value, logs, grads)))
 
@@ -240,7 +310,12 @@ def test_extreme_teachers_are_finite(value, tokens):
     [
         ({"temperature": 0.0}, "temperature must be a finite number above 0, got 0.0"),
         ({"temperature": float("nan")}, "temperature must be"),
-        ({"tokens": "pixels"}, "tokens must be batch or classes, got 'pixels'"),
+        ({"student_temperature": 0.0}, "student_temperature must be a finite number above 0, or None, got 0.0"),
+        ({"anneal_to": -1.0}, "anneal_to must be"),
+        ({"simplifier": "pixels"}, "simplifier must be one of batch, classes, degree, none, got 'pixels'"),
+        ({"simplifier": "degree"}, "simplifier='degree' goes from temperature to anneal_to; give an anneal_to below"),
+        ({"simplifier": "degree", "anneal_to": 4.0}, "give an anneal_to below it"),
+        ({"simplifier": "none", "anchor": 1.0}, "simplifier='none' makes no target; anchor and residual=False are"),
         ({"width": 0}, "width must be"),
         ({"bound": 0.0}, "bound must be"),
         ({"rate": -0.1}, "rate must be"),

@@ -207,9 +207,25 @@ def plan(config_dict, tmp_path):
 
 MIXED = "imagenet_ResNet18,vit_tiny_patch16_224"
 PAIRS = (MIXED, "vit_tiny_patch16_224,imagenet_ResNet18", "vit_small_patch16_224,vit_tiny_patch16_224")
-READ = ("sftn", "skd", "sokd", "fitnet", "kd", "dist", "crd", "rkd", "pkt", "cc", "at", "nst", "kdsvd", "vid")
-LOGITS = ("dkd", "mlld", "dml", "dot", "lskd", "ctkd", "nkd", "rld", "ttm", "wttm", "ab_kd")  # as kd does
-REFUSED = ("sp", "fsp", "ft", "ab", "ofd", "reviewkd", "cat_kd", "simkd")
+READ = ("sftn", "skd", "sokd", "fitnet", "kd", "dist", "crd", "rkd", "pkt", "cc", "at", "nst", "kdsvd", "vid", "wkd_f")
+LOGITS = (
+    "dkd",
+    "mlld",
+    "dml",
+    "dot",
+    "lskd",
+    "ctkd",
+    "nkd",
+    "rld",
+    "ttm",
+    "wttm",
+    "ab_kd",
+    "normkd",
+    "ea_kd",
+    "ea_dkd",
+    "crld",
+)  # as kd
+REFUSED = ("sp", "fsp", "ft", "ab", "ofd", "reviewkd", "cat_kd", "simkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
 
 
 def test_every_method_is_one_or_the_other():

@@ -28,12 +28,12 @@ def test_keys_that_an_older_run_lacks():
 def test_keywords_of_members_that_an_older_run_lacks():
     new = tree()
     old = json.loads(json.dumps(new))
-    del old["student"]["refine"]["skd"]["tokens"], old["student"]["terms"]["kd"]["temperature"]
+    del old["student"]["refine"]["skd"]["simplifier"], old["student"]["terms"]["kd"]["temperature"]
     del old["student"]["terms"]["ce"]["teacher"], old["student"]["terms"]["ce"]["kind"]
     assert compared(old, new) is None
-    default = recipes.signature("skd")["tokens"].default
-    other = tree(student__refine__skd__tokens="classes")
-    assert compared(old, other) == f"student.refine.skd.tokens is {default!r} there and 'classes' here"
+    default = recipes.signature("skd")["simplifier"].default
+    other = tree(student__refine__skd__simplifier="batch")
+    assert compared(old, other) == f"student.refine.skd.simplifier is {default!r} there and 'batch' here"
 
 
 def test_strings_of_older_runs_are_tuples(monkeypatch):
@@ -60,7 +60,7 @@ def test_nothing_of_another_run_is_lost():
 def test_the_folder_of_an_older_run_is_taken_up(tmp_path):
     new = tree()
     old = json.loads(json.dumps(new))
-    del old["precision"], old["student"]["accumulate"], old["student"]["refine"]["skd"]["tokens"]
+    del old["precision"], old["student"]["accumulate"], old["student"]["refine"]["skd"]["simplifier"]
     (tmp_path / "config.json").write_text(json.dumps(old))
     Workdir(str(tmp_path), new, recipes.completed).check(overwrite=False)
     with pytest.raises(InputError, match="holds another run: config.student.accumulate is 1 there and 2 here"):

@@ -17,18 +17,21 @@ def student(spelled, pair="resnet32x4,resnet8x4"):
 
 # where parts agree on something, what their authors took: weights of the terms, and the refiners in order
 AGREED = [
-    ("skd", {"ce": 0.1, "kd": 0.9}, ["skd"]),
-    ("skd+fitnet", {"ce": 1.0, "fitnet": 100.0, "kd": 0.9}, ["skd"]),
+    ("skd", {"ce": 1.0, "kd": 45.0}, ["skd"]),
+    ("skd+fitnet", {"ce": 1.0, "fitnet": 100.0, "kd": 45.0}, ["skd"]),
+    ("skd+kd", {"ce": 1.0, "kd": 45.0}, ["skd"]),
+    ("skd+dkd", {"ce": 1.0, "dkd": 6.0}, ["skd"]),
+    ("normkd", {"ce": 0.1, "kd": 0.9}, ["normkd"]),
     ("kd+lskd", {"ce": 0.1, "kd": 9.0}, ["lskd"]),
     ("lskd+dkd", {"ce": 1.0, "dkd": 9.0}, ["lskd"]),
     ("mlld+lskd", {"ce": 0.1, "mlld": 9.0}, ["lskd"]),
     ("ctkd+lskd+skd+dist", {"ce": 1.0, "dist": 1.0}, ["skd", "lskd", "ctkd"]),
     ("sokd+fitnet", {"ce": 1.0, "fitnet": 1000.0}, ["dam", "dafa"]),
-    ("sokd+skd", {"ce": 1.0, "kd": 0.9, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
+    ("sokd+skd", {"ce": 1.0, "kd": 45.0, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
     ("sftn", {"ce": 0.1, "kd": 0.9}, []),
-    ("skd+simkd", {"ce": 0.1, "kd": 0.9, "simkd": 1.0}, ["skd"]),
+    ("skd+simkd", {"ce": 1.0, "kd": 45.0, "simkd": 1.0}, ["skd"]),
     ("dot+dkd", {"ce": 1.0, "dkd": 1.0}, []),
-    ("sftn+skd+sokd+rkd", {"ce": 1.0, "rkd": 1.0, "kd": 0.9, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
+    ("sftn+skd+sokd+rkd", {"ce": 1.0, "rkd": 1.0, "kd": 45.0, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
 ]
 
 
@@ -51,14 +54,23 @@ def members(spelled):
 
 
 def test_a_part_beside_another_keeps_what_is_its_own():
-    """Nothing is lost and nothing is changed, but for the task's weight, what LSKD multiplies, and the loss that a
-    refiner brings along where there is none."""
+    """Nothing is lost and nothing is changed, but for the task's weight, what refiners say of DKD and MLLD, and the loss
+    that a refiner brings along where there is none."""
     apart = {name: members(name) for name in compose.PARTS}
-    brought_along = {"skd": "kd", "lskd": "kd", "ctkd": "kd", "sftn": "kd", "dot": "kd", "sokd": "fitnet"}
+    brought_along = {
+        "skd": "kd",
+        "lskd": "kd",
+        "normkd": "kd",
+        "ctkd": "kd",
+        "sftn": "kd",
+        "dot": "kd",
+        "sokd": "fitnet",
+    }
     for a, b in itertools.permutations(compose.PARTS, 2):
         together = members(f"{a}+{b}")
         for label, member in apart[a].items():
-            shared = label == "ce" or label in apart[b] or "lskd" in (a, b)
+            retuned = "lskd" in (a, b) or "dkd" in (a, b) and {a, b} & {"skd", "normkd"}
+            shared = label == "ce" or label in apart[b] or retuned
             if not shared and brought_along.get(a) != label:
                 assert together[label] == member, (a, b, label)
         assert together.keys() <= apart[a].keys() | apart[b].keys(), (a, b)

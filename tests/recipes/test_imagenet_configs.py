@@ -88,11 +88,13 @@ def test_published_settings(row):
 
 
 def test_refiners_and_branches_of_ours():
-    """SKD: KD's weights and T = 1 there; the temperature is the refiner's alone. SoKD: 5 epochs of search."""
+    """SKD: WTTM's gamma and weight; the temperature is the refiner's alone. SoKD: 5 epochs of search."""
     for pair in PAIRS:
         phase = skd.get_config(pair).student
-        assert phase.refine.skd.temperature == 1.0 and phase.terms.kd.temperature is None
-        assert (phase.terms.ce.weight, phase.terms.kd.weight) == (0.5, 0.5)
+        gamma, weight = (0.7, 3.5) if "MobileNetV1" in pair else (0.8, 1.6)
+        assert phase.refine.skd.temperature == 1 / gamma and phase.terms.kd.temperature is None
+        assert (phase.terms.ce.weight, phase.terms.kd.weight) == (1.0, weight)
+        assert phase.refine.skd.simplifier == "batch"  # a thousand classes
         assert sokd_fitnet.get_config(pair).student.refine.dafa.search_epochs == 5
         branches = sftn.get_config(pair).teacher.terms.sftn_branches
         assert (branches.student, branches.lambda_ce, branches.lambda_kl) == (pair.split(",")[1], 1.0, 3.0)
@@ -105,7 +107,7 @@ def test_refiners_and_branches_of_ours():
 
 def test_other_recipes_of_the_pairs():
     config_dict = sftn_vs_kd.get_config(R18)
-    assert config_dict.sftn_skd.teacher == "phase:sftn" and config_dict.skd.refine.skd.temperature == 1.0
+    assert config_dict.sftn_skd.teacher == "phase:sftn" and config_dict.skd.refine.skd.temperature == 1.25
     assert config_dict.kd.teacher == "phase:teacher" and config_dict.sftn_kd.terms.kd.weight == 0.5
     config_dict = ema_teacher.get_config("vit_tiny_patch16_224")
     assert trained(config_dict.student)[0] == ADAMW and config_dict.data.name == "tfds:imagenet2012"
@@ -116,7 +118,9 @@ def test_small_pairs_stay_as_they_are():
     assert (config_dict.data.name, config_dict.data.stream, config_dict.data.crop) == ("cifar100", False, 0)
     rates = ((240, 64, "sgd", 0.05, 0.9, 5e-4), ("step", (150, 180, 210), 0.1, 0.0))
     assert trained(config_dict.student) == trained(config_dict.teacher) == rates
-    assert config_dict.student.refine.skd.temperature == 4.0 and config_dict.student.terms.kd.weight == 0.9
+    assert config_dict.student.refine.skd.temperature == 10.0 and config_dict.student.terms.kd.weight == 100.0
+    skd_dict = skd.get_config("resnet20,resnet8").student
+    assert skd_dict.refine.skd.temperature == 4.0 and skd_dict.terms.kd.weight == 20.0
 
 
 @pytest.mark.parametrize("pair", ["imagenet_ResNet34,resnet8x4", "resnet32x4,vit_tiny_patch16_224"])
