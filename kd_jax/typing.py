@@ -191,8 +191,7 @@ class Vars(NamedTuple):
 
 class RowUpdate(NamedTuple):
     """In the statistics that `apply` returns: a table (N, ...) of which this batch writes the rows (B, ...) at index
-    (B,) int32, each once. The step writes those of all devices; of other statistics it takes the average, integers are
-    left."""
+    (B,) int32, each once. The step writes those of all devices; it averages other statistics and leaves integers."""
 
     table: Array
     index: Array

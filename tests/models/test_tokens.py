@@ -236,6 +236,7 @@ def test_every_method_is_one_or_the_other():
 def test_those_that_read_tokens(tiny, pair, tmp_path):
     """All at once; 4 x 4 patches are as many as the cells of stage 2 elsewhere, which FitNet's regressor needs."""
     config_dict = compose.get_config(f"{'+'.join(READ)},{pair},smoke")
+    config_dict.student.terms.wkd_f.update({"stage": 2, "grid": 1})  # later maps have one cell here
     assert [job.phase.name for job in plan(config_dict, tmp_path)] == ["teacher", "student"]
 
 

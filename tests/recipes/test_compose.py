@@ -17,9 +17,9 @@ def student(spelled, pair="resnet32x4,resnet8x4"):
 
 # where parts agree on something, what their authors took: weights of the terms, and the refiners in order
 AGREED = [
-    ("skd", {"ce": 1.0, "kd": 45.0}, ["skd"]),
-    ("skd+fitnet", {"ce": 1.0, "fitnet": 100.0, "kd": 45.0}, ["skd"]),
-    ("skd+kd", {"ce": 1.0, "kd": 45.0}, ["skd"]),
+    ("skd", {"ce": 1.0, "kd": 100.0}, ["skd"]),
+    ("skd+fitnet", {"ce": 1.0, "fitnet": 100.0, "kd": 100.0}, ["skd"]),
+    ("skd+kd", {"ce": 1.0, "kd": 100.0}, ["skd"]),
     ("skd+dkd", {"ce": 1.0, "dkd": 6.0}, ["skd"]),
     ("normkd", {"ce": 0.1, "kd": 0.9}, ["normkd"]),
     ("kd+lskd", {"ce": 0.1, "kd": 9.0}, ["lskd"]),
@@ -27,11 +27,11 @@ AGREED = [
     ("mlld+lskd", {"ce": 0.1, "mlld": 9.0}, ["lskd"]),
     ("ctkd+lskd+skd+dist", {"ce": 1.0, "dist": 1.0}, ["skd", "lskd", "ctkd"]),
     ("sokd+fitnet", {"ce": 1.0, "fitnet": 1000.0}, ["dam", "dafa"]),
-    ("sokd+skd", {"ce": 1.0, "kd": 45.0, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
+    ("sokd+skd", {"ce": 1.0, "kd": 100.0, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
     ("sftn", {"ce": 0.1, "kd": 0.9}, []),
-    ("skd+simkd", {"ce": 1.0, "kd": 45.0, "simkd": 1.0}, ["skd"]),
+    ("skd+simkd", {"ce": 1.0, "kd": 100.0, "simkd": 1.0}, ["skd"]),
     ("dot+dkd", {"ce": 1.0, "dkd": 1.0}, []),
-    ("sftn+skd+sokd+rkd", {"ce": 1.0, "rkd": 1.0, "kd": 45.0, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
+    ("sftn+skd+sokd+rkd", {"ce": 1.0, "rkd": 1.0, "kd": 100.0, "fitnet": 1000.0}, ["skd", "dam", "dafa"]),
 ]
 
 
@@ -54,8 +54,8 @@ def members(spelled):
 
 
 def test_a_part_beside_another_keeps_what_is_its_own():
-    """Nothing is lost and nothing is changed, but for the task's weight, what refiners say of DKD and MLLD, and the loss
-    that a refiner brings along where there is none."""
+    """Nothing is lost and nothing is changed, but for the task's weight, what refiners say of DKD and MLLD, and the
+    loss that a refiner brings along where there is none."""
     apart = {name: members(name) for name in compose.PARTS}
     brought_along = {
         "skd": "kd",
