@@ -96,6 +96,18 @@ def sdd_scales(pair) -> tuple[int, ...]:
     return (1, 2) if len({kind.partition("_")[0] for kind in kinds}) == 1 else (1, 2, 4)
 
 
+# DeepKD's delta beside KD (its authors' configs); 0.075 for any pair not listed
+DEEPKD = {
+    ("wrn_40_2", "ShuffleV1"): 0.085,
+    ("wrn_40_2", "wrn_16_2"): 0.085,
+    ("wrn_40_2", "wrn_40_1"): 0.05,
+    ("resnet110", "resnet32"): 0.05,
+    ("vgg13", "vgg8"): 0.05,
+    ("resnet56", "resnet20"): 0.025,
+    ("ResNet50", "MobileNetV2"): 0.025,
+    ("vgg13", "MobileNetV2"): 0.095,
+}
+
 # RLD's beta on ImageNet (its authors' configs); for any pair not listed 0.5
 RLD_LARGE = {("imagenet_ResNet50", "imagenet_MobileNetV1"): 2.0}
 

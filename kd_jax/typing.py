@@ -1,7 +1,7 @@
 """The records that every part of kd_jax speaks, and the legend of axes.
 
-Axes: B batch, K classes, H W C a feature map (images too: NHWC), D pooled width, L stages.
-Everything here is a NamedTuple, hence a pytree: jit, grad and Orbax take it as it is.
+Axes: B batch, K classes, H W C a feature map (images too: NHWC), D pooled width, L stages. Everything here is a
+NamedTuple, hence a pytree.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,7 @@ Array = jax.Array
 PyTree = Any
 Terms = dict[str, Array]  # each (B,), or () where the loss is about the batch as a whole
 Logs = dict[str, Any]  # each (B,), (), or a Mean (a ratio of two sums); reported, never summed
-# image (B, H, W, C), label (B,), index (B,), mask (B,); views: name -> {image, teachers}, see View.extra_views
+# image (B, H, W, C), label, index, mask (B,), soft_label (B, K); views: name -> {image, teachers}, see View.extra_views
 Batch = dict[str, Any]
 Schedule = Callable[[Array], Array]  # step -> value
 
@@ -51,8 +51,7 @@ class Outputs(NamedTuple):
     stages: tuple of L maps (B, H, W, C), the stem first (mdistiller's `feats`).
     preacts: the same maps before their last ReLU, or None where the net has none.
     pooled: (B, D), what the classifier reads. logits: (B, K), float32.
-    cam: class activation maps (B, H, W, K), the classifier at every place of the last map, whose mean over places
-    is the logits; or None.
+    cam: class activation maps (B, H, W, K), the classifier at every place of the last map, whose mean is the logits.
     """
 
     stages: tuple[Array, ...]
@@ -87,12 +86,12 @@ class Match(NamedTuple):
 class View(NamedTuple):
     """All that a distiller sees of one batch. Refiners return a changed copy.
 
-    teachers: one Outputs for every teacher, detached. match: None in a phase without teacher.
-    index: (B,) positions in the training set. step: () steps done. spatial_mask: None, or a mask
-    (B, H, W, 1) of the areas that feature criteria should look at. extra_views: the same examples seen otherwise, as
-    far as a member needs it: "strong", from images augmented more strongly; "alone.1", as the second teacher by
-    itself sees them. apply_student: (stats, image) -> (Outputs, stats), which runs the student on other images;
-    student_stats: its BatchNorm statistics so far (`kd_jax.methods.look_again` passes them on).
+    teachers: one Outputs for every teacher, detached. match: None in a phase without teacher. labels: (B,); of mixed
+    images the class that has the most, and soft_labels (B, K) the shares of all. index: (B,) positions in the training
+    set. step: () steps done. spatial_mask: None, or a mask (B, H, W, 1) of the areas that feature criteria should look
+    at. extra_views: the same examples seen otherwise, as far as a member needs it: "strong", from images augmented more
+    strongly; "alone.1", as the second teacher by itself sees them. apply_student: (stats, image) -> (Outputs, stats),
+    which runs the student on other images; student_stats: its BatchNorm statistics so far (see `methods.look_again`).
     """
 
     image: Array
@@ -106,6 +105,7 @@ class View(NamedTuple):
     extra_views: dict[str, Any] = {}  # of View; never changed in place
     apply_student: Callable | None = None  # a jax.tree_util.Partial, whose arrays are the parameters
     student_stats: PyTree = None
+    soft_labels: Array | None = None
 
 
 class Need(StrEnum):
@@ -221,7 +221,7 @@ class Search(NamedTuple):
 
     epochs: how long; the policy stays as it is then. every: steps between policy steps. holdout: share of the
     training set that only the outer loss sees while the search lasts; 0 takes the next batch in order.
-    outer: whether the outer loss is "plain" (no policy in it) or "refined" (the same policy). hypergradient:
+    outer: the outer loss is "plain" (no policy in it), "refined" (the same), or its part "consistency". hypergradient:
     "exact", or "finite" differences. rate, betas, decay: of Adam over the policy.
     score: (policy, key, value) -> the part of the policy's gradient that no differentiation gives, from the value
     of the outer loss at the sample that `apply` draws with that key; None where there is no such part.

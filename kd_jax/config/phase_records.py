@@ -29,10 +29,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Optim:
-    """Learning rate per global batch; momentum is AdamW's beta_1. delta: of name="dot", by how much the momentum of the
-    task's gradient is lower, and that of all other terms higher; 0 is plain SGD. clip: the largest norm of the gradient
-    of all that the loss trains, before weight decay and momentum; 0 leaves it as it is. The plan checks the name, and
-    what that optimiser takes."""
+    """Learning rate per global batch; momentum is AdamW's beta_1. delta: of name="dot" or "deepkd", by how much the
+    momentum of one gradient is lower, and that of the others higher; 0 is plain SGD. clip: the largest norm of the
+    gradient of all that the loss trains, before weight decay and momentum; 0 leaves it as it is. The plan checks the
+    name, and what that optimiser takes."""
 
     name: str = "sgd"
     lr: float = 0.05

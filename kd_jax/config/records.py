@@ -23,6 +23,28 @@ class Strong:
 
 
 @dataclass(frozen=True)
+class Mix:
+    """Batches mixed with themselves in reverse order. mixup, cutmix: the alpha of each, 0 for none. probability: of a
+    batch to be mixed. switch: of a mixed batch to be cut, where there are both."""
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    probability: float = 1.0
+    switch: float = 0.5
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self.mixup or self.cutmix)
+
+    def check(self, key: str) -> None:
+        for name in ("mixup", "cutmix"):
+            alpha = getattr(self, name)
+            require(0 <= alpha < float("inf"), f"{key}.{name}", alpha, "0 for none, or a finite number above")
+        for name in ("probability", "switch"):
+            require(0 <= getattr(self, name) <= 1, f"{key}.{name}", getattr(self, name), "0 to 1")
+
+
+@dataclass(frozen=True)
 class Data:
     """seed None is the run's seed. augment "auto" is the data set's usual one. size: pixels a side, 0 as
     they are. test_fraction: held out where a folder has no test part. subset: training examples, 0 for
@@ -43,6 +65,7 @@ class Data:
     test_fraction: float = 0.2
     subset: float = 0.0
     strong: Strong = Strong()
+    mix: Mix = Mix()
     synthetic: dict[str, int] = field(default_factory=lambda: dict(SYNTHETIC))
 
     def check(self, key: str) -> None:

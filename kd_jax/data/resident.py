@@ -1,6 +1,7 @@
 """Batches from a data set that lives on the device. Nothing here has a state: the batch of a step is
 a function of (data seed, step), so that a run resumes at the exact example."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -59,8 +60,10 @@ def test_index(step: int, *, n: int, batch_size: int) -> tuple[np.ndarray, np.nd
     return np.minimum(index, n - 1), (index < n).astype(np.float32)
 
 
-def train_batch(images: Array, labels: Array, index: Array, epoch: Array, key: Array, *, augment: str) -> Batch:
-    """Gather and augment. Pure, for the device.
+def train_batch(
+    images: Array, labels: Array, index: Array, epoch: Array, key: Array, *, augment: str, mix: Callable | None = None
+) -> Batch:
+    """Gather, augment and mix. Pure, for the device.
 
     Args:
       images: (N, H, W, C) uint8. labels: (N,).
@@ -68,13 +71,15 @@ def train_batch(images: Array, labels: Array, index: Array, epoch: Array, key: A
       epoch: () int32.
       key: see `augment.root_key`.
       augment: one of augment.AUGMENTS.
+      mix: None, or (batch, key, epoch) -> batch, see `mixing.mixed`.
 
     Returns:
       The batch record; images in [0, 1].
     """
     batch = test_batch(images, labels, index, jnp.ones(index.shape, jnp.float32))
     pad = aug.padding(images.shape[1])
-    return {**batch, "image": aug.augmented(batch["image"], key, epoch, index, augment=augment, pad=pad)}
+    batch = {**batch, "image": aug.augmented(batch["image"], key, epoch, index, augment=augment, pad=pad)}
+    return mix(batch, key, epoch) if mix else batch
 
 
 def strong_image(

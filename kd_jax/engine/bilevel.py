@@ -13,7 +13,7 @@ import optax
 from flax import linen as nn
 
 from kd_jax.engine import metrics as metrics_lib
-from kd_jax.engine.objective import gradients, mask_of, objective
+from kd_jax.engine.objective import gradients, mask_of, objective, total
 from kd_jax.engine.optim import policy_adam
 from kd_jax.engine.state import TrainState
 from kd_jax.engine.views import as_teachers
@@ -68,8 +68,12 @@ def policy_step(
         return gather(optax.apply_updates(state.params, tx.update(split(grads), state.opt, state.params)[0]))
 
     def outer_loss(params: PyTree, policy: PyTree) -> Array:
-        policy = policy if search.outer == "refined" else {}
-        return objective_of(params, policy, state, outer_teachers, outer_batch, fold(key, "outer"))[0]
+        policy = {} if search.outer == "plain" else policy
+        value, aux = objective_of(params, policy, state, outer_teachers, outer_batch, fold(key, "outer"))
+        if search.outer != "consistency":
+            return value
+        others = {name: term for name, term in aux[1].items() if name not in distiller.task_terms}
+        return total(others, mask_of(outer_batch))
 
     mean = partial(jax.lax.pmean, axis_name=axis_name) if axis_name else lambda tree: tree
     if search.hypergradient == "exact":

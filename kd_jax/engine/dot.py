@@ -51,14 +51,24 @@ def dot(
       that no loss reaches never; here every parameter decays at every step, as in kd_jax's SGD. That code takes one
       learning rate for all parameters.
     """
+    how = {"momentum": momentum, "delta": delta, "weight_decay": weight_decay, "lr_multipliers": lr_multipliers}
+    return two_momenta("dot", schedule, dependencies, **how)
+
+
+def two_momenta(
+    name: str, schedule: Schedule, dependencies: tuple[PyTree, PyTree] | None, *, momentum: float, delta: float,
+    weight_decay: float, lr_multipliers: Mapping[str, float], decays_slow: bool = True,
+) -> optax.GradientTransformation:  # fmt: skip
+    """What `dot` says, of any two gradients: the first has less momentum, the second more. decays_slow: whether the
+    weight decay of a parameter that both depend on goes with the first one, or with the second one."""
     require(
-        "dot",
+        name,
         momentum=(momentum, 0 <= momentum < 1, "in [0, 1)"),
         delta=(delta, delta == 0 or 0 < delta < min(momentum, 1 - momentum), "0, or below momentum and 1 - momentum"),
         weight_decay=(weight_decay, 0 <= weight_decay < float("inf"), "a finite number, at least 0"),
     )
     if dependencies is None:
-        require("dot", dependencies=(None, delta == 0, "two trees of booleans unless delta is 0"))
+        require(name, dependencies=(None, delta == 0, "two trees of booleans unless delta is 0"))
         return grouped(partial(sgd, momentum=momentum, weight_decay=weight_decay), schedule, lr_multipliers)
     by_task, by_other = dependencies
     buffers = partial(_buffers, schedule=schedule, lr_multipliers=lr_multipliers, alone=(momentum, weight_decay))
@@ -66,9 +76,10 @@ def dot(
         lambda t, o: "shared" if t and o else "alone" if t or not o else "none", by_task, by_other
     )
     other_labels = jax.tree.map(lambda t, o: "shared" if t and o else "alone" if o else "none", by_task, by_other)
+    slow, fast = (weight_decay, 0.0) if decays_slow else (0.0, weight_decay)
     both = (
-        buffers(task_labels, shared=(momentum - delta, weight_decay)),
-        buffers(other_labels, shared=(momentum + delta, 0.0)),
+        buffers(task_labels, shared=(momentum - delta, slow)),
+        buffers(other_labels, shared=(momentum + delta, fast)),
     )
 
     def init(params: PyTree) -> tuple:

@@ -1,5 +1,6 @@
 """The loss that a step descends, and its gradient: of a whole batch, or of a batch in parts."""
 
+from fnmatch import fnmatchcase
 from functools import partial
 
 import jax
@@ -57,12 +58,16 @@ def objective(
 
 
 def split_losses(loss, params: PyTree, *args, task_terms: frozenset, mask: Array):
-    """Two sums of an objective's terms, (loss (), loss ()): of the members in `task_terms`, and of all others. And
-    what else it returns. Arguments as for `gradients`."""
+    """Two sums of an objective's terms, (loss (), loss ()): of those in `task_terms`, and of all others. And what else
+    it returns. Arguments as for `gradients`."""
     _, aux = loss(params, *args)
     parts = ({}, {})
     for name, term in aux[1].items():
-        parts[name.partition("/")[0] not in task_terms][name] = term
+        spelled = (name, name.partition("/")[0])
+        parts[not any(fnmatchcase(x, pattern) for x in spelled for pattern in task_terms)][name] = term
+    if task_terms and not all(parts):
+        apart = " or ".join(sorted(task_terms))
+        raise InputError(f"two gradients: needs a term {apart} and another one, there are {', '.join(aux[1])}")
     return tuple(total(part, mask) for part in parts), aux
 
 
@@ -74,7 +79,7 @@ def gradients(loss, params: PyTree, *args, task_terms: frozenset | None, mask: A
       loss: `objective` with its keyword arguments.
       params: what it is differentiated by.
       *args: its other arguments.
-      task_terms: labels of members, or None.
+      task_terms: labels of members or names of terms, or patterns of these; or None.
       mask: (B,), which examples count.
     """
     if task_terms is None:

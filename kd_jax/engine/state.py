@@ -55,6 +55,7 @@ def make_init_context(
     image_shape: tuple[int, ...],
     batch_size: int,
     needs: frozenset = frozenset(),
+    mixes: bool = False,
     **more,
 ) -> InitContext:
     """What a distiller's init may know, for batches of images (H, W, C); computes shapes only.
@@ -65,6 +66,7 @@ def make_init_context(
       image_shape: (H, W, C).
       batch_size: B.
       needs: of the distiller, which decide what other views there are.
+      mixes: whether images are mixed, and labels soft.
       **more: other fields of InitContext.
     """
     (variables, outputs), *others = (models.shapes(m, image_shape, batch_size) for m in (student, *teachers))
@@ -72,7 +74,7 @@ def make_init_context(
     image = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
 
     def view(outputs: Outputs, teachers: tuple[Outputs, ...], image: Array, rows: Array, step: Array) -> View:
-        batch = {"image": image, "label": rows, "index": rows}
+        batch = {"image": image, "label": rows, "index": rows} | ({"soft_label": outputs.logits} if mixes else {})
         batch["views"] = {name: {"image": image, "teachers": teachers} for name in extra_views_of(needs)}
         batch_view = student_views(lambda stats, image: (outputs, stats), {}, teachers, batch, step, needs)
         return batch_view._replace(apply_student=None)

@@ -36,6 +36,7 @@ def make_view(
       **more: other fields of View.
     """
     match = Match(student.logits, mean_logits(teachers)) if teachers else None
+    more["soft_labels"] = batch.get("soft_label")
     view = View(image, student, teachers, match, batch["label"], batch.get("index"), step, **more)
     each = {alone(i): teachers[i : i + 1] for i in range(len(teachers)) if alone(i) in needs}
     single = {name: make_view(image, student, one, batch, step) for name, one in each.items()}

@@ -7,12 +7,14 @@ whose shapes do not fit together raise ValueError: there the code that calls the
 from kd_jax.losses.alpha_beta import alpha_beta
 from kd_jax.losses.contrastive import crd, crd_scales
 from kd_jax.losses.cross_view import crld
+from kd_jax.losses.decoupled import decoupled, left_for_others
 from kd_jax.losses.entropy import entropy_weight
 from kd_jax.losses.features import areas, at, cat_kd, fitnet, nst
 from kd_jax.losses.hints import hcl, ofd, vid
 from kd_jax.losses.logits import cross_entropy, deviation, dist, dkd, kd, standardize
 from kd_jax.losses.multi_level import mlld
 from kd_jax.losses.normalized import nkd
+from kd_jax.losses.one_for_all import ofa
 from kd_jax.losses.pretraining import ab, fsp, ft
 from kd_jax.losses.refined import rld
 from kd_jax.losses.relations import cc, pkt, rkd, sp
@@ -21,7 +23,7 @@ from kd_jax.losses.transformed import power_sum, ttm
 from kd_jax.losses.wasserstein import wkd_f
 
 __all__ = [
-    "ab", "alpha_beta", "areas", "at", "cat_kd", "cc", "crd", "crd_scales", "crld", "cross_entropy", "deviation",
-    "dist", "dkd", "entropy_weight", "fitnet", "fsp", "ft", "hcl", "kd", "kdsvd", "mlld", "nkd", "nst", "ofd", "pkt",
-    "power_sum", "rkd", "rld", "sp", "standardize", "ttm", "vid", "wkd_f",
+    "ab", "alpha_beta", "areas", "at", "cat_kd", "cc", "crd", "crd_scales", "crld", "cross_entropy", "decoupled",
+    "deviation", "dist", "dkd", "entropy_weight", "fitnet", "fsp", "ft", "hcl", "kd", "kdsvd", "left_for_others",
+    "mlld", "nkd", "nst", "ofa", "ofd", "pkt", "power_sum", "rkd", "rld", "sp", "standardize", "ttm", "vid", "wkd_f",
 ]  # fmt: skip

@@ -12,21 +12,31 @@ from kd_jax.losses.divergence import among, check_temperature, finite, kl, one_h
 from kd_jax.typing import Array, InputError
 
 
-def cross_entropy(*, student: Array, labels: Array) -> Array:
-    """Cross-entropy of the student's prediction with integer labels, in nats.
+def cross_entropy(*, student: Array, labels: Array, smoothing: float = 0.0) -> Array:
+    """Cross-entropy of the student's prediction with labels, in nats.
 
-        -log softmax(student)_label
+        -log softmax(student)_label,   or   -sum_c y_c log softmax(student)_c
 
     Args:
       student: (B, K) logits.
-      labels: (B,) integers in [0, K).
+      labels: (B,) integers in [0, K), or y, (B, K) shares of the classes.
+      smoothing: in [0, 1), the share of a label that is spread evenly over all classes, the label's own included.
 
     Returns:
       (B,)
+
+    Raises:
+      InputError: a smoothing out of range.
     """
+    if not 0 <= smoothing < 1:
+        raise InputError(f"cross_entropy: smoothing must be at least 0 and below 1, got {smoothing}")
     (student,) = finite(student)
     log_p = jax.nn.log_softmax(student)
-    return -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+    if jnp.ndim(labels) < 2:
+        value = -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+    else:
+        value = -jnp.sum(jnp.where(labels > 0, labels * log_p, 0.0), axis=-1)
+    return value if not smoothing else (1 - smoothing) * value - smoothing * jnp.mean(log_p, axis=-1)
 
 
 def kd(*, student: Array, teacher: Array, temperature: Array | float = 4.0) -> Array:

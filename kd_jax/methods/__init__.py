@@ -8,6 +8,7 @@ from kd_jax.methods.crd import crd
 from kd_jax.methods.crld import crld
 from kd_jax.methods.dafa import dafa
 from kd_jax.methods.dam import dam
+from kd_jax.methods.deepkd import deepkd
 from kd_jax.methods.dml import dml
 from kd_jax.methods.ea import ea, ea_dkd, ea_kd
 from kd_jax.methods.features import at, kdsvd, nst
@@ -18,6 +19,7 @@ from kd_jax.methods.match import ctkd, lskd
 from kd_jax.methods.mlld import mlld
 from kd_jax.methods.nkd import nkd
 from kd_jax.methods.normkd import normkd
+from kd_jax.methods.ofa import ofa
 from kd_jax.methods.ofd import ofd
 from kd_jax.methods.relations import cc, pkt, rkd, sp
 from kd_jax.methods.reviewkd import reviewkd
@@ -33,10 +35,10 @@ from kd_jax.methods.wkd_f import wkd_f
 
 __all__ = [
     "CRITERIA", "REFINERS", "ab", "ab_kd", "at", "cat_kd", "cc", "ce", "chain", "crd", "crld", "ctkd", "dafa", "dam",
-    "dist", "dkd", "dml", "ea", "ea_dkd", "ea_kd", "everywhere", "fitnet", "fsp", "ft", "identity", "kd", "kdsvd",
-    "look_again", "lskd", "mlld", "nkd", "normkd", "nst", "ofd", "paraphraser", "pkt", "ramp", "reviewkd", "rkd", "rld",
-    "sdd", "sdd_dkd", "sdd_kd", "sdd_nkd", "sftn_branches", "simkd", "skd", "sp", "taught_by", "ttm", "vid", "weigh",
-    "wkd_f", "wttm",
+    "deepkd", "dist", "dkd", "dml", "ea", "ea_dkd", "ea_kd", "everywhere", "fitnet", "fsp", "ft", "identity", "kd",
+    "kdsvd", "look_again", "lskd", "mlld", "nkd", "normkd", "nst", "ofa", "ofd", "paraphraser", "pkt", "ramp",
+    "reviewkd", "rkd", "rld", "sdd", "sdd_dkd", "sdd_kd", "sdd_nkd", "sftn_branches", "simkd", "skd", "sp", "taught_by",
+    "ttm", "vid", "weigh", "wkd_f", "wttm",
 ]  # fmt: skip
 
 # refiners change the view and stand first, in the order that a recipe names; where it names none, in this one
@@ -45,7 +47,8 @@ REFINERS = {"skd": skd, "lskd": lskd, "normkd": normkd, "ctkd": ctkd, "dam": dam
 CRITERIA = {
     "ce": ce, "kd": kd, "dkd": dkd, "dist": dist, "mlld": mlld,
     "nkd": nkd, "rld": rld, "ttm": ttm, "wttm": wttm, "ab_kd": ab_kd,
-    "ea_kd": ea_kd, "ea_dkd": ea_dkd, "sdd_kd": sdd_kd, "sdd_dkd": sdd_dkd, "sdd_nkd": sdd_nkd, "crld": crld,
+    "ea_kd": ea_kd, "ea_dkd": ea_dkd, "sdd_kd": sdd_kd, "sdd_dkd": sdd_dkd, "sdd_nkd": sdd_nkd,
+    "crld": crld, "ofa": ofa, "deepkd": deepkd,
     "fitnet": fitnet, "at": at, "nst": nst, "kdsvd": kdsvd, "cat_kd": cat_kd, "wkd_f": wkd_f,
     "vid": vid, "ofd": ofd, "reviewkd": reviewkd,
     "sp": sp, "cc": cc, "rkd": rkd, "pkt": pkt, "crd": crd,

@@ -64,7 +64,9 @@ def dafa(
       estimator: "relax" (unbiased, with a control variate; the public code's) or "relaxed" (straight-through;
         kd_jax.layers.policy.draw describes its bias).
       temperature: > 0 of the relaxation.
-      outer: whether the outer loss is "plain" or "refined" by the same policy.
+      outer: the outer loss: "plain", without a policy in it; "refined", by the same policy; or "consistency", by the
+        same policy and without the task's terms: how far the student, through the criterion's own adapter, is from the
+        refined teacher.
       hypergradient: "exact" or "finite" differences.
       rate: learning rate of the policy's Adam.
       start: "published", or "random" (with search_epochs=0: a random policy).
@@ -82,8 +84,10 @@ def dafa(
     Differs: the paper's equations were read in a public working copy of the same family, not in the paper. Ours,
       where that code deviates from what it describes: all 36 pairs, one policy in both levels, an outer loss
       without augmentation on other examples, the true look-ahead and its exact gradient, gradients through the
-      affine grids, translation as a fraction of the map. The paper has no transformers: of a teacher's tokens the map
-      of the patches is refined, the class token stays.
+      affine grids, translation as a fraction of the map. outer="consistency" is what a summary of the paper gives as
+      its outer objective, half the squared difference of refined teacher map and student map; the paper itself was not
+      read, and that the student is the one after the look-ahead is our reading. The paper has no transformers: of a
+      teacher's tokens the map of the patches is refined, the class token stays.
     """
     _check(stages, search_epochs, every, holdout, estimator, temperature, outer, hypergradient, rate, start)
 
@@ -113,6 +117,7 @@ def dafa(
     return Distiller(init, apply, NEEDS, monitors=MONITORS, search=search if search_epochs else None, refines=REFINED)
 
 
+OUTER = ("plain", "refined", "consistency")
 REFINED = frozenset({Need.TEACHER_STAGES, Need.TEACHER_PREACTS})
 MONITORS = (Monitor("use/*", unit="probability"), Monitor("magnitude/*", unit="share of the largest magnitude"))
 
@@ -141,7 +146,7 @@ def _check(stages, search_epochs, every, holdout, estimator, temperature, outer,
         holdout=(holdout, 0 <= holdout < 1, "at least 0 and below 1"),
         estimator=(estimator, estimator in policy.ESTIMATORS, " or ".join(policy.ESTIMATORS)),
         temperature=(temperature, 0 < temperature < finite, "a finite number above 0"),
-        outer=(outer, outer in ("plain", "refined"), "plain or refined"),
+        outer=(outer, outer in OUTER, f"one of {', '.join(OUTER)}"),
         hypergradient=(hypergradient, hypergradient in ("exact", "finite"), "exact or finite"),
         rate=(rate, 0 < rate < finite, "a finite number above 0"),
         start=(start, start in policy.STARTS, " or ".join(policy.STARTS)),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from kd_jax import losses, models
 from kd_jax.methods.base import fold, require
+from kd_jax.methods.terms import targets_of
 from kd_jax.models.graft import head_of
 from kd_jax.typing import Array, AuxNetwork, Distiller, InitContext, Monitor, Schedule, Variables, Vars, View
 
@@ -62,7 +63,7 @@ def dml(*, weight: float | Schedule = 1.0, peer: str = "resnet32", temperature: 
     def apply(vars: Vars, view: View, key: Array, train: bool):
         student, model = view.student.logits, models.create(peer, view.student.logits.shape[-1])
         outputs, stats = models.apply(model, _variables(vars), view.image, train)
-        terms = {"ce": losses.cross_entropy(student=outputs.logits, labels=view.labels)}
+        terms = {"ce": losses.cross_entropy(student=outputs.logits, labels=targets_of(view))}
         if mutual:
             factor = weight if fixed else weight(view.step)
             for name, learner, other in (("student", student, outputs.logits), ("peer", outputs.logits, student)):

@@ -64,6 +64,7 @@ def sdd(host: Distiller, *, scales: tuple[int, ...] = (1, 2), inconsistent: floa
             teachers=(_logits_alone(raw[1]),),
             match=Match(*map(_flat, (student, teacher)), *(_for_each(t, regions) for t in match[2:])),
             labels=jnp.tile(view.labels, regions),
+            soft_labels=None,
         )
         _, terms, logs, stats = host.apply(vars, flat, key, train)
         if any(value.ndim == 0 for value in terms.values()):

@@ -17,6 +17,7 @@ from kd_jax import losses, models
 from kd_jax.layers.transform import FORMS, Transform
 from kd_jax.methods.base import fold, identity, require, run, weigh
 from kd_jax.methods.stages import as_map, is_tokens, maps_of
+from kd_jax.methods.terms import targets_of
 from kd_jax.typing import (
     Array,
     AuxNetwork,
@@ -138,7 +139,7 @@ def sftn_branches(
         for branch in parts:
             logits[branch.name], stats = branch.logits(model, vars.params, stats, view, train)
         teacher = jax.lax.stop_gradient(view.student.logits) if detach_target else view.student.logits
-        ce = {name: losses.cross_entropy(student=z, labels=view.labels) for name, z in logits.items()}
+        ce = {name: losses.cross_entropy(student=z, labels=targets_of(view)) for name, z in logits.items()}
         kl = {name: losses.kd(student=z, teacher=teacher, temperature=temperature) for name, z in logits.items()}
         weighted = (("ce", lambda_ce, ce), ("kl", lambda_kl, kl))
         terms: Terms = {name: scale * sum(each.values()) / len(each) for name, scale, each in weighted if scale}

@@ -51,15 +51,26 @@ def reads(name: str, temperature: float | None) -> frozenset:
     return frozenset({Need.MATCH} if temperature is not None else {Need.MATCH, Need.MATCH_TEMPERATURE})
 
 
-def ce(*, weight: float | Schedule = 1.0) -> Distiller:
-    """The task loss: cross-entropy of the student's raw logits with the labels.
+def targets_of(view: View) -> Array:
+    """What the task loss compares with: labels (B,), or of mixed images the shares (B, K) of the classes."""
+    return view.labels if view.soft_labels is None else view.soft_labels
+
+
+def ce(*, weight: float | Schedule = 1.0, smoothing: float = 0.0) -> Distiller:
+    """The task loss: cross-entropy of the student's raw logits with the labels; of mixed images, with their shares.
 
     Args:
       weight: a number, or a schedule of the step.
+      smoothing: in [0, 1), the share of a label that is spread evenly over all classes, the label's own included.
+
+    Raises:
+      InputError: a smoothing out of range.
     """
+    require("ce", smoothing=(smoothing, 0 <= smoothing < 1, "at least 0 and below 1"))
 
     def terms(view: View) -> Terms:
-        return {"": losses.cross_entropy(student=view.student.logits, labels=view.labels)}
+        pair = {"student": view.student.logits, "labels": targets_of(view)}
+        return {"": losses.cross_entropy(**pair, smoothing=smoothing)}
 
     return weigh(criterion(terms)._replace(task_terms=frozenset({""})), weight)
 

@@ -21,7 +21,7 @@ from kd_jax.models.network import Network
 from kd_jax.plan import networks, optimizers
 from kd_jax.plan.cacheable import check_cacheable, why_not_cached
 from kd_jax.plan.checks import single_value_norms, single_value_warning
-from kd_jax.plan.distiller import check_members, members_of
+from kd_jax.plan.distiller import check_members, check_mixed, members_of
 from kd_jax.plan.phase_plan import PhasePlan, method_vars
 from kd_jax.plan.teachers import Teacher
 from kd_jax.plan.trace import trace_steps
@@ -79,10 +79,12 @@ def _plan(
     context_of = partial(
         make_init_context, network.model, tuple(t.network.model for t in teachers),
         image_shape=network.image_shape, needs=distiller.needs, num_examples=examples, labels=labels,
-        steps_per_epoch=per_epoch, steps=steps, initial_vars=initial[0],
+        steps_per_epoch=per_epoch, steps=steps, initial_vars=initial[0], mixes=recipe.data.mix.is_on,
     )  # fmt: skip
     context = context_of(batch_size=phase.batch_size)
     check_members(phase, members, {"student": [network], "teacher": [t.network for t in teachers]}, context)
+    if recipe.data.mix.is_on:
+        check_mixed(phase, members, teachers)
     _check_initial_vars(phase, initial[0], distiller)
     checked = _as_a_device_sees_it(recipe, phase, teachers, context, context_of, devices)
     schedule, task_terms = optimizers.make_schedule(phase, steps, per_epoch), optimizers.task_labels(phase, distiller)

@@ -99,6 +99,24 @@ def check_members(
                 raise InputError(f"{phase.member_key(label)}: {lacks}; {other}")
 
 
+def check_mixed(phase: config.Phase, members: dict[str, Distiller], teachers: tuple) -> None:
+    """Refuse what cannot be where images are mixed (config.data.mix).
+
+    Args:
+      phase, members: as for `check_members`.
+      teachers: of the phase.
+    """
+    for label, member in members.items():
+        why = "keeps something for each image" if Need.INDEX in member.needs else None
+        why = "compares two views of an image" if extra_views_of(member.needs) else why
+        if why:
+            raise InputError(f"{phase.member_key(label)}: {why}, but config.data.mix mixes images; accepted: mix of 0")
+    for teacher in teachers:
+        if isinstance(teacher.network.model, LogitsTable):
+            origin = f"config.{phase.name}.teacher: {teacher.origin} has logits of images by themselves"
+            raise InputError(f"{origin}, but config.data.mix mixes them; accepted: another teacher")
+
+
 def _check_refiners(phase: config.Phase, members: dict[str, Distiller]) -> None:
     """Refuse a refiner whose work no term reads."""
     for refiner in phase.refine:

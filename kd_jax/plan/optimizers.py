@@ -120,13 +120,16 @@ def term_dependencies(
 
 
 def task_labels(phase: config.Phase, distiller: Distiller) -> frozenset | None:
-    """Labels of the terms whose gradient DOT keeps apart from that of all others; None where there is one gradient.
+    """The terms whose gradient is kept apart from that of all others, by label or pattern: those that the optimiser
+    names, or else the task's. None where there is one gradient.
 
     Raises:
       InputError: naming `optim.delta`, where the terms are not of both kinds or the search takes one gradient.
     """
     if not phase.optim.delta:
         return None
+    if named := _parameters(OPTIMIZERS[phase.optim.name]).get("apart"):
+        return frozenset(named.default)
     task_terms = frozenset(name.partition("/")[0] for name in distiller.task_terms)
     if not task_terms or len(task_terms) == len(phase.terms):
         raise InputError(f"config.{phase.name}.optim.delta: needs a term that is the task's loss, and another one")

@@ -46,6 +46,7 @@ def step_inputs(context: InitContext, needs: frozenset, task: Task) -> tuple[tup
     view = context.view_shapes
     teachers = tuple(select_outputs(t, needs) for t in view.teachers) if reads_teachers(needs) else ()
     batch = task.batch(view.image.shape[0], view.image.shape[1:])
+    batch |= {} if view.soft_labels is None else {"soft_label": view.soft_labels}
     views = {name: {"image": view.image, "teachers": teachers} for name in extra_views_of(needs)}
     return teachers, batch | ({"views": views} if views else {})
 

@@ -12,9 +12,10 @@ import jax
 import numpy as np
 
 from kd_jax import config
-from kd_jax.data import Arrays, Dataset, resident, streaming
+from kd_jax.data import Arrays, Dataset, mixing, resident, streaming
 from kd_jax.data import augment as aug
 from kd_jax.data.augment import root_key
+from kd_jax.data.mixing import Mixing
 from kd_jax.data.resident import Split
 from kd_jax.data.streaming import EvalPlan, InMemory, Share, Stream, TrainPlan
 from kd_jax.distributed.mesh import Layout
@@ -24,9 +25,10 @@ FLIGHT = 2  # batches that a stream lets the devices fall behind, each in their 
 
 
 class _Batches:
-    """A data set, the devices that it is for, and the seed that orders and augments it. A context manager closes it."""
+    """A data set, the devices that it is for, the seed that orders and augments it, and how it is mixed. A context
+    manager closes it."""
 
-    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str):
+    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str, mix: config.Mix = config.Mix()):
         self.layout, self.seed = layout, seed
         self.augment = dataset.augment if augment == "auto" else augment
         self.sizes, self.image_shape = {"train": len(dataset.train), "test": len(dataset.test)}, dataset.train.shape
@@ -35,6 +37,8 @@ class _Batches:
         self._all_view_ids = layout.jit(partial(aug.view_ids, **how), ins="rrr", outs="r")
         self._crop = layout.jit(partial(aug.views, **how), ins="bb", outs="b")
         self._view_ids = lru_cache(maxsize=2)(self._view_ids_of)
+        how = {"num_classes": dataset.train.num_classes, "mixing": Mixing(**vars(mix))}
+        self._how = {"augment": self.augment, "mix": partial(mixing.mixed, **how) if mix.is_on else None}
 
     @property
     def pad(self) -> int:
@@ -76,10 +80,10 @@ class _Batches:
 class Resident(_Batches):
     """A data set on the devices. strong: how strongly a strong view is augmented."""
 
-    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str, strong: config.Strong):
-        super().__init__(layout, dataset, seed=seed, augment=augment)
+    def __init__(self, layout: Layout, dataset: Dataset, *, strong: config.Strong, **how):
+        super().__init__(layout, dataset, **how)
         self.arrays = {s: layout.put((getattr(dataset, s).images, getattr(dataset, s).labels)) for s in self.sizes}
-        make = partial(resident.train_batch, augment=self.augment)
+        make = partial(resident.train_batch, **self._how)
         self._train = layout.jit(make, ins="rrbrr", outs="b")
         self._test = layout.jit(resident.test_batch, ins="rrbb", outs="b")
         self._gather = layout.jit(resident.whole_images, ins="rb", outs="b")
@@ -145,22 +149,13 @@ class Streamed(_Batches):
     To be closed at the end of a phase, whose batches no other needs, and of the run; it opens again by itself.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        dataset: Dataset,
-        *,
-        seed: int,
-        augment: str,
-        strong: config.Strong,
-        workers: int | None = None,
-    ):
+    def __init__(self, layout: Layout, dataset: Dataset, *, strong: config.Strong, workers: int | None = None, **how):
         """workers: see `workers_of`; as many again read for tests."""
-        super().__init__(layout, dataset, seed=seed, augment=augment)
+        super().__init__(layout, dataset, **how)
         self.share = share_of(layout)
         self._sources = {s: _source(getattr(dataset, s)) for s in self.sizes}
         self.workers = workers_of(dataset, workers)
-        self._train = layout.jit(partial(streaming.train_batch, augment=self.augment), ins="brr", outs="b")
+        self._train = layout.jit(partial(streaming.train_batch, **self._how), ins="brr", outs="b")
         self._test = layout.jit(streaming.test_batch, ins="b", outs="b")
         self._images = layout.jit(streaming.whole_images, ins="b", outs="b")
         image = partial(streaming.strong_image, augment=self.augment, ops=strong.ops, magnitude=strong.magnitude)
@@ -247,6 +242,7 @@ def batches_of(recipe: config.Recipe, layout: Layout, dataset: Dataset) -> Resid
       InputError: a mesh that a stream cannot be shared out to.
     """
     how = {"seed": recipe.data_seed, "augment": recipe.data.augment, "strong": recipe.data.strong}
+    how["mix"] = recipe.data.mix
     if recipe.data.stream:
         return Streamed(layout, dataset, **how, workers=recipe.data.workers)
     return Resident(layout, dataset, **how)

@@ -45,8 +45,8 @@ class Prepared(NamedTuple):
 
 def load_data(recipe: config.Recipe) -> data.Dataset:
     """The recipe's data set: in memory, or in files that a stream reads."""
-    keywords = asdict(recipe.data)
-    del keywords["augment"], keywords["strong"], keywords["workers"]
+    of_batches = ("augment", "strong", "mix", "workers")
+    keywords = {key: value for key, value in asdict(recipe.data).items() if key not in of_batches}
     return data.load(**{**keywords, "seed": recipe.data_seed})
 
 

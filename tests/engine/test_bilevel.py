@@ -40,6 +40,11 @@ def weighted(**search):
     return Distiller(init, apply, search=Search(epochs=1, **search))
 
 
+def beside_a_task(**search):
+    """A term with the policy, and the task's loss, in which it is not."""
+    return methods.chain(task=methods.ce(weight=2.0), other=weighted(**search))
+
+
 def setting(distiller, tx, dtype=jnp.float32):
     image = jax.random.normal(jax.random.key(0), (12, 2, 2, 1), dtype)
     context = kd_jax.make_init_context(Net(), (), image_shape=(2, 2, 1), batch_size=6)
@@ -54,13 +59,16 @@ def value_of(policy, state, batches, parts):
     """The outer loss after one update, by the train step itself."""
     key = jax.random.key(2)
     search_key = bilevel.fold(jax.random.fold_in(key, state.step), "search")
-    objective = lambda params, policy, batch, k: bilevel.objective(  # noqa: E731
+    both = lambda params, policy, batch, k: bilevel.objective(  # noqa: E731
         params, policy, state, (), batch, k, student=parts["student"], distiller=parts["distiller"]
-    )[0]
-    grads = jax.grad(objective)(state.params, policy, batches[0], search_key)
+    )
+    grads = jax.grad(lambda *args: both(*args)[0])(state.params, policy, batches[0], search_key)
     ahead = optax.apply_updates(state.params, parts["tx"].update(grads, state.opt, state.params)[0])
-    refined = policy if parts["distiller"].search.outer == "refined" else {}
-    return objective(ahead, refined, batches[1], bilevel.fold(search_key, "outer"))
+    outer = parts["distiller"].search.outer
+    value, (_, terms, _, _) = both(
+        ahead, {} if outer == "plain" else policy, batches[1], bilevel.fold(search_key, "outer")
+    )
+    return terms["other"].mean() if outer == "consistency" else value
 
 
 def hypergradient(state, batches, parts):
@@ -80,17 +88,20 @@ def hypergradient(state, batches, parts):
     return gradient, metrics["outer"]
 
 
-@pytest.mark.parametrize("outer", ["plain", "refined"])
+@pytest.mark.parametrize("outer", ["plain", "refined", "consistency"])
 @pytest.mark.parametrize("how", ["exact", "finite"])
 def test_the_hypergradient_is_that_of_the_look_ahead(x64, outer, how):
     """Against central differences of the outer loss, momentum and weight decay in the update."""
     tx = optim.sgd(lambda _: 0.3, momentum=0.9, weight_decay=1e-2)
-    state, batches, parts = setting(weighted(outer=outer, hypergradient=how), tx, jnp.float64)
+    make = beside_a_task if outer == "consistency" else weighted
+    state, batches, parts = setting(make(outer=outer, hypergradient=how), tx, jnp.float64)
     for _ in range(2):  # momentum that is not zero
         state, _ = kd_jax.train_step(state, None, batches[0], jax.random.key(5), **parts)
     gradient, outer_loss = hypergradient(state, batches, parts)
-    value = lambda w: float(value_of({"w": w}, state, batches, parts))  # noqa: E731
-    w, step = np.asarray(state.policy["w"]), 1e-5
+    label = lambda w: {"other": {"w": w}} if outer == "consistency" else {"w": w}  # noqa: E731
+    value = lambda w: float(value_of(label(w), state, batches, parts))  # noqa: E731
+    gradient = gradient.get("other", gradient)
+    w, step = np.asarray(state.policy.get("other", state.policy)["w"]), 1e-5
     slow = [(value(w + step * e) - value(w - step * e)) / (2 * step) for e in np.eye(3)]
     np.testing.assert_allclose(gradient["w"], slow, rtol=1e-4 if how == "exact" else 2e-3)
     assert float(outer_loss.total / outer_loss.count) == pytest.approx(value(w), rel=1e-6)

@@ -121,10 +121,11 @@ def test_precision():
     assert {x.dtype for x in jax.tree.leaves(outputs)} == {jnp.dtype(jnp.float32)}
 
 
+QUICK = ("resnet8", "vit_tiny_patch16_224", "wrn_16_1", "vgg8")
 KINDS = ("resnet8", "vit_tiny_patch16_224", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "imagenet_MobileNetV1")
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.full) for n in KINDS])
 def test_remat_keeps_less(name):
     """Between the passes far less is kept; names and shapes of the variables are the same."""
     sizes, shapes = [], []
@@ -206,6 +207,7 @@ def test_a_recipe_tells_every_network():
     assert (teacher.network.model.remat, student.network.model.remat) == (False, True)
 
 
+@pytest.mark.usefixtures("simple_operations")
 def test_finite_differences_need_float32():
     finite, fitnet = recipes.member("dafa", hypergradient="finite"), recipes.member("fitnet")
     search = {"refine__dafa": finite, "refine_order": ("dafa",), "terms__fit": fitnet}

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kd_jax import losses
+from kd_jax import InputError, losses
 from kd_jax.losses import logits as all_losses
+from tests.losses import common_input
 
 
 def softmax(z):
@@ -302,3 +303,25 @@ def test_refusals_of_dist_and_standardize():
         all_losses.standardize(z[:, :1])
     with pytest.raises(TypeError):
         all_losses.dist(z, z)
+
+
+def test_soft_and_smoothed_labels(x64):
+    """timm's targets and losses: sharing labels out and smoothing commute."""
+    mixed = np.array([
+        [0.65, 0.02, 0.02, 0.29, 0.02], [0.02, 0.92, 0.02, 0.02, 0.02], [0.29, 0.02, 0.02, 0.65, 0.02]
+    ])  # fmt: skip
+    hard = 0.7 * np.eye(5)[common_input.LABELS] + 0.3 * np.eye(5)[common_input.LABELS[::-1]]
+    ce = jax.jit(losses.cross_entropy, static_argnames="smoothing")
+    student = common_input.STUDENT
+    np.testing.assert_allclose(ce(student=student, labels=mixed).mean(), 1.4663047103, atol=1e-9)
+    np.testing.assert_allclose(
+        ce(student=student, labels=hard, smoothing=0.1), ce(student=student, labels=mixed), rtol=1e-12
+    )
+    smoothed = ce(student=student, labels=common_input.LABELS, smoothing=0.1)
+    np.testing.assert_allclose(smoothed.mean(), 1.7813047103, atol=1e-9)
+    one_hot = np.eye(5)[common_input.LABELS]
+    np.testing.assert_allclose(ce(student=student, labels=one_hot, smoothing=0.1), smoothed, rtol=1e-12)
+    sure = np.array([[np.inf, 0.0, 0.0, 0.0, 0.0]])
+    assert np.isfinite(losses.cross_entropy(student=sure, labels=np.array([[1.0, 0, 0, 0, 0]])))
+    with pytest.raises(InputError, match="cross_entropy: smoothing must be at least 0 and below 1, got 1"):
+        losses.cross_entropy(student=student, labels=common_input.LABELS, smoothing=1.0)

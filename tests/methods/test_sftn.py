@@ -269,14 +269,8 @@ def test_every_pair_of_the_tables_traces(pair):
     assert _stage_pairs(stages) == _placed((), len(teacher), len(student), pair[1])  # as an unlisted pair would be cut
 
 
-COVERING = [p for p in pairs.PAIRS if p in {
-    ("vgg13", "vgg8"),
-}]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "pair", [p if p in COVERING else pytest.param(p, marks=pytest.mark.full) for p in pairs.PAIRS], ids="-".join
-)
+@pytest.mark.full
+@pytest.mark.parametrize("pair", pairs.PAIRS, ids="-".join)
 def test_pairs_take_a_real_step(pair):
     metrics = take_a_step(*pair, pairs.SFTN_STAGES[pair])
     for name, mean in metrics.items():

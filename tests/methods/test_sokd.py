@@ -155,7 +155,7 @@ def test_usage():
     (lambda: methods.dafa(stages="1"), "dafa: stages must be whole numbers, at least 0, got '1'"),
     (lambda: methods.dafa(estimator="reinforce"), "dafa: estimator must be relaxed or relax, got 'reinforce'"),
     (lambda: methods.dafa(holdout=1.0), "dafa: holdout must be at least 0 and below 1"),
-    (lambda: methods.dafa(outer="train"), "dafa: outer must be plain or refined"),
+    (lambda: methods.dafa(outer="train"), "dafa: outer must be one of plain, refined, consistency, got 'train'"),
     (lambda: methods.dafa(every=0), "dafa: every must be at least 1"),
     (lambda: methods.dam(overlap="or"), "dam: overlap must be clip or sum"),
     (lambda: methods.dam(areas=0), "dam: areas must be at least 1"),

@@ -32,7 +32,9 @@ def test_shapes(name):
     assert out.cam.shape == (2, height, height, 100) and out.cam.dtype == jnp.float32
 
 
-@pytest.fixture(scope="module", params=QUICK)
+@pytest.fixture(
+    scope="module", params=[pytest.param(n, marks=pytest.mark.full) if n == "ShuffleV2" else n for n in QUICK]
+)
 def net(request):
     """A network with biases; images that are not square and end in a small map."""
     model = models.create(request.param, 7, **QUICK[request.param])

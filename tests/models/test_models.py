@@ -41,7 +41,10 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=SMALL)
+LONGER = ("ShuffleV2", "ResNet50")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.full) if n in LONGER else n for n in SMALL])
 def net(request):
     """A network whose running statistics are not the trivial ones."""
     model = models.create(request.param, 7, **SMALL[request.param])

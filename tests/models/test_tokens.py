@@ -207,7 +207,24 @@ def plan(config_dict, tmp_path):
 
 MIXED = "imagenet_ResNet18,vit_tiny_patch16_224"
 PAIRS = (MIXED, "vit_tiny_patch16_224,imagenet_ResNet18", "vit_small_patch16_224,vit_tiny_patch16_224")
-READ = ("sftn", "skd", "sokd", "fitnet", "kd", "dist", "crd", "rkd", "pkt", "cc", "at", "nst", "kdsvd", "vid", "wkd_f")
+READ = (
+    "sftn",
+    "skd",
+    "sokd",
+    "fitnet",
+    "kd",
+    "dist",
+    "crd",
+    "rkd",
+    "pkt",
+    "cc",
+    "at",
+    "nst",
+    "kdsvd",
+    "vid",
+    "wkd_f",
+    "ofa",
+)
 LOGITS = (
     "dkd",
     "mlld",

@@ -182,7 +182,7 @@ def test_every_pair_builds(tiny, method, pair):
     builds(method, pair)
 
 
-REAL = {("sftn", MIXED)}
+REAL = set()  # all of them full
 
 
 @pytest.mark.parametrize(("method", "pair"), covering(REAL))
@@ -197,7 +197,7 @@ def test_every_pair_traces_a_step(method, pair):
     assert refusal(smoke(method, pair)) == ""
 
 
-STEP = {("dkd", MIXED)}
+STEP = set()  # all of them full
 
 
 @pytest.mark.parametrize(("method", "pair"), covering(STEP))

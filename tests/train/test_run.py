@@ -158,7 +158,12 @@ def start(tmp_path, *point):
 
 
 @pytest.mark.parametrize(
-    ("point", "code"), [pytest.param("term:4", 143, marks=pytest.mark.full), ("int:9", 130), ("term:14", 143)]
+    ("point", "code"),
+    [
+        pytest.param("term:4", 143, marks=pytest.mark.full),
+        pytest.param("int:9", 130, marks=pytest.mark.full),
+        ("term:14", 143),
+    ],
 )
 def test_stopped_by_a_signal_and_started_again(unbroken, tmp_path, point, code):
     """SIGTERM and SIGINT save at the next step boundary, wherever that is."""

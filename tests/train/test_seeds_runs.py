@@ -165,8 +165,9 @@ def test_a_seed_that_is_not_there(home):
         saved(str(folder), phase="teacher", seed=6)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("simple_operations")
-@pytest.mark.parametrize("vmapped", [False, pytest.param(True, marks=pytest.mark.full)])
+@pytest.mark.parametrize("vmapped", [False, True])
 def test_a_search_of_every_seed(tmp_path, monkeypatch, vmapped):
     monkeypatch.setattr(seeds, "vmaps", lambda: vmapped)
     run.run(search(**TWO), str(tmp_path / "two"))

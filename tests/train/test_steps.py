@@ -77,7 +77,7 @@ def test_a_teacher_that_moves(tmp_path):
     assert_equal_by_twos(ema_teacher.get_config("resnet8,smoke"), tmp_path, student__steps=6, log__every=6)
 
 
-@pytest.mark.parametrize("vmapped", [False, True])
+@pytest.mark.parametrize("vmapped", [pytest.param(False, marks=pytest.mark.full), True])
 def test_several_seeds(tmp_path, monkeypatch, vmapped):
     monkeypatch.setattr(seeds, "vmaps", lambda: vmapped)
     kd_config = kd.get_config("resnet8,resnet8,smoke")
