@@ -57,7 +57,9 @@ def ofa(
     def init(key: Array, context: InitContext) -> Vars:
         require_stages("ofa", context, seats=("student",))
         params, stats = {}, {}
-        for name, (layer, stage) in _exits(context.view_shapes).items():
+        view = context.view_shapes
+        widths = [outputs.pooled.shape[-1] for outputs in (view.student, *view.teachers) if outputs.pooled is not None]
+        for name, (layer, stage) in _exits(view, max(widths)).items():
             variables = layer.init(fold(key, name), jnp.zeros((1, *stage.shape[1:])))
             params[name], stats[name] = variables["params"], variables.get("batch_stats", {})
         return Vars(params, stats, {})
@@ -66,7 +68,8 @@ def ofa(
         pair, how = pair_of(view, temperature), {"labels": view.labels, "power": power, "all_classes": all_classes}
         terms = {"last": last_weight * losses.ofa(**pair, **how)} if last_weight else {}
         stats = {}
-        for name, (layer, stage) in _exits(view).items():
+        width = vars.params["exit1"]["fc"]["kernel"].shape[0]
+        for name, (layer, stage) in _exits(view, width).items():
             logits, stats[name] = run(layer, vars.params[name], vars.stats[name], stage, train=train)
             terms[name] = losses.ofa(**{**pair, "student": logits}, **how)
         return view, terms, {}, stats
@@ -74,10 +77,9 @@ def ofa(
     return weigh(Distiller(init, apply, needs), weight)
 
 
-def _exits(view: View) -> dict[str, tuple[nn.Module, Array]]:
-    """name -> exit and the student's stage that it reads."""
+def _exits(view: View, width: int) -> dict[str, tuple[nn.Module, Array]]:
+    """name -> exit and the student's stage that it reads. width: of what an exit of maps pools."""
     classes, stages = view.match.student.shape[-1], view.student.stages
-    width = max(view.student.pooled.shape[-1], view.teachers[0].pooled.shape[-1])
     exits = {}
     for i, stage in enumerate(stages[1:], 1):
         later = len(stages) - 1 - i

@@ -28,7 +28,7 @@ class _Batches:
     """A data set, the devices that it is for, the seed that orders and augments it, and how it is mixed. A context
     manager closes it."""
 
-    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str, mix: config.Mix = config.Mix()):
+    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str, mix: config.Mix | None = None):
         self.layout, self.seed = layout, seed
         self.augment = dataset.augment if augment == "auto" else augment
         self.sizes, self.image_shape = {"train": len(dataset.train), "test": len(dataset.test)}, dataset.train.shape
@@ -37,8 +37,8 @@ class _Batches:
         self._all_view_ids = layout.jit(partial(aug.view_ids, **how), ins="rrr", outs="r")
         self._crop = layout.jit(partial(aug.views, **how), ins="bb", outs="b")
         self._view_ids = lru_cache(maxsize=2)(self._view_ids_of)
-        how = {"num_classes": dataset.train.num_classes, "mixing": Mixing(**vars(mix))}
-        self._how = {"augment": self.augment, "mix": partial(mixing.mixed, **how) if mix.is_on else None}
+        mixes = {"num_classes": dataset.train.num_classes, "mixing": Mixing(**vars(mix))} if mix and mix.is_on else {}
+        self._how = {"augment": self.augment, "mix": partial(mixing.mixed, **mixes) if mixes else None}
 
     @property
     def pad(self) -> int:

@@ -13,7 +13,7 @@ CRITERION = {"warmup_epochs": 0.0, "teacher": None}
 @pytest.mark.parametrize(
     ("kind", "keywords"),
     [
-        ("ce", {"weight": 1.0, **CRITERION}),
+        ("ce", {"weight": 1.0, "smoothing": 0.0, **CRITERION}),
         ("kd", {"weight": 1.0, "temperature": None, **CRITERION}),
         ("dkd", {"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": None, **CRITERION}),
         ("lskd", {"temperature": 2.0}),
@@ -71,7 +71,7 @@ def test_the_papers_recipe_is_the_default():
     assert recipe.data.name == "cifar100" and recipe.data_seed == recipe.seed == 0
     student = recipe.phases[1]
     assert student.teacher == ("phase:teacher",) and [m.kind for m in student.refine] == ["skd"]
-    assert {m.label: m.kwargs["weight"] for m in student.terms} == {"ce": 0.1, "kd": 0.9}
+    assert {m.label: m.kwargs["weight"] for m in student.terms} == {"ce": 1.0, "kd": 100.0}
 
 
 def test_each_recipe_says_what_its_name_says():

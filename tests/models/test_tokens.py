@@ -241,6 +241,7 @@ LOGITS = (
     "ea_kd",
     "ea_dkd",
     "crld",
+    "deepkd",
 )  # as kd
 REFUSED = ("sp", "fsp", "ft", "ab", "ofd", "reviewkd", "cat_kd", "simkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
 

@@ -14,9 +14,9 @@ from tests.plan.test_build import plan
 WRONG = [
     (
         {"student__optim__name": "adam"},
-        "config.student.optim.name: unknown name 'adam'; did you mean adamw. known: sgd, adamw, dot$",
+        "config.student.optim.name: unknown name 'adam'; did you mean adamw. known: sgd, adamw, dot, deepkd$",
     ),
-    ({"teacher__optim__name": ""}, "config.teacher.optim.name: unknown name ''; known: sgd, adamw, dot$"),
+    ({"teacher__optim__name": ""}, "config.teacher.optim.name: unknown name ''; known: sgd, adamw, dot, deepkd$"),
     ({"student__schedule__name": "poly"}, "config.student.schedule.name: unknown name 'poly'; .*known: step, cosine$"),
     (
         {"student__optim__name": "adamw", "student__optim__nesterov": True},
@@ -24,7 +24,7 @@ WRONG = [
     ),
     (
         {"student__optim__name": "adamw", "student__optim__delta": 0.05},
-        "config.student.optim.delta: must be 0 unless optim.name is dot, got 0.05$",
+        "config.student.optim.delta: must be 0 unless optim.name is dot or deepkd, got 0.05$",
     ),
     (
         {"student__optim__name": "dot", "student__optim__clip": 1.0},
@@ -51,7 +51,7 @@ def test_a_registry_line_is_all_that_an_optimiser_needs(monkeypatch):
     params = {"student": jnp.full(2, 2.0), "method": {}}
     updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
     np.testing.assert_allclose(updates["student"], -0.05 * (1 + 0.5 * 2.0), rtol=1e-6)
-    with pytest.raises(InputError, match="known: sgd, adamw, dot, lion"):
+    with pytest.raises(InputError, match="known: sgd, adamw, dot, deepkd, lion"):
         plan(student__optim__name="tiger")
 
 

@@ -36,7 +36,7 @@ def facts_of(student, teachers, needs):
     """What a phase's members may know."""
     shape = {"image_shape": (8, 8, 3), "batch_size": 8, "needs": needs}
     context = make_init_context(
-        student, teachers, **shape, num_examples=16, labels=tuple(range(5)) * 3 + (0,), steps_per_epoch=2
+        student, teachers, **shape, num_examples=16, labels=tuple(range(5)) * 3 + (0,), steps_per_epoch=2, steps=4
     )
     return context._replace(teachers=tuple((t, models.shapes(t, (8, 8, 3))[0]) for t in teachers))
 
