@@ -134,7 +134,7 @@ def skd(
 
     def soften(vars: Vars, view: View, key: Array, train: bool):
         tau = temperature_now(vars, view)
-        logs = {} if anneal_to is None else {"temperature": jnp.ravel(jnp.asarray(tau))}
+        logs = {} if anneal_to is None else {"temperature": tau[..., 0] if simplifier == "degree" else tau}
         return hand_on(view, view.match.teacher, tau), {}, logs, vars.stats
 
     def soften_and_simplify(vars: Vars, view: View, key: Array, train: bool):

@@ -128,6 +128,8 @@ def test_annealing(x64):
                  step=25, steps=100)  # fmt: skip
     np.testing.assert_allclose(both.temperature, 8 * 0.25**0.25, rtol=1e-6)
     assert both.teacher_temperature is None
+    vars = d.init(KEY, context_of(steps=100))
+    assert d.apply(vars, make_view(student, teacher), KEY, True)[2]["temperature"].shape == ()
     # with equal ends it is constant, with and without a simplifier
     for simplifier in ("none", *block.TOKENS):
         one, two = (
@@ -152,6 +154,8 @@ def test_a_learned_degree(x64):
     assert np.std(by_step[0]) > 0.1 and np.all(1 / 8 <= by_step[0]) and np.all(by_step[0] <= 8)
     np.testing.assert_allclose(by_step[1], by_step[0] ** 0.5, rtol=1e-6)
     np.testing.assert_allclose(by_step[2], 1, rtol=1e-6)
+    logs = d.apply(moved, make_view(student, teacher), KEY, True)[2]
+    np.testing.assert_array_equal(logs["temperature"], by_step[0][:, 0])
 
     def loss(params):
         pair = methods.chain(skd=d, kd=methods.kd())

@@ -27,6 +27,10 @@ WRONG = [
         "config.student.optim.delta: must be 0 unless optim.name is dot or deepkd, got 0.05$",
     ),
     (
+        {"student__optim__name": "deepkd", "student__optim__delta": 0.05},
+        r"config.student.optim.delta: two gradients: needs a term \*/target and another one, there are ce, kd$",
+    ),
+    (
         {"student__optim__name": "dot", "student__optim__clip": 1.0},
         "config.student.optim.clip: must be 0 where student.optim.name is dot, which has two gradients, got 1.0$",
     ),
