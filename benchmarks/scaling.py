@@ -48,6 +48,7 @@ def flags(parser) -> None:
     parser.add_argument("--image", type=int, default=32)
     parser.add_argument("--scope", default="global", choices=("global", "device"))
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--simplifier", default="batch", help="of skd; the one that sends something")
     parser.add_argument("--json", type=Path, help="file for the unrounded numbers")
 
 
@@ -72,6 +73,8 @@ def measure(flags) -> Measured:
     methods, numbers, rows = tuple(flags.methods.split(",")), [], []
     for mesh, batch, classes in itertools.product(flags.meshes, flags.batches, flags.classes):
         how = {"data__synthetic__classes": classes, "parallel__mesh": mesh, "parallel__scope": flags.scope}
+        if "skd" in methods:
+            how["skd__refine__skd__simplifier"] = flags.simplifier
         try:
             prepared = programs.prepare(flags.pair, methods, batch, flags.image, **how, precision=flags.precision)
         except InputError as e:

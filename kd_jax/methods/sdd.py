@@ -92,7 +92,12 @@ def sdd_kd(
     *, weight: float | Schedule = 1.0, temperature: float | None = None, scales: tuple[int, ...] = (1, 2),
     inconsistent: float = 2.0,
 ) -> Distiller:  # fmt: skip
-    """`sdd(kd(...))`: KD on the image and its regions. Arguments: of `kd` and `sdd`."""
+    """`sdd(kd(...))`: KD on the image and its regions.
+
+    Args and errors: those of `kd` and `sdd`.
+
+    Reference: Wei, Luo, Luo, "Scaled Decoupled Distillation", 2024, arXiv 2403.13512.
+    """
     return weigh(sdd(kd(temperature=temperature), scales=scales, inconsistent=inconsistent), weight)
 
 
@@ -100,7 +105,12 @@ def sdd_dkd(
     *, weight: float | Schedule = 1.0, alpha: float = 1.0, beta: float = 8.0, temperature: float | None = None,
     scales: tuple[int, ...] = (1, 2), inconsistent: float = 2.0,
 ) -> Distiller:  # fmt: skip
-    """`sdd(dkd(...))`: DKD on the image and its regions. Arguments: of `dkd` and `sdd`."""
+    """`sdd(dkd(...))`: DKD on the image and its regions.
+
+    Args and errors: those of `dkd` and `sdd`.
+
+    Reference: Wei, Luo, Luo, "Scaled Decoupled Distillation", 2024, arXiv 2403.13512.
+    """
     host = dkd(alpha=alpha, beta=beta, temperature=temperature)
     return weigh(sdd(host, scales=scales, inconsistent=inconsistent), weight)
 
@@ -109,8 +119,11 @@ def sdd_nkd(
     *, weight: float | Schedule = 1.0, gamma: float = 1.5, temperature: float | None = 1.0,
     scales: tuple[int, ...] = (1, 2), inconsistent: float = 2.0,
 ) -> Distiller:  # fmt: skip
-    """`sdd(nkd(...))`: NKD on the image and its regions. Arguments: of `nkd` and `sdd`.
+    """`sdd(nkd(...))`: NKD on the image and its regions.
 
+    Args and errors: those of `nkd` and `sdd`.
+
+    Reference: Wei, Luo, Luo, "Scaled Decoupled Distillation", 2024, arXiv 2403.13512.
     Differs: in the published code of SDD the classes beside the label are all classes, by a slip; here they are not.
     """
     host = nkd(gamma=gamma, temperature=temperature)

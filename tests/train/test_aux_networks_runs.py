@@ -182,7 +182,7 @@ def test_maps_are_drawn_beside_a_teacher_that_moves(tmp_path):
 
 
 WRONG = [
-    (kd, {"student__optim__delta": 0.05}, "config.student.optim.delta: must be 0 unless optim.name is dot, got 0.05"),
+    (kd, {"student__optim__delta": 0.05}, "config.student.optim.delta: must be 0 unless optim.name is dot or deepkd"),
     (dot, {"student__optim__delta": 0.1}, "config.student.optim.delta: must be at least 0 and below 0.1"),
     (dot, {"student__optim__delta": -0.01}, "config.student.optim.delta: must be at least 0"),
     (dot, {"student__optim__nesterov": True}, "config.student.optim.nesterov: must be False unless"),

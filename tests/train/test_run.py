@@ -251,7 +251,7 @@ def test_another_run_in_the_folder_is_refused(unbroken, tmp_path):
     shutil.copytree(unbroken[0], home)
     other = long_tree()
     other["student"]["terms"]["kd"]["weight"] = 0.5
-    with pytest.raises(InputError, match=r"config.student.terms.kd.weight is 0.9 there and 0.5 here.*--overwrite"):
+    with pytest.raises(InputError, match=r"config.student.terms.kd.weight is 20.0 there and 0.5 here.*--overwrite"):
         run.run(other, str(home))
     moved = long_tree()
     moved["log"]["every"], moved["checkpoint"]["keep"], moved["data"]["dir"], moved["parallel"]["mesh"] = (
