@@ -10,9 +10,7 @@ from kd_jax import recipes
 
 def part(pair: recipes.Argument) -> recipes.Part:
     """CE and DKD with the pair's beta."""
-    beta = pairs.of(pairs.DKD_BETA, pair, 0.5 if pair.large else 8.0)
-    ramp = {"warmup_epochs": 1, "temperature": 1.0} if pair.large else {"warmup_epochs": 20}
-    dkd = recipes.member("dkd", beta=beta, **ramp)
+    dkd = recipes.member("dkd", **pairs.dkd(pair))
     return recipes.Part(terms={"ce": recipes.member("ce"), "dkd": dkd})
 
 

@@ -11,9 +11,7 @@ from kd_jax import recipes
 
 def part(pair: recipes.Argument) -> recipes.Part:
     """CE and EA-DKD with DKD's beta for the pair."""
-    beta = pairs.of(pairs.DKD_BETA, pair, 0.5 if pair.large else 8.0)
-    large = {"warmup_epochs": 1, "temperature": 1.0, "entropy_temperature": 2.0}
-    ea_dkd = recipes.member("ea_dkd", beta=beta, **(large if pair.large else {"warmup_epochs": 20}))
+    ea_dkd = recipes.member("ea_dkd", entropy_temperature=2.0 if pair.large else 3.0, **pairs.dkd(pair))
     return recipes.Part(terms={"ce": recipes.member("ce"), "ea_dkd": ea_dkd})
 
 

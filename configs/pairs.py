@@ -31,6 +31,13 @@ DKD_BETA = {
     ("vgg13", "MobileNetV2"): 6.0,
 }
 
+
+def dkd(pair) -> dict:
+    """What DKD's recipe sets: beta by pair, the ramp; on ImageNet T = 1 too."""
+    ramp = {"warmup_epochs": 1, "temperature": 1.0} if pair.large else {"warmup_epochs": 20}
+    return {"beta": of(DKD_BETA, pair, 0.5 if pair.large else 8.0), **ramp}
+
+
 # TTM's gamma and weight, and WTTM's weight at the same gamma (its paper's tables); for any pair not listed those of
 # resnet32x4 and resnet8x4, on ImageNet those of ResNet34 and ResNet18. Of ImageNet only WTTM's are published
 TTM = {

@@ -12,9 +12,7 @@ from kd_jax import recipes
 
 def part(pair: recipes.Argument) -> recipes.Part:
     """CE and DKD on regions, beta as DKD has it."""
-    beta = pairs.of(pairs.DKD_BETA, pair, 0.5 if pair.large else 8.0)
-    ramp = {"warmup_epochs": 1, "temperature": 1.0} if pair.large else {"warmup_epochs": 20}
-    sdd = recipes.member("sdd_dkd", beta=beta, scales=pairs.sdd_scales(pair), **ramp)
+    sdd = recipes.member("sdd_dkd", scales=pairs.sdd_scales(pair), **pairs.dkd(pair))
     return recipes.Part(terms={"ce": recipes.member("ce"), "sdd_dkd": sdd})
 
 

@@ -1,6 +1,5 @@
 """Mixup and CutMix on the device, by timm's conventions: a batch is mixed with itself in reverse order."""
 
-from typing import NamedTuple
 from zlib import crc32
 
 import jax
@@ -9,17 +8,10 @@ import jax.numpy as jnp
 from kd_jax.typing import Array, Batch
 
 
-class Mixing(NamedTuple):
-    """mixup, cutmix: the alphas of the Beta distributions of their shares, 0 for none. probability: that a batch is
-    mixed. switch: that a mixed batch is cut, where there are both."""
-
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    probability: float = 1.0
-    switch: float = 0.5
-
-
-def mixed(batch: Batch, key: Array, epoch: Array, *, num_classes: int, mixing: Mixing) -> Batch:
+def mixed(
+    batch: Batch, key: Array, epoch: Array, *, num_classes: int, mixup: float, cutmix: float, probability: float,
+    switch: float,
+) -> Batch:  # fmt: skip
     """Mix a batch: one share and one box for all of it, a function of (key, epoch, the batch's first index).
 
         image = share image + (1 - share) reversed image,   or a box of the reversed image in the image
@@ -30,7 +22,8 @@ def mixed(batch: Batch, key: Array, epoch: Array, *, num_classes: int, mixing: M
       key: see `augment.root_key`.
       epoch: ().
       num_classes: K.
-      mixing: of which at least one alpha is above 0.
+      mixup, cutmix: the alphas of the Beta distributions of their shares, 0 for none; not both 0.
+      probability: that a batch is mixed. switch: that a mixed batch is cut, where there are both.
 
     Returns:
       The batch with images mixed, soft_label (B, K), and as label (B,) the class that has the most, of two equal ones
@@ -44,10 +37,10 @@ def mixed(batch: Batch, key: Array, epoch: Array, *, num_classes: int, mixing: M
     image, label = batch["image"], batch["label"]
     key = jax.random.fold_in(jax.random.fold_in(key, crc32(b"mixing")), epoch)
     keys = jax.random.split(jax.random.fold_in(key, batch["index"][0]), 6)
-    is_mixed = jax.random.uniform(keys[0]) < mixing.probability
-    cuts = jax.random.uniform(keys[1]) < mixing.switch if mixing.mixup and mixing.cutmix else bool(mixing.cutmix)
-    blended = jax.random.beta(keys[2], mixing.mixup, mixing.mixup) if mixing.mixup else 1.0
-    uncut = jax.random.beta(keys[3], mixing.cutmix, mixing.cutmix) if mixing.cutmix else 1.0
+    is_mixed = jax.random.uniform(keys[0]) < probability
+    cuts = jax.random.uniform(keys[1]) < switch if mixup and cutmix else bool(cutmix)
+    blended = jax.random.beta(keys[2], mixup, mixup) if mixup else 1.0
+    uncut = jax.random.beta(keys[3], cutmix, cutmix) if cutmix else 1.0
     sides = image.shape[1:3]
     centre = [jax.random.randint(k, (), 0, side) for k, side in zip(keys[4:], sides, strict=True)]
     inside, uncut = box(uncut, centre, sides)

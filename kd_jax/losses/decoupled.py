@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.divergence import among, check_temperature, finite, kl, one_hot, squared, two_events
+from kd_jax.losses.divergence import check_temperature, finite, one_hot, squared, target_and_rest
 from kd_jax.typing import Array
 
 
@@ -48,8 +48,7 @@ def decoupled(
     if count is not None:
         order = jnp.argsort(-(teacher if raw_teacher is None else raw_teacher), axis=-1)
         classes &= jnp.argsort(order, axis=-1) < count
-    target = kl(two_events(teacher_z, label), two_events(student_z, label))
-    rest = kl(among(teacher_z, classes), among(student_z, classes))
+    target, rest = target_and_rest(student_z, teacher_z, label, classes)
     return squared(temperature) * target, squared(temperature) * rest
 
 

@@ -66,6 +66,18 @@ def two_events(logits: Array, target: Array) -> Array:
     return jnp.stack([hit, rest], axis=-1)
 
 
+def target_and_rest(student: Array, teacher: Array, label: Array, classes: Array) -> tuple[Array, Array]:
+    """DKD's two divergences of the teacher from the student, (B,) each: of the events "label" and "not the label", and
+    of the distributions over `classes`. label, classes: masks (B, K)."""
+    target = kl(two_events(teacher, label), two_events(student, label))
+    return target, kl(among(teacher, classes), among(student, classes))
+
+
+def entropy(log_p: Array) -> Array:
+    """Of log-probabilities (..., K), over the last axis."""
+    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+
 def one_hot(labels: Array, like: Array) -> Array:
     """Labels (B,) as a mask with the shape of logits (B, K)."""
     return jax.nn.one_hot(labels, like.shape[-1], dtype=bool)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.divergence import check_temperature, finite
+from kd_jax.losses.divergence import check_temperature, entropy, finite
 from kd_jax.typing import Array, InputError
 
 BOUNDS = ("log", "classes")
@@ -35,11 +35,6 @@ def entropy_weight(*, student: Array, teacher: Array, temperature: float = 3.0, 
     check_temperature("entropy_weight", temperature)
     if bound not in BOUNDS:
         raise InputError(f"entropy_weight: bound must be {' or '.join(BOUNDS)}, got {bound!r}")
-    of_student, of_teacher = (_entropy(z) for z in finite(student, teacher, temperature=temperature))
+    of_student, of_teacher = (entropy(jax.nn.log_softmax(z)) for z in finite(student, teacher, temperature=temperature))
     classes = student.shape[-1]
     return of_teacher * (1 + of_student / (jnp.log(classes) if bound == "log" else classes)) / 2
-
-
-def _entropy(logits: Array) -> Array:
-    log_p = jax.nn.log_softmax(logits)
-    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.losses.common import l2_norm, upcast
-from kd_jax.losses.divergence import among, check_temperature, finite, kl, one_hot, squared, two_events
+from kd_jax.losses.divergence import check_temperature, finite, kl, one_hot, squared, target_and_rest
 from kd_jax.typing import Array, InputError
 
 
@@ -109,8 +109,7 @@ def dkd(
         )
     student, teacher = finite(student, teacher, temperature=temperature)
     target = one_hot(labels, student)
-    tckd = kl(two_events(teacher, target), two_events(student, target))
-    nckd = kl(among(teacher, ~target), among(student, ~target))
+    tckd, nckd = target_and_rest(student, teacher, target, ~target)
     return squared(temperature) * (alpha * tckd + beta * nckd)
 
 

@@ -250,3 +250,25 @@ def require(method: str, **arguments: tuple) -> None:
     for name, (value, accepted, accepted_range) in arguments.items():
         if not accepted:
             raise InputError(f"{method}: {name} must be {accepted_range}, got {value!r}")
+
+
+def require_each(method: str, terms: dict[str, Array]) -> None:
+    """Refuse terms of a host that are about the batch as a whole, where a method weighs examples.
+
+    Raises:
+      InputError: naming the method.
+    """
+    if any(value.ndim == 0 for value in terms.values()):
+        raise InputError(f"{method}: weighs examples, but a term of its host is one number for the whole batch")
+
+
+def length_of(method: str, keyword: str, context: InitContext) -> dict[str, Array]:
+    """The number of steps of the phase as a statistic "steps" that never changes: a checkpoint has it. It is float32,
+    since statistics are averaged over devices.
+
+    Raises:
+      InputError: naming the keyword that needs it, where the context does not say.
+    """
+    if not context.steps:
+        raise InputError(f"{method}: {keyword} needs the number of steps: make_init_context(..., steps=N)")
+    return {"steps": jax.numpy.float32(context.steps)}

@@ -2,9 +2,9 @@
 
 from kd_jax import losses
 from kd_jax.methods.base import no_vars, require, weigh
-from kd_jax.methods.stages import masked
+from kd_jax.methods.stages import masked, require_cam
 from kd_jax.methods.terms import criterion
-from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, Schedule, Terms, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Need, Schedule, Terms, Vars, View
 
 
 def cat_kd(*, weight: float | Schedule = 400.0, resolution: int = 2, normalize: bool = True) -> Distiller:
@@ -40,8 +40,5 @@ def cat_kd(*, weight: float | Schedule = 400.0, resolution: int = 2, normalize: 
 
 
 def _init(key: Array, context: InitContext) -> Vars:
-    view = context.view_shapes
-    for seat, outputs in (("student", view.student), ("teacher", view.teachers[0])):
-        if outputs.cam is None:
-            raise InputError(f"cat_kd: needs class activation maps, which the {seat} has not")
+    require_cam("cat_kd", context)
     return no_vars(key, context)

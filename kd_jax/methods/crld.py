@@ -3,9 +3,9 @@ sure."""
 
 from kd_jax import losses
 from kd_jax.losses.common import mean_logits
-from kd_jax.methods.base import identity, require, weigh
-from kd_jax.methods.terms import criterion, pair_of, reads
-from kd_jax.typing import Distiller, Schedule, Terms, Vars, View, extra_view
+from kd_jax.methods.base import require
+from kd_jax.methods.terms import on_two_views, pair_of, reads
+from kd_jax.typing import Distiller, Schedule, Terms, View
 
 
 def crld(
@@ -47,8 +47,6 @@ def crld(
     require("crld", **{name: (x, 0 <= x < finite, "a finite number, at least 0") for name, x in at_least_0.items()})
     sure = {"weak_confidence": weak_confidence, "strong_confidence": strong_confidence}
     require("crld", **{name: (x, 0 <= x <= 1, share) for name, x in sure.items()})
-    if weight == 0:
-        return identity()
 
     def views(view: View) -> Terms:
         strong = view.extra_views["strong"]
@@ -60,13 +58,4 @@ def crld(
             within=within, cross=cross, **sure,
         )}  # fmt: skip
 
-    def task(view: View) -> Terms:
-        return {"ce": losses.cross_entropy(student=view.extra_views["strong"].student.logits, labels=view.labels)}
-
-    parts = weigh(criterion(views, needs | {extra_view("strong")}), weight), weigh(criterion(task), ce_weight)
-
-    def apply(vars: Vars, view: View, key, train: bool):
-        first, second = (part.apply(vars, view, key, train)[1] for part in parts)
-        return view, first | second, {}, vars.stats
-
-    return parts[0]._replace(apply=apply)
+    return on_two_views(views, needs, weight, ce_weight)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from kd_jax import losses
 from kd_jax.losses.common import mean_logits
-from kd_jax.methods.base import no_vars, require, weigh
+from kd_jax.methods.base import NO_VARS, length_of, require, weigh
 from kd_jax.methods.terms import pair_of, reads
 from kd_jax.typing import Array, Distiller, InitContext, InputError, Schedule, Vars, View
 
@@ -63,10 +63,7 @@ def deepkd(
     def init(key: Array, context: InitContext) -> Vars:
         if context.num_classes < 3:
             raise InputError(f"deepkd: needs at least 3 classes, the data has {context.num_classes}; use kd")
-        if grows and not context.steps:
-            raise InputError("deepkd: first_classes needs the number of steps: make_init_context(..., steps=N)")
-        # float32, since statistics are averaged over devices
-        return no_vars(key, context)._replace(stats={"steps": jnp.float32(context.steps)} if grows else {})
+        return NO_VARS._replace(stats=length_of("deepkd", "first_classes", context) if grows else {})
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
         pair, classes, count = pair_of(view, temperature), view.match.student.shape[-1], None

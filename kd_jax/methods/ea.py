@@ -5,9 +5,9 @@ import jax
 from kd_jax import losses
 from kd_jax.losses.common import mean_logits
 from kd_jax.losses.entropy import BOUNDS
-from kd_jax.methods.base import require, weigh
+from kd_jax.methods.base import require, require_each, weigh
 from kd_jax.methods.terms import dkd, kd
-from kd_jax.typing import Array, Distiller, InputError, Need, Schedule, Vars, View
+from kd_jax.typing import Array, Distiller, Need, Schedule, Vars, View
 
 
 def ea(host: Distiller, *, temperature: float = 3.0, bound: str = "log") -> Distiller:
@@ -36,8 +36,7 @@ def ea(host: Distiller, *, temperature: float = 3.0, bound: str = "log") -> Dist
         pair = {"student": view.student.logits, "teacher": mean_logits(view.teachers)}
         weight = jax.lax.stop_gradient(losses.entropy_weight(**pair, temperature=temperature, bound=bound))
         view, terms, logs, stats = host.apply(vars, view, key, train)
-        if any(value.ndim == 0 for value in terms.values()):
-            raise InputError("ea: weighs examples, but a term of its host is one number for the whole batch")
+        require_each("ea", terms)
         return view, {name: weight * value for name, value in terms.items()}, logs, stats
 
     return host._replace(apply=apply, needs=host.needs | {Need.MATCH})

@@ -6,9 +6,10 @@ The first part is kd_jax.losses.multi_level.
 """
 
 from kd_jax import losses
-from kd_jax.methods.base import identity, require, weigh
-from kd_jax.methods.terms import KD_TEMPERATURE, criterion
-from kd_jax.typing import Array, Distiller, Need, Schedule, Terms, Vars, View, extra_view
+from kd_jax.losses.common import mean_logits
+from kd_jax.methods.base import require
+from kd_jax.methods.terms import KD_TEMPERATURE, on_two_views, reads
+from kd_jax.typing import Array, Distiller, Schedule, Terms, View
 
 
 def mlld(
@@ -56,33 +57,19 @@ def mlld(
     require(
         "mlld",
         ce_weight=(ce_weight, 0 <= ce_weight < finite, "a finite number, at least 0"),
-        temperature=(temperature, temperature is None or 0 < temperature < finite, "a finite number above 0, or None"),
         temperatures=(temperatures, all(map(_above_0, temperatures)), "finite numbers above 0"),
         weak_temperatures=(weak_temperatures, all(map(_above_0, weak_temperatures)), "finite numbers above 0"),
     )
     more = {"temperatures": temperatures, "weak_temperatures": weak_temperatures}
-    if weight == 0:
-        return identity()
 
     def levels(view: View) -> Terms:
         strong = view.extra_views["strong"].match
         pairs = {"student": view.match.student, "teacher": view.match.teacher}
         pairs |= {"student_strong": strong.student, "teacher_strong": strong.teacher}
-        teacher = sum(t.logits for t in view.teachers) / len(view.teachers)
-        plain = {"plain_student": view.student.logits, "plain_teacher": teacher}
+        plain = {"plain_student": view.student.logits, "plain_teacher": mean_logits(view.teachers)}
         return {"": losses.mlld(**pairs, **plain, temperature=_of_both(view, temperature), **more)}
 
-    def task(view: View) -> Terms:
-        return {"ce": losses.cross_entropy(student=view.extra_views["strong"].student.logits, labels=view.labels)}
-
-    reads = {Need.MATCH, extra_view("strong"), *(() if temperature is not None else (Need.MATCH_TEMPERATURE,))}
-    parts = weigh(criterion(levels, frozenset(reads)), weight), weigh(criterion(task), ce_weight)
-
-    def apply(vars: Vars, view: View, key, train: bool):
-        first, second = (part.apply(vars, view, key, train)[1] for part in parts)
-        return view, first | second, {}, vars.stats
-
-    return parts[0]._replace(apply=apply)
+    return on_two_views(levels, reads("mlld", temperature), weight, ce_weight)
 
 
 def _of_both(view: View, temperature: float | None) -> Array | float:

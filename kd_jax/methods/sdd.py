@@ -3,10 +3,11 @@
 import jax.numpy as jnp
 
 from kd_jax.losses.regions import region_logits, region_weights
-from kd_jax.methods.base import require, weigh
+from kd_jax.methods.base import require, require_each, weigh
 from kd_jax.methods.nkd import nkd
+from kd_jax.methods.stages import require_cam
 from kd_jax.methods.terms import dkd, kd
-from kd_jax.typing import Array, Distiller, InitContext, InputError, Match, Need, Outputs, Schedule, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Match, Need, Outputs, Schedule, Vars, View
 
 DIVISORS = (1, 2, 4)  # of the grid of 4 x 4
 
@@ -42,10 +43,7 @@ def sdd(host: Distiller, *, scales: tuple[int, ...] = (1, 2), inconsistent: floa
     )
 
     def init(key: Array, context: InitContext) -> Vars:
-        view = context.view_shapes
-        for seat, outputs in (("student", view.student), ("teacher", view.teachers[0])):
-            if outputs.cam is None:
-                raise InputError(f"sdd: needs class activation maps, which the {seat} has not")
+        require_cam("sdd", context)
         return host.init(key, context)
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
@@ -67,8 +65,7 @@ def sdd(host: Distiller, *, scales: tuple[int, ...] = (1, 2), inconsistent: floa
             soft_labels=None,
         )
         _, terms, logs, stats = host.apply(vars, flat, key, train)
-        if any(value.ndim == 0 for value in terms.values()):
-            raise InputError("sdd: weighs examples, but a term of its host is one number for the whole batch")
+        require_each("sdd", terms)
         mean = {name: jnp.mean(weights * x.reshape(regions, batch), axis=0) for name, x in terms.items()}
         return view, mean, {}, stats
 

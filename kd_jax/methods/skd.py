@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from kd_jax.layers import simplifier as block
 from kd_jax.losses.divergence import finite
-from kd_jax.methods.base import everywhere, require
+from kd_jax.methods.base import everywhere, length_of, require
 from kd_jax.methods.skd_logs import MONITORS, TEMPERATURE, diagnose, sizes
 from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, Vars, View
 
@@ -108,16 +108,13 @@ def skd(
     _check(temperature, student_temperature, anneal_to, simplifier, width, residual, bound, rate, anchor)
 
     def init(key: Array, context: InitContext) -> Vars:
-        if anneal_to is not None and not context.steps:
-            raise InputError("skd: anneal_to needs the number of steps: make_init_context(..., steps=N)")
         sizes = {"num_classes": context.num_classes, "width": width}
         params = {}
         if simplifier == "degree":
             params = block.init_pool(key, **sizes)
         elif simplifier != "none":
             params = block.init(key, **sizes, tokens=simplifier, zero_output=residual)
-        # float32, since statistics are averaged over devices
-        return Vars(params, {} if anneal_to is None else {"steps": jnp.float32(context.steps)}, {})
+        return Vars(params, {} if anneal_to is None else length_of("skd", "anneal_to", context), {})
 
     def temperature_now(vars: Vars, view: View) -> Array | float:
         if anneal_to is None:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.divergence import kl
+from kd_jax.losses.divergence import entropy, kl
 from kd_jax.typing import Array, Logs, Mean, Monitor
 
 MONITORS = (
@@ -16,9 +16,6 @@ TEMPERATURE = (Monitor("temperature", unit="temperature"),)
 
 def diagnose(u: Array, v: Array, s: Array) -> Logs:
     """From log-probabilities (B, K) of softened teacher, target and student; each log (B,) or a ratio."""
-
-    def entropy(p):
-        return -jnp.sum(jnp.exp(p) * p, axis=-1)
 
     def ratio(a, b):
         return Mean(jnp.sum(a), jnp.sum(b))

@@ -126,6 +126,17 @@ def require_maps(name: str, context: InitContext, seats: tuple[str, ...] = SEATS
             raise InputError(f"{name}: needs feature maps (B, H, W, C), but the {seat}'s stages are tokens")
 
 
+def require_cam(name: str, context: InitContext) -> None:
+    """Refuse a network without class activation maps.
+
+    Raises:
+      InputError: naming the method and the network's seat.
+    """
+    for seat in SEATS:
+        if _network(context, seat).cam is None:
+            raise InputError(f"{name}: needs class activation maps, which the {seat} has not")
+
+
 def _network(context: InitContext, seat: str) -> Outputs:
     """Shapes of what a network returns."""
     view = context.view_shapes

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 
 from kd_jax import losses
-from kd_jax.methods.base import no_vars, require, weigh
-from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, Schedule, Terms, Vars, View
+from kd_jax.methods.base import identity, no_vars, require, weigh
+from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, Schedule, Terms, Vars, View, extra_view
 
 KD_TEMPERATURE = 4.0  # where neither criterion nor refiner sets one: the classic papers' on CIFAR-100
 
@@ -54,6 +54,27 @@ def reads(name: str, temperature: float | None) -> frozenset:
 def targets_of(view: View) -> Array:
     """What the task loss compares with: labels (B,), or of mixed images the shares (B, K) of the classes."""
     return view.labels if view.soft_labels is None else view.soft_labels
+
+
+def on_two_views(
+    terms: Callable[[View], Terms], needs: frozenset, weight: float | Schedule, ce_weight: float
+) -> Distiller:
+    """Terms about the usual and the strong view of a batch, times `weight`, and beside them the task loss on the strong
+    view, the term "ce", times `ce_weight`. A weight of 0 turns all of it off."""
+
+    def task(view: View) -> Terms:
+        return {"ce": losses.cross_entropy(student=view.extra_views["strong"].student.logits, labels=view.labels)}
+
+    if weight == 0:
+        return identity()
+    compared = weigh(criterion(terms, needs | {extra_view("strong")}), weight)
+    parts = compared, weigh(criterion(task), ce_weight)
+
+    def apply(vars: Vars, view: View, key: Array, train: bool):
+        first, second = (part.apply(vars, view, key, train)[1] for part in parts)
+        return view, first | second, {}, vars.stats
+
+    return compared._replace(apply=apply)
 
 
 def ce(*, weight: float | Schedule = 1.0, smoothing: float = 0.0) -> Distiller:

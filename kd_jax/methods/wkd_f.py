@@ -41,9 +41,6 @@ def wkd_f(*, weight: float | Schedule = 0.08, stage: int = -1, grid: int = 1, ra
         ratio=(ratio, 0 <= ratio < finite, "a finite number, at least 0"),
     )
 
-    def value(view: View, projected: Array, teacher: Array) -> Array:
-        return losses.wkd_f(student=masked(view, projected), teacher=masked(view, teacher), grid=grid, ratio=ratio)
-
     def init(key: Array, context: InitContext) -> Vars:
         require_stages("wkd_f", context, max(stage, 0))
         layer, student, teacher = regressed(context.view_shapes, stage, 1)
@@ -54,6 +51,7 @@ def wkd_f(*, weight: float | Schedule = 0.08, stage: int = -1, grid: int = 1, ra
     def apply(vars: Vars, view: View, key: Array, train: bool):
         layer, student, teacher = regressed(view, stage, 1)
         projected, stats = run(layer, vars.params["projector"], vars.stats["projector"], student, train=train)
-        return view, {"": value(view, projected, teacher)}, {}, {"projector": stats}
+        pair = {"student": masked(view, projected), "teacher": masked(view, teacher)}
+        return view, {"": losses.wkd_f(**pair, grid=grid, ratio=ratio)}, {}, {"projector": stats}
 
     return weigh(Distiller(init, apply, NEEDS), weight)

@@ -15,7 +15,6 @@ from kd_jax import config
 from kd_jax.data import Arrays, Dataset, mixing, resident, streaming
 from kd_jax.data import augment as aug
 from kd_jax.data.augment import root_key
-from kd_jax.data.mixing import Mixing
 from kd_jax.data.resident import Split
 from kd_jax.data.streaming import EvalPlan, InMemory, Share, Stream, TrainPlan
 from kd_jax.distributed.mesh import Layout
@@ -37,7 +36,7 @@ class _Batches:
         self._all_view_ids = layout.jit(partial(aug.view_ids, **how), ins="rrr", outs="r")
         self._crop = layout.jit(partial(aug.views, **how), ins="bb", outs="b")
         self._view_ids = lru_cache(maxsize=2)(self._view_ids_of)
-        mixes = {"num_classes": dataset.train.num_classes, "mixing": Mixing(**vars(mix))} if mix and mix.is_on else {}
+        mixes = {"num_classes": dataset.train.num_classes, **vars(mix)} if mix and mix.is_on else {}
         self._how = {"augment": self.augment, "mix": partial(mixing.mixed, **mixes) if mixes else None}
 
     @property

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import InputError, recipes
+from kd_jax import InputError, config, recipes
 from kd_jax.data.augment import root_key
-from kd_jax.data.mixing import Mixing, box, mixed
+from kd_jax.data.mixing import box, mixed
 from kd_jax.train import phase, run
 from tests.conftest import tree
 from tests.train.test_run import last_state
 
 KEY = root_key(0)
+OFF = vars(config.Mix())
 
 
 @pytest.mark.parametrize(("share", "centre", "rows", "columns", "left"), [
@@ -40,7 +41,7 @@ def batch_of(rng, size=6, classes=4):
 
 
 def mix(batch, epoch=0, **how):
-    return jax.jit(lambda b, e: mixed(b, KEY, e, num_classes=4, mixing=Mixing(**how)))(batch, epoch)
+    return jax.jit(lambda b, e: mixed(b, KEY, e, num_classes=4, **OFF | how))(batch, epoch)
 
 
 def test_mixup(rng):
@@ -81,8 +82,8 @@ def test_draws(rng):
 
     @jax.jit
     def draws(epochs, batch):
-        how = Mixing(mixup=0.8, cutmix=1.0, probability=0.5, switch=0.25)
-        return jax.vmap(lambda e: mixed(batch, KEY, e, num_classes=4, mixing=how)["image"])(epochs)
+        how = {"mixup": 0.8, "cutmix": 1.0, "probability": 0.5, "switch": 0.25}
+        return jax.vmap(lambda e: mixed(batch, KEY, e, num_classes=4, **how)["image"])(epochs)
 
     images = np.asarray(draws(jnp.arange(400), batch))
     plain = (images == np.asarray(batch["image"])).all((1, 2, 3, 4))
