@@ -22,9 +22,11 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-from kd_jax.tools import kernel_library  # noqa: E402
+from kd_jax.tools import environment, kernel_library  # noqa: E402
 
-kernel_library.choose()  # as the commands do: the tests' process and its children compute alike
+# as the commands do: the tests' process and its children compute alike
+kernel_library.choose()
+environment.collect_less()
 
 from kd_jax import InitContext, Match, Outputs, View, models, recipes  # noqa: E402
 from tests import tiny  # noqa: E402
