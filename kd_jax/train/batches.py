@@ -49,6 +49,27 @@ class _Batches:
         """How many views of an image there are in training."""
         return aug.num_views(self.augment, self.pad)
 
+    def train(
+        self,
+        step: int,
+        batch_size: int,
+        split: Split | None = None,
+        held_out: bool = False,
+        extra_views: tuple[str, ...] = (),
+    ) -> Batch:
+        """The batch of a training step: a function of (seed, step) and, while a search holds out, of that.
+
+        Args:
+          step: counted from 0.
+          batch_size: B.
+          split: what a search holds out, and how long.
+          held_out: whether the batch is of the held-out examples.
+          extra_views: what `views` holds beside: "strong", the images a second time, augmented more strongly.
+
+        Differs: see `streaming.strong_image`, of images that the host has cropped.
+        """
+        return self._batch(TrainPlan(self.seed, self.sizes["train"], batch_size, split, held_out), step, extra_views)
+
     def train_views(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Which examples (B,) a training step reads, and which view of each (B,), where no search holds any out."""
         epoch, index = resident.train_index(self.seed, step, n=self.sizes["train"], batch_size=batch_size)
@@ -89,25 +110,8 @@ class Resident(_Batches):
         image = partial(resident.strong_image, augment=self.augment, ops=strong.ops, magnitude=strong.magnitude)
         self._views = {"strong": layout.jit(image, ins="rbrr", outs="b")}
 
-    def train(
-        self,
-        step: int,
-        batch_size: int,
-        split: Split | None = None,
-        held_out: bool = False,
-        extra_views: tuple[str, ...] = (),
-    ) -> Batch:
-        """The batch of a training step: a function of (seed, step) and, while a search holds out, of that.
-
-        Args:
-          step: counted from 0.
-          batch_size: B.
-          split: what a search holds out, and how long.
-          held_out: whether the batch is of the held-out examples.
-          extra_views: what `views` holds beside: "strong", the images a second time, augmented more strongly.
-        """
-        arguments = {"n": self.sizes["train"], "batch_size": batch_size, "split": split, "held_out": held_out}
-        epoch, index = resident.train_index(self.seed, step, **arguments)
+    def _batch(self, plan: TrainPlan, step: int, extra_views: tuple[str, ...]) -> Batch:
+        epoch, index, _ = plan(step)
         index, epoch = self.layout.put(index, "b"), self.layout.put(np.int32(epoch))
         return self.gather(self.arrays["train"], self.key, index, epoch, extra_views)
 
@@ -164,20 +168,8 @@ class Streamed(_Batches):
         self._rounds = 0  # over the test set
         self._flying: deque[Array] = deque()
 
-    def train(
-        self,
-        step: int,
-        batch_size: int,
-        split: Split | None = None,
-        held_out: bool = False,
-        extra_views: tuple[str, ...] = (),
-    ) -> Batch:
-        """As `Resident.train`.
-
-        Differs: see `streaming.strong_image`, of images that the host has cropped.
-        """
-        plan = TrainPlan(self.seed, self.sizes["train"], batch_size, split, held_out)
-        rows = self._send(plan, step) if held_out else self._rows(plan, step)
+    def _batch(self, plan: TrainPlan, step: int, extra_views: tuple[str, ...]) -> Batch:
+        rows = self._send(plan, step) if plan.held_out else self._rows(plan, step)
         epoch = self.layout.put(np.int32(plan(step)[0]))
         batch = self._train(rows, epoch, self.key)
         self._flying.append(batch["image"])

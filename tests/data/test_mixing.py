@@ -1,7 +1,5 @@
 """Mixup and CutMix: timm's boxes and targets, what a draw depends on, and a mixed run that resumes."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +8,9 @@ import pytest
 from kd_jax import InputError, config, recipes
 from kd_jax.data.augment import root_key
 from kd_jax.data.mixing import box, mixed
-from kd_jax.train import phase, run
+from kd_jax.train import run
 from tests.conftest import tree
-from tests.train.test_run import last_state
+from tests.train.resuming import assert_resumes, plain
 
 KEY = root_key(0)
 OFF = vars(config.Mix())
@@ -96,32 +94,29 @@ def test_draws(rng):
 ON = {"data__mix__mixup": 0.8, "data__mix__cutmix": 1.0}
 
 
-@pytest.mark.usefixtures("tiny_resnet8")
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_mixed_run_resumes_bit_for_bit(tmp_path, monkeypatch, stream):
-    config_tree = json.loads(json.dumps(tree(**ON, student__steps=4, checkpoint__every=2, data__stream=stream)))
+@pytest.mark.usefixtures("tiny_resnet8", "shared_programs")
+@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_a_mixed_run_resumes_bit_for_bit(tmp_path, stream):
+    config_tree = plain(tree(**ON, student__steps=4, checkpoint__every=2, data__stream=stream))
     config_tree["student"]["terms"]["ce"]["smoothing"] = 0.1
     run.run(config_tree, str(tmp_path / "whole"))
-    kind = phase.Streamed if stream else phase.Resident
-    train = kind.train
+    assert_resumes(config_tree, tmp_path / "whole", tmp_path / "cut", [(4, True)], ["student"])
+    prepared = run.prepare(config_tree, str(tmp_path / "cut"))
+    with run.batches_of(prepared.recipe, prepared.layout, prepared.dataset) as source:
+        shares = np.asarray(source.train(0, 8)["soft_label"])
+        assert np.any((shares > 0) & (shares < 1))  # mixed it is
 
-    def killed(self, step, *args):
-        if step == 3:
-            raise KeyboardInterrupt
-        return train(self, step, *args)
 
-    monkeypatch.setattr(kind, "train", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run.run(config_tree, str(tmp_path / "cut"))
-    monkeypatch.undo()
-    run.run(config_tree, str(tmp_path / "cut"))
-    one, two = (last_state(tmp_path / name, "student") for name in ("whole", "cut"))
-    for key in one:
-        np.testing.assert_array_equal(one[key], two[key], err_msg=key)
-    plain = json.loads(json.dumps(tree(student__steps=4, checkpoint__every=2, data__stream=stream)))
-    run.run(plain, str(tmp_path / "plain"))
-    other = last_state(tmp_path / "plain", "student")
-    assert any(not np.array_equal(one[key], other[key]) for key in one)
+@pytest.mark.usefixtures("tiny_resnet8", "shared_programs")
+def test_a_stream_mixes_as_a_set_in_memory_does():
+    batches = []
+    for stream in (False, True):
+        prepared = run.prepare(plain(tree(**ON, data__stream=stream)), "/nowhere")
+        with run.batches_of(prepared.recipe, prepared.layout, prepared.dataset) as source:
+            batches.append([source.train(step, 8) for step in range(3)])
+    for one, two in zip(*batches, strict=True):
+        for key in one:
+            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -136,4 +131,4 @@ def test_a_mixed_run_resumes_bit_for_bit(tmp_path, monkeypatch, stream):
 @pytest.mark.usefixtures("tiny_resnet8")
 def test_what_cannot_be_is_refused(changes, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        run.run(json.loads(json.dumps(tree(**changes))), str(tmp_path))
+        run.run(plain(tree(**changes)), str(tmp_path))

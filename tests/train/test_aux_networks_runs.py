@@ -13,9 +13,8 @@ from kd_jax.train import inputs, run
 from kd_jax.train.dry_run import dry_run
 from kd_jax.train.evaluate import evaluate, saved
 from tests.conftest import shrunk
-from tests.train.test_banks_runs import assert_resumes, plain
+from tests.train.resuming import assert_resumes, plain, rows
 from tests.train.test_phases_runs import begun, checked, same
-from tests.train.test_run import rows
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet8")
 
@@ -99,7 +98,7 @@ def test_peer_and_average_resume_bit_for_bit(home, tmp_path):
     assert any("trace" in key and "['dml']['peer']" in key for key in state)
 
 
-def test_an_average_with_decay_0_is_the_student_and_teaches_what_it_says(tmp_path, monkeypatch):
+def test_an_average_with_decay_0_is_the_student_and_teaches_what_it_says(tmp_path, host_patch):
     steps, train = [], inputs.StepInputs.train
 
     def remember(self, step, states):
@@ -110,7 +109,7 @@ def test_an_average_with_decay_0_is_the_student_and_teaches_what_it_says(tmp_pat
         steps.append((step, np.asarray(taught[0].logits), np.asarray(ours), len(taught)))
         return taught, batch
 
-    monkeypatch.setattr(inputs.StepInputs, "train", remember)
+    host_patch.setattr(inputs.StepInputs, "train", remember)
     summary = run.run(tree(ema_teacher, "resnet8", **LONG, student__ema=0.0), str(tmp_path))["phases"]["student"]
     assert [step for step, *_ in steps] == [0, 1, 2, 3, 4]
     for _, taught, ours, count in steps:

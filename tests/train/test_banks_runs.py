@@ -1,8 +1,6 @@
 """CRD's banks, strong views, DOT's buffers and averages in one run: what it keeps, and that it resumes bit for bit."""
 
 import json
-import signal
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,12 +9,11 @@ from etils import epath
 from configs import compose, crd
 from kd_jax import InputError
 from kd_jax.data.resident import train_index
-from kd_jax.distributed.preemption import Interrupted
 from kd_jax.storage.checkpoints import Checkpoints
-from kd_jax.train import phase, run
+from kd_jax.train import run
 from kd_jax.train.dry_run import dry_run
 from tests.conftest import shrunk
-from tests.train.test_run import last_state
+from tests.train.resuming import assert_resumes, last_state, plain
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet8")
 
@@ -24,54 +21,6 @@ SMALL = {"student__terms__crd__negatives": 10, "student__terms__crd__dim": 8}
 LONG = {"student__steps": 8, "checkpoint__every": 3, "checkpoint__keep": 9, "log__every": 4}
 BANKS = {f"['method']['stats']['crd']['bank']['{seat}']" for seat in ("student", "teacher")}
 SCALES = {f"['method']['stats']['crd']['scale']['{seat}']" for seat in ("student", "teacher")}
-
-
-def plain(config_tree) -> dict:
-    """A tree as config.json holds it."""
-    return json.loads(json.dumps(config_tree))
-
-
-@contextmanager
-def stopping(call: int, *, kill: bool = False):
-    """SIGTERM, or with `kill` an end without a word, where a run reads the batch of its `call`-th training step."""
-    train, save, count, savers = phase.Resident.train, Checkpoints.save, [], set()
-
-    def noted(self, *args):
-        savers.add(self)
-        save(self, *args)
-
-    def counted(self, *args, **kwargs):
-        count.append(None)
-        if len(count) == call:
-            if kill:
-                raise KeyboardInterrupt
-            signal.raise_signal(signal.SIGTERM)
-        return train(self, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(phase.Resident, "train", counted)
-        patch.setattr(Checkpoints, "save", noted)
-        with pytest.raises(KeyboardInterrupt if kill else Interrupted):
-            yield
-        for saver in savers:  # a process that is killed writes no more: here its last write must be over
-            saver.wait()
-
-
-def assert_resumes(config_tree, whole, folder, calls: list[tuple[int, bool]], phases) -> dict:
-    """Stopped where `calls` say (training step of that start, whether it is killed) and started again, a run leaves
-    what it leaves in one go: every number of the phases' last states, which are returned, and every row."""
-    for call, kill in calls:
-        with stopping(call, kill=kill):
-            run.run(config_tree, str(folder))
-    run.run(config_tree, str(folder))
-    states = {name: last_state(folder, name) for name in phases}
-    for name, two in states.items():
-        one = last_state(whole, name)
-        assert one.keys() == two.keys()
-        for key in one:
-            np.testing.assert_array_equal(one[key], two[key], err_msg=f"{name} {key}")
-    assert (whole / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
-    return states
 
 
 def tree(**changes):

@@ -12,7 +12,7 @@ from kd_jax.train import run
 from kd_jax.train.dry_run import dry_run
 from tests.conftest import tree
 from tests.test_readme import OWN
-from tests.train.test_run import last_state, rows
+from tests.train.resuming import last_state, rows
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet8")
 

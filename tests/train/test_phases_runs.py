@@ -15,8 +15,7 @@ from kd_jax.train import phase, run
 from kd_jax.train.dry_run import dry_run
 from kd_jax.train.evaluate import evaluate, saved
 from tests.conftest import shrunk
-from tests.train.test_banks_runs import assert_resumes, plain
-from tests.train.test_run import rows
+from tests.train.resuming import assert_resumes, plain, rows
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet8")
 

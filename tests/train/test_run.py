@@ -18,6 +18,7 @@ from kd_jax.storage.checkpoints import Checkpoints
 from kd_jax.train import phase, run
 from kd_jax.train.compiled import CompiledPhase
 from tests.conftest import ROOT, tree
+from tests.train.resuming import last_state, rows
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet8")
 
@@ -29,18 +30,6 @@ LONG = {
 
 def long_tree():
     return json.loads(json.dumps(tree(**LONG)))
-
-
-def rows(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def last_state(workdir, name):
-    """Every saved leaf of a phase's last step, by path."""
-    checkpoints = Checkpoints(epath.Path(workdir / name), read_only=True)
-    items, _ = checkpoints.read("network", "training", step=checkpoints.steps()[0])
-    leaves = jax.tree_util.tree_leaves_with_path(items)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +184,7 @@ def test_two_runs_in_one_folder(unbroken, tmp_path):
     assert_same_run(unbroken[0], tmp_path / "run")
 
 
-def test_a_full_disk_ends_the_run_and_keeps_what_was_saved(unbroken, tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_run_and_keeps_what_was_saved(unbroken, tmp_path, host_patch):
     from kd_jax.storage import checkpoints
 
     save, count = checkpoints.ocp.CheckpointManager.save, []
@@ -206,19 +195,19 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_saved(unbroken, tmp_path, m
             raise OSError(28, "No space left on device")
         return save(self, step, **kwargs)
 
-    monkeypatch.setattr(checkpoints.ocp.CheckpointManager, "save", full)
+    host_patch.setattr(checkpoints.ocp.CheckpointManager, "save", full)
     with pytest.raises(checkpoints.StorageError, match="student: cannot save a checkpoint .*No space left on device"):
         run.run(long_tree(), str(tmp_path))
-    monkeypatch.undo()
+    host_patch.undo()
     run.run(long_tree(), str(tmp_path))
     assert_same_run(unbroken[0], tmp_path)
 
 
-def test_a_folder_that_vanishes(tmp_path, monkeypatch):
+def test_a_folder_that_vanishes(tmp_path, host_patch):
     import shutil
 
     train = phase.Resident.train
-    monkeypatch.setattr(phase.Resident, "train", lambda *a: (shutil.rmtree(tmp_path / "run", True), train(*a))[1])
+    host_patch.setattr(phase.Resident, "train", lambda *a: (shutil.rmtree(tmp_path / "run", True), train(*a))[1])
     with pytest.raises(OSError, match="metrics.jsonl|cannot save a checkpoint"):
         run.run(long_tree(), str(tmp_path / "run"))
 
@@ -294,7 +283,7 @@ def test_a_loss_that_is_not_finite(tmp_path):
     assert all(np.isfinite(r["loss"]) for r in rows(tmp_path))
 
 
-def poisoned(monkeypatch, *steps):
+def poisoned(host_patch, *steps):
     """Training batches of these steps (of any phase) hold a NaN."""
     train = phase.Resident.train
 
@@ -302,11 +291,11 @@ def poisoned(monkeypatch, *steps):
         batch = train(self, step, *args)
         return {**batch, "image": batch["image"] * np.nan} if step in steps else batch
 
-    monkeypatch.setattr(phase.Resident, "train", bad)
+    host_patch.setattr(phase.Resident, "train", bad)
 
 
-def test_bad_updates_can_be_skipped_up_to_a_number(tmp_path, monkeypatch):
-    poisoned(monkeypatch, 1, 4)
+def test_bad_updates_can_be_skipped_up_to_a_number(tmp_path, host_patch):
+    poisoned(host_patch, 1, 4)
     config_tree = tree(**LONG, skip_nonfinite=2)
     summary = run.run(config_tree, str(tmp_path))
     assert [p["skipped_updates"] for p in summary["phases"].values()] == [2, 2]
@@ -408,7 +397,7 @@ def quarters_loss(config_tree):
     return float(np.mean(losses_of_quarters))
 
 
-def test_the_data_seed_alone_orders_and_augments(tmp_path, monkeypatch):
+def test_the_data_seed_alone_orders_and_augments(tmp_path, host_patch):
     """With data.seed fixed, another seed sees the same images in the same order, from other initial weights."""
     train, batches = phase.Resident.train, []
 
@@ -417,7 +406,7 @@ def test_the_data_seed_alone_orders_and_augments(tmp_path, monkeypatch):
         batches[-1].append((np.asarray(batch["index"]), np.asarray(batch["image"])))
         return batch
 
-    monkeypatch.setattr(phase.Resident, "train", watch)
+    host_patch.setattr(phase.Resident, "train", watch)
     weights = []
     for i, (seed, data_seed) in enumerate([(1, 9), (2, 9), (2, None)]):
         batches.append([])

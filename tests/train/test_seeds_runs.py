@@ -19,8 +19,8 @@ from kd_jax.train.dry_run import dry_run
 from kd_jax.train.evaluate import evaluate, saved
 from tests.conftest import shrunk
 from tests.plan.test_trace import calls, counting  # noqa: F401
-from tests.train.test_banks_runs import SMALL, assert_resumes, plain
-from tests.train.test_run import last_state, rows
+from tests.train.resuming import assert_resumes, last_state, plain, rows
+from tests.train.test_banks_runs import SMALL
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet8")
 
@@ -214,7 +214,7 @@ def test_a_phase_starts_each_seed_from_its_own(tmp_path, capsys):
     assert summary["phases"]["second"]["teacher"]["top1"] == first["top1_last"]
 
 
-def test_a_loss_that_is_not_finite_names_the_seed(home, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_names_the_seed(home, tmp_path, host_patch):
     start = phase.PhaseRun._start_seed
 
     def broken(self, compiled, teachers, seed):
@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_finite_names_the_seed(home, tmp_path, monkeypatch):
         params = jax.tree.map(lambda x: x * (np.nan if seed == 6 else 1), loop.state.params)
         return loop._replace(state=loop.state._replace(params=params))
 
-    monkeypatch.setattr(phase.PhaseRun, "_start_seed", broken)
+    host_patch.setattr(phase.PhaseRun, "_start_seed", broken)
     config_tree = {**alone(tree(**TWO), 5, home[0]), "seeds": 2}
     with pytest.raises(NonFiniteError, match="phase student, seed 6, step 1: the loss is not finite"):
         run.run(config_tree, str(tmp_path))

@@ -19,7 +19,8 @@ from kd_jax.train import machine, phase, run, steps
 from kd_jax.train.batches import batches_of
 from kd_jax.train.compiled import CompiledPhase
 from tests.conftest import shrunk, tree
-from tests.train.test_run import assert_same_run, last_state, rows
+from tests.train.resuming import last_state, rows
+from tests.train.test_run import assert_same_run
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet8")
 
@@ -107,7 +108,7 @@ def test_a_step_that_a_search_prepares_is_taken_alone():
     assert calls == ["search", 1, 1, "search", 1, 1, "search", 1, 2, 2]
 
 
-def test_a_resume_has_the_bits_of_an_unbroken_run(several, monkeypatch, tmp_path, capsys):
+def test_a_resume_has_the_bits_of_an_unbroken_run(several, host_patch, tmp_path, capsys):
     """Stopped at ends of calls, where signals are looked at."""
     left = [3, 3, 8]
 
@@ -115,7 +116,7 @@ def test_a_resume_has_the_bits_of_an_unbroken_run(several, monkeypatch, tmp_path
     def stop():
         yield lambda step: 15 if left and step == left[0] and left.pop(0) else None
 
-    monkeypatch.setattr(preemption, "stop_on_signal", stop)
+    host_patch.setattr(preemption, "stop_on_signal", stop)
     for _ in range(3):
         with pytest.raises(preemption.Interrupted):
             run.run(tree(**SEVERAL, steps_per_call="3"), str(tmp_path))

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import signal
 from types import SimpleNamespace
 
 import jax
@@ -17,7 +16,6 @@ from kd_jax.data.resident import Split
 from kd_jax.data.streaming import Stream
 from kd_jax.data.unloaded import Records
 from kd_jax.distributed.mesh import Layout
-from kd_jax.distributed.preemption import Interrupted
 from kd_jax.train import batches, run
 from kd_jax.train.batches import Resident, Streamed
 from kd_jax.train.dry_run import dry_run
@@ -26,7 +24,7 @@ from tests.conftest import shrunk, tree
 from tests.data import tiny_tfds as tiny
 from tests.data.test_streaming import KINDS, photographs
 from tests.distributed.test_processes import RECIPE, end, far, start, together
-from tests.train.test_run import last_state, rows
+from tests.train.resuming import last_state, rows, stopping
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet8")
 
@@ -107,7 +105,7 @@ def test_strong_views_and_held_out_examples_stream_too(tmp_path, what):
     assert_same_run(tmp_path / "here", tmp_path / "there")
 
 
-def test_imagenets_way_from_files_to_a_resumed_run(photos, tmp_path, monkeypatch, capsys):
+def test_imagenets_way_from_files_to_a_resumed_run(photos, tmp_path, capsys):
     changes = {**photos, "data__stream": True, "data__crop": 32}
     summary = trained(tmp_path / "whole", **changes, data__workers=0)
     assert "40 training and 13 test images of (32, 32, 3), streamed by a thread" in capsys.readouterr().out
@@ -117,32 +115,23 @@ def test_imagenets_way_from_files_to_a_resumed_run(photos, tmp_path, monkeypatch
     assert len(tests) == 3  # of one epoch, and of both last steps
     assert all(row["top1"] * 13 == pytest.approx(round(row["top1"] * 13), abs=1e-4) for row in tests)
     assert evaluate(str(tmp_path / "whole"))["top1"] == summary["phases"]["student"]["top1_last"]
-    train, count = Streamed.train, []
-
-    def stopping(self, *args):
-        count.append(readers())
-        if len(count) == 9:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return train(self, *args)
-
-    monkeypatch.setattr(Streamed, "train", stopping)
-    with pytest.raises(Interrupted, match="phase student, step 5 of 7"):
-        trained(tmp_path / "broken", **changes, data__workers=1)
-    assert count[-1] and not readers()
-    monkeypatch.setattr(Streamed, "train", train)
-    trained(tmp_path / "broken", **changes, data__workers=0)
+    home = tmp_path / "broken"
+    with stopping(9):  # five in the student's phase
+        trained(home, **changes, data__workers=1)
+    assert not readers()
+    trained(home, **changes, data__workers=0)
     assert "student: resumed at step 5 of 7" in capsys.readouterr().out
-    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert_same_run(tmp_path / "whole", home)
 
 
-def test_an_error_ends_the_readers(photos, tmp_path, monkeypatch):
+def test_an_error_ends_the_readers(photos, tmp_path, host_patch):
     def failing(self, *args):
         if readers():
             raise KeyError("of the run")
         return train(self, *args)
 
     train = Streamed.train
-    monkeypatch.setattr(Streamed, "train", failing)
+    host_patch.setattr(Streamed, "train", failing)
     with pytest.raises(KeyError):
         trained(tmp_path, **photos, data__stream=True, data__crop=32, data__workers=1)
     assert not readers()
@@ -226,13 +215,13 @@ def test_workers_are_as_many_as_cores():
     assert arrays(dataset._replace(train=None), None) == len(os.sched_getaffinity(0))
 
 
-def test_labels_are_read_where_something_needs_them(photos, tmp_path, monkeypatch):
+def test_labels_are_read_where_something_needs_them(photos, tmp_path, host_patch):
     from configs import crd
 
     read = []
     labels = Records.labels.func
     counted = property(lambda self: (read.append(len(self)), labels(self))[1])
-    monkeypatch.setattr(Records, "labels", counted)
+    host_patch.setattr(Records, "labels", counted)
     changes = {**photos, "data__stream": True, "data__crop": 32, "data__workers": 0}
     run.prepare(tree(**changes), str(tmp_path))
     assert read == []

@@ -14,14 +14,13 @@ from PIL import Image
 
 from configs import dkd, kd, mlld, skd
 from kd_jax import InputError
-from kd_jax.distributed.preemption import Interrupted, StopRequest
 from kd_jax.storage.logit_rows import headers
 from kd_jax.tools import cache_teacher
 from kd_jax.train import cache_size, run
 from kd_jax.train.dry_run import dry_run
 from kd_jax.train.inputs import StepInputs
 from tests.conftest import ROOT, shrunk, tree
-from tests.train.test_run import last_state, rows
+from tests.train.resuming import last_state, rows, stopping
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet8")
 
@@ -71,10 +70,9 @@ def trained(home, *args, **changes):
     return run.run(student(*args, **changes), str(home))["phases"]["student"]["teacher_cache"]
 
 
-def stopped(home, step, monkeypatch, *args, **changes):
-    """A run that a signal stops after a step."""
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(StopRequest, "__call__", lambda _, now: 15 if now == step else None)
+def stopped(home, step, *args, **changes):
+    """A run that a signal stops in a step, which it ends."""
+    with stopping(step):
         run.run(student(*args, **changes), str(home))
 
 
@@ -94,10 +92,10 @@ def distinct(teachers, seed=5, steps=STEPS):
     return len({tuple(pair) for pair in np.concatenate(views, 1).T.tolist()})
 
 
-def test_students_are_those_of_a_teacher_that_runs(teachers, live, cache, tmp_path, monkeypatch):
+def test_students_are_those_of_a_teacher_that_runs(teachers, live, cache, tmp_path):
     """Filled by a run that is stopped and resumed; then read by another method with the same data, and with other data
     order. The teacher sees each view once."""
-    stopped(tmp_path / "cold", 6, monkeypatch, teachers[0], "kd", cache)
+    stopped(tmp_path / "cold", 6, teachers[0], "kd", cache)
     counts = trained(tmp_path / "cold", teachers[0], "kd", cache)
     assert_same_student(live("kd"), tmp_path / "cold")
     asked = STEPS * 8 + 2 * 13  # the test set twice: by each of the two processes
@@ -116,7 +114,7 @@ def test_students_are_those_of_a_teacher_that_runs(teachers, live, cache, tmp_pa
 def test_two_teachers_have_a_store_each(teachers, cache, tmp_path, monkeypatch):
     both = ",".join(teachers)
     assert trained(tmp_path / "live", both) is None
-    stopped(tmp_path / "cached", 9, monkeypatch, both, cache=cache)
+    stopped(tmp_path / "cached", 9, both, cache=cache)
     trained(tmp_path / "cached", both, cache=cache)
     assert_same_student(tmp_path / "live", tmp_path / "cached")
     assert len({header["teacher"]["digest"] for header in headers(cache).values()}) == 2
@@ -137,7 +135,7 @@ def test_a_stream_reads_what_a_set_in_memory_has_filled(teachers, live, tmp_path
     assert first["misses"] == distinct(teachers) + 13 and second["misses"] == 0
 
 
-def test_two_runs_that_fill_a_cache_at_once_end_identical(teachers, live, tmp_path, monkeypatch):
+def test_two_runs_that_fill_a_cache_at_once_end_identical(teachers, live, tmp_path, host_patch):
     """A second run trains as a whole while the first one is on its way."""
     whole, step = StepInputs.train, 7
 
@@ -146,7 +144,7 @@ def test_two_runs_that_fill_a_cache_at_once_end_identical(teachers, live, tmp_pa
             trained(tmp_path / "second", teachers[0], cache=tmp_path / "cache")
         return whole(self, now, state)
 
-    monkeypatch.setattr(StepInputs, "train", train)
+    host_patch.setattr(StepInputs, "train", train)
     counts = trained(tmp_path / "first", teachers[0], cache=tmp_path / "cache")
     for name in ("first", "second"):
         assert_same_student(live("kd"), tmp_path / name)
@@ -245,9 +243,9 @@ def test_half_precision_is_another_run_and_says_so(teachers, tmp_path, capsys):
         trained(tmp_path / "new", teachers[0], teacher_cache_dtype="float16")
 
 
-def test_a_run_may_go_on_with_a_cache_and_without(teachers, live, cache, tmp_path, monkeypatch):
-    stopped(tmp_path / "run", 6, monkeypatch, teachers[0])
-    stopped(tmp_path / "run", 11, monkeypatch, teachers[0], cache=cache)
+def test_a_run_may_go_on_with_a_cache_and_without(teachers, live, cache, tmp_path):
+    stopped(tmp_path / "run", 6, teachers[0])
+    stopped(tmp_path / "run", 5, teachers[0], cache=cache)
     assert trained(tmp_path / "run", teachers[0]) is None
     assert_same_student(live("kd"), tmp_path / "run")
 
@@ -281,8 +279,8 @@ def test_a_table_of_logits_has_nothing_to_gain(teachers, tmp_path):
     assert plan.cacheable_teachers == (1,)
 
 
-def test_a_disk_that_is_too_small_is_refused_before_anything_trains(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_size, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=1000)))
+def test_a_disk_that_is_too_small_is_refused_before_anything_trains(tmp_path, host_patch):
+    host_patch.setattr(cache_size, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=1000)))
     message = r"cache: needs up to 0.02 MB, of which 0.00 MB are there, and 0.00 MB are free; accepted: a folder on"
     with pytest.raises(InputError, match=message):
         run.run(tree(teacher_cache=str(tmp_path / "cache"), student__steps=10), str(tmp_path / "run"))
