@@ -149,7 +149,8 @@ class Recipe:
     give the same bits every time; others do anyway. steps_per_call: how many training steps one compiled program takes
     where they are not due to be logged, measured or saved between; "auto" is 1 on a CPU, and as many as there are
     before the next that is due on other devices. teacher_cache: folder in which teachers' logits are kept by example
-    and view, "" for none. teacher_cache_dtype: as what."""
+    and view, "" for none. teacher_cache_dtype: as what. teacher_cache_optional: whether a phase whose teachers
+    cannot be cached runs them at every step; else it is refused."""
 
     name: str
     seed: int = 0
@@ -161,6 +162,7 @@ class Recipe:
     steps_per_call: str = "auto"
     teacher_cache: str = ""
     teacher_cache_dtype: str = "float32"
+    teacher_cache_optional: bool = False
     phases: tuple[Phase, ...]
     data: Data = field(default_factory=Data)
     parallel: Parallel = Parallel()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 VARIABLE = "KD_JAX_PARENT"  # in the environment of the child: the parent's process id and the pipe to it
+STARTER = "KD_JAX_STARTER"  # of a run that a sweep has started: the sweep's process id
 CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 _pipe: int | None = None  # in the child: where the parent reads
 
@@ -65,6 +66,12 @@ def _answers(address: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def die_with_starter() -> None:
+    """Have the system kill this process when the sweep that has started it is killed; anywhere else, nothing."""
+    if STARTER in os.environ:
+        _die_with(int(os.environ.pop(STARTER)))
 
 
 def _die_with(parent: int) -> None:

@@ -51,8 +51,10 @@ def check_cacheable(recipe: config.Recipe, why_not: str | None) -> None:
     Raises:
       InputError: with that reason.
     """
-    if recipe.teacher_cache and why_not:
-        raise InputError(f"config.teacher_cache: {recipe.teacher_cache}, but {why_not}; accepted: empty")
+    if recipe.teacher_cache and why_not and not recipe.teacher_cache_optional:
+        raise InputError(
+            f"config.teacher_cache: {recipe.teacher_cache}, but {why_not}; accepted: empty, or --config.teacher_cache_optional"
+        )
 
 
 def is_cacheable(teacher: Teacher) -> bool:

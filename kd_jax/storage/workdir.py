@@ -20,7 +20,7 @@ from kd_jax.typing import InputError, first_line
 # float16 they are not, so that teacher_cache_dtype is part of it
 NON_IDENTITY_KEYS = (
     "parallel.mesh", "data.dir", "data.stream", "data.workers", "log", "checkpoint", "teacher_check", "skip_nonfinite",
-    "steps_per_call", "teacher_cache",
+    "steps_per_call", "teacher_cache", "teacher_cache_optional",
 )  # fmt: skip
 FILES = ("config.json", "metrics.jsonl", "summary.json", "report.md", "curves.png")
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what a folder on an object store needs
@@ -60,12 +60,18 @@ def flatten(tree: dict, at: str = "") -> dict[str, Any]:
 
 def difference(old: dict, new: dict) -> str | None:
     """The first key in which two configurations are different runs, as a phrase, or None."""
-    old, new = flatten(old), flatten(new)
+    old, new = flatten(_running(old)), flatten(_running(new))
     for key in sorted({*old, *new}):
         free = any(key == f or key.startswith(f"{f}.") for f in NON_IDENTITY_KEYS)
         if not free and old.get(key) != new.get(key):
             return f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"
     return None
+
+
+def _running(tree: dict) -> dict:
+    """A configuration without the sections of phases that do not run."""
+    idle = [k for k, v in tree.items() if isinstance(v, dict) and "model" in v and k not in tree.get("phases", ())]
+    return {key: value for key, value in tree.items() if key not in idle}
 
 
 class Workdir:

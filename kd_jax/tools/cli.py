@@ -84,9 +84,10 @@ def _end(code: int, message: str | None) -> None:
     sys.exit(code)
 
 
-def define_config() -> ConfigFlag:
-    """The flag --config=FILE.py[:ARGUMENT] with its --config.KEY=VALUE overrides."""
-    return ConfigFlag()
+def define_config(*, optional: bool = False) -> ConfigFlag:
+    """The flag --config=FILE.py[:ARGUMENT] with its --config.KEY=VALUE overrides. optional: whether it may be
+    missing."""
+    return ConfigFlag(optional=optional)
 
 
 def numbers(flag: str, values: list[str]) -> tuple[float, ...]:

@@ -7,17 +7,21 @@ from types import ModuleType
 from absl import flags
 
 from kd_jax.config import error_in, override
+from kd_jax.config.overrides import OVERRIDE
 from kd_jax.typing import InputError
 
 flags.disclaim_key_flags()  # --help shows the flag among those of the command
 
 
 class ConfigFlag:
-    """--config=FILE.py[:ARGUMENT] and its --config.KEY=VALUE. value: the ConfigDict, None until `take`."""
+    """--config=FILE.py[:ARGUMENT] and its --config.KEY=VALUE. value: the ConfigDict, None until `take`. spelled: the
+    file and its argument. changes: the arguments --config.KEY=VALUE."""
 
-    def __init__(self):
+    def __init__(self, *, optional: bool = False):
+        """optional: whether --config may be missing; then `changes` are for configurations that are found elsewhere."""
+        self._optional = optional
         flags.DEFINE_string("config", None, "FILE.py[:ARGUMENT]; --config.KEY=VALUE changes what stands in it")
-        self.value = None
+        self.value, self.spelled, self.changes = None, "", ()
 
     def take(self, arguments: list[str]) -> list[str]:
         """Read the configuration that a command line names, with all that it changes.
@@ -33,11 +37,22 @@ class ConfigFlag:
             name, given, text = argument.partition("=")
             if name in ("--config", "-config"):
                 spelled = text if given else following
+        if not spelled and self._optional:
+            self.changes = tuple(argument for argument in arguments if OVERRIDE.fullmatch(argument))
+            return [argument for argument in arguments if argument not in self.changes]
         if not spelled:
             return arguments
-        self.value = load(spelled)
+        self.value, self.spelled = load(spelled), spelled
         self.value.lock()
-        return override(self.value, arguments)
+        rest = override(self.value, arguments)
+        changes, others = [], list(rest)
+        for argument in arguments:
+            if others and argument is others[0]:
+                others.pop(0)
+            else:
+                changes.append(argument)
+        self.changes = tuple(changes)
+        return rest
 
 
 def load(spelled: str):
@@ -50,7 +65,7 @@ def load(spelled: str):
     if not os.path.isfile(path):
         raise InputError(f"--config: no file {path}; give FILE.py or FILE.py:ARGUMENT")
     try:
-        get_config = getattr(_module(path), "get_config", None)
+        get_config = getattr(load_module(path), "get_config", None)
         if get_config is None:
             raise InputError(f"--config: {path} has no function get_config")
         config = get_config(argument) if argument else get_config()
@@ -63,10 +78,15 @@ def load(spelled: str):
     return config
 
 
-def _module(path: str) -> ModuleType:
+def load_module(path: str) -> ModuleType:
+    """A Python file, executed.
+
+    Raises:
+      InputError: it is none. What the file raises passes.
+    """
     spec = importlib.util.spec_from_file_location("config_file", path)
     if spec is None:
-        raise InputError(f"--config: {path} is not a Python file")
+        raise InputError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

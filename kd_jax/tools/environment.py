@@ -5,7 +5,7 @@ import gc
 import os
 import tempfile
 
-from kd_jax.distributed import xla_flags
+from kd_jax.distributed import parent, xla_flags
 from kd_jax.tools import kernel_library
 from kd_jax.typing import InputError, first_line
 
@@ -21,6 +21,7 @@ def prepare() -> None:
     Raises:
       InputError: a variable of the environment that cannot be used.
     """
+    parent.die_with_starter()
     check_xla_flags()
     kernel_library.choose()
     use_compilation_cache()

@@ -29,9 +29,12 @@ def cache_lines(recipe: config.Recipe, plans: Iterable[PhasePlan], source: Resid
     Raises:
       InputError: the disk is too small.
     """
+    plans = list(plans)
     phases = [plan for plan in plans if plan.cacheable_teachers]
+    live = [plan for plan in plans if plan.needs_teachers and plan.why_not_cached] if recipe.teacher_cache else []
+    lines = [f"{plan.name}: its teachers run at every step: {plan.why_not_cached}" for plan in live]
     if not phases:
-        return []
+        return lines
     seats = defaultdict(list)  # of one store, those of the phases that share it: their steps in epochs
     for plan in phases:
         for seat in plan.cacheable_teachers:
@@ -39,7 +42,7 @@ def cache_lines(recipe: config.Recipe, plans: Iterable[PhasePlan], source: Resid
             seats[store].append(plan.steps / plan.steps_per_epoch)
     size = sum(store_size(recipe, source, classes, max(epochs)) for (*_, classes), epochs in seats.items())
     if recipe.teacher_cache:
-        return [_room(recipe, source, size, len(seats))]
+        return [_room(recipe, source, size, len(seats)), *lines]
     computed = sum(distinct_views(source.num_views, max(epochs)) for epochs in seats.values())
     share = computed / sum(map(sum, seats.values()))
     if share > WORTH:

@@ -1,6 +1,8 @@
 """What a run would do: everything is built and compiled, two steps are taken, nothing is written."""
 
 import statistics
+import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -21,7 +23,7 @@ from kd_jax.typing import Variables
 STEPS = 2
 
 
-def dry_run(tree: dict, workdir: str, *, overwrite: bool = False) -> None:
+def dry_run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict[str, float]:
     """Print sizes, steps, learning rates, memory and disk of every phase; take two steps of each.
 
     A teacher that an earlier phase would train stands in with its initial weights.
@@ -30,20 +32,26 @@ def dry_run(tree: dict, workdir: str, *, overwrite: bool = False) -> None:
       tree: the nested dict of a ConfigDict.
       workdir: where the run would live; checked like a run's, not created.
       overwrite: as for a run.
+
+    Returns:
+      Phase -> seconds that a training step has taken, of those that train.
     """
-    prepared = prepare(tree, workdir, overwrite=overwrite)
+    prepared, seconds = prepare(tree, workdir, overwrite=overwrite), {}
     log_line(prepared.heading)
     with batches_of(prepared.recipe, prepared.layout, prepared.dataset) as source:
         for line in cache_lines(prepared.recipe, prepared.plans, source):
             log_line(line)
         for plan in prepared.plans:
-            for line in _describe(plan, prepared, source):
+            for line in _describe(plan, prepared, source, seconds):
                 log_line(line)
     log_line("dry run: nothing was written")
+    return seconds
 
 
-def _describe(plan: PhasePlan, prepared: Prepared, source: Resident | Streamed):
-    """Lines about one phase; the last ones compile and run it."""
+def _describe(
+    plan: PhasePlan, prepared: Prepared, source: Resident | Streamed, seconds: dict[str, float]
+) -> Iterator[str]:
+    """Lines about one phase; the last ones compile and run it. seconds: gets what a step takes."""
     state, phase = plan.abstract, plan.phase
     count = models.count_parameters(state.params["method"])
     yield f"\n{phase.name}: {phase.model}, {models.count_parameters(state.params['student']):,} parameters" + (
@@ -79,7 +87,7 @@ def _describe(plan: PhasePlan, prepared: Prepared, source: Resident | Streamed):
     copies = checkpoint.keep + checkpoint.best + 1  # one more while it is written
     yield f"  disk for checkpoints: {_megabytes(copies * size)} at most"
     with source:  # which no longer computes ahead after the phase
-        yield from _two_steps(plan, prepared, source)
+        yield from _two_steps(plan, prepared, source, seconds)
 
 
 def _moments(plan: PhasePlan) -> list[int]:
@@ -93,7 +101,9 @@ def _moments(plan: PhasePlan) -> list[int]:
     return sorted({s for s in (0, warm, *steps) if s < plan.steps})
 
 
-def _two_steps(plan: PhasePlan, prepared: Prepared, source: Resident | Streamed):
+def _two_steps(
+    plan: PhasePlan, prepared: Prepared, source: Resident | Streamed, seconds: dict[str, float]
+) -> Iterator[str]:
     compiled, put = CompiledPhase(plan), prepared.layout.put
     roots = [jax.random.key(seed) for seed in plan.seeds]
     teachers = tuple(t.load and put(_stand_in(t, prepared), "s") for t in plan.teachers)
@@ -114,10 +124,13 @@ def _two_steps(plan: PhasePlan, prepared: Prepared, source: Resident | Streamed)
     inputs, losses = StepInputs(plan, compiled.teach, source, teachers), []
     keys = tuple(put(fold(root, "train")) for root in roots)
     for step in range(STEPS):
+        began = time.monotonic()
         loops = tuple(loop._replace(metrics=compiled.no_metrics()) for loop in loops)
         loops = compiled.step(compiled.train, loops, inputs.train(step, tuple(loop.state for loop in loops)), keys)
         losses.append(statistics.fmean(metrics_lib.read(loop.metrics)["loss"] for loop in loops))
     yield f"  {STEPS} steps taken: loss " + ", ".join(f"{loss:.4f}" for loss in losses)
+    seconds[plan.name] = time.monotonic() - began  # of the last one: the first loads programs
+    yield f"  the last took {1000 * seconds[plan.name]:.0f} ms; all would take {hours(seconds[plan.name] * plan.steps)}"
 
 
 def _stand_in(teacher: Teacher, prepared: Prepared) -> Variables:
@@ -131,6 +144,11 @@ def _stand_in(teacher: Teacher, prepared: Prepared) -> Variables:
         return plan.weights().variables
     image = jax.numpy.zeros((1, *teacher.network.image_shape))
     return models.init(teacher.network.model, jax.random.key(0), image)
+
+
+def hours(seconds: float) -> str:
+    """A time that a person reads."""
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
 def _bytes(tree) -> int:

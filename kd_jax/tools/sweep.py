@@ -1,0 +1,203 @@
+"""A sweep: every combination of some values, times seeds, a folder each. The same command again goes on."""
+
+import os
+import shlex
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from kd_jax import recipes
+from kd_jax.storage import files
+from kd_jax.storage.progress import log_line
+from kd_jax.storage.workdir import difference, resolve_path
+from kd_jax.tools import sweep_cells, sweep_jobs
+from kd_jax.tools.config_file import ConfigFlag
+from kd_jax.tools.sweep_cells import Cell
+from kd_jax.tools.sweep_jobs import DONE, Runner
+from kd_jax.tools.sweep_shared import Job, jobs_of
+from kd_jax.typing import InputError
+
+CACHE = "teacher_cache"  # below the sweep's folder
+RECORD = "sweep.json"
+
+
+class Sweep(NamedTuple):
+    """What a sweep runs. home: its folder. cells: all of them. shared: jobs of phases that cells have in common. last:
+    jobs of the cells, in their order. baseline: name of the cell that others are compared with, or ""."""
+
+    home: Path
+    cells: list[Cell]
+    shared: list[Job]
+    last: list[Job]
+    baseline: str
+
+    def shard(self, index: int, count: int) -> list[Job]:
+        """The jobs of every count-th cell, and those that they need."""
+        last = self.last[index::count]
+        needs = {need for job in last for need in job.needs}
+        return [job for job in self.shared if job.folder in needs] + last
+
+
+def planned(
+    flag: ConfigFlag, workdir: str | None, *, grids: list[str], file: str, seeds: int, teacher_seed: int | None,
+    baseline: str,
+) -> Sweep:  # fmt: skip
+    """The sweep that a command line asks for: see launch/sweep.py for the arguments.
+
+    Raises:
+      InputError: something in them, in a configuration or in the folder is wrong.
+    """
+    if not workdir:
+        raise InputError("--workdir: missing; --help shows what is accepted")
+    if bool(file) == bool(flag.spelled):
+        raise InputError("give --config with --grid, or --sweep=FILE, which holds both")
+    if file and grids:
+        raise InputError("--grid: the values stand in the file of --sweep")
+    variants, more = sweep_cells.of_file(file) if file else (sweep_cells.of_grids(flag.spelled, grids), {})
+    changes = with_cache(flag.changes, workdir)
+    cells = sweep_cells.cells_of(variants, changes, seeds or more.get("seeds", 1))
+    chosen = baseline or more.get("baseline", "")
+    return plan(workdir, cells, teacher_seed=teacher_seed, baseline=chosen and sweep_cells.find(cells, chosen))
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(I, N) of "I/N".
+
+    Raises:
+      InputError: no such text, or I is not 0 to N - 1.
+    """
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise InputError(f"--shard={text}: must be I/N with I from 0 to N - 1")
+    return int(index), int(count)
+
+
+def plan(workdir: str, cells: Sequence[Cell], *, teacher_seed: int | None = None, baseline: str = "") -> Sweep:
+    """Find the jobs of a sweep; writes nothing.
+
+    Args:
+      workdir: its folder.
+      cells: see `sweep_cells.cells_of`.
+      teacher_seed: seed of all teachers; None: each run's own.
+      baseline: name of a cell.
+
+    Raises:
+      InputError: a folder on an object store, or one that holds another run.
+    """
+    home = resolve_path(workdir)
+    if "://" in str(home):
+        raise InputError(f"--workdir={workdir}: a sweep needs a folder of this machine, or of a shared disk")
+    shared, last = jobs_of(cells, teacher_seed)
+    for cell in cells:
+        written = home / cell.folder / "config.json"
+        if written.exists():
+            changed = difference(*(recipes.completed(tree) for tree in (files.read_json(written), cell.tree)))
+            if changed:
+                raise InputError(f"{home / cell.folder}: holds another run: config.{changed}; name another folder")
+    return Sweep(Path(home), list(cells), shared, last, baseline)
+
+
+def run(sweep: Sweep, train: Path, *, count: int = 1, shard: tuple[int, int] = (0, 1)) -> bool:
+    """Run what is not done yet.
+
+    Args:
+      train: the script that trains.
+      count: how many runs at once.
+      shard: (index, count): every count-th cell, from the index-th on.
+
+    Returns:
+      Whether all cells of the shard are done.
+
+    Raises:
+      Interrupted: SIGTERM or SIGINT came; the same command goes on.
+    """
+    jax.config.update("jax_platforms", "cpu")  # the devices are for the runs
+    jobs = sweep.shard(*shard)
+    sweep.home.mkdir(parents=True, exist_ok=True)
+    write_record(sweep, train)
+    there = sum(sweep_jobs.is_done(sweep.home, job) for job in jobs)
+    log_line(f"sweep {sweep.home}: {_content(sweep, jobs)}" + (f"; {there} of these are done" if there else ""))
+    ended = 0
+
+    def say(job: Job, outcome: str) -> None:
+        nonlocal ended
+        ended += 1
+        result = _result(sweep.home, job) if outcome == DONE else outcome
+        log_line(f"[{ended}/{len(jobs)}] {job.name}: {result}{_time_left(runner, len(jobs) - ended)}")
+
+    runner = Runner(sweep.home, train, count, say)
+    runner.run(jobs)
+    failed = [job for job in jobs if runner.outcomes[job.folder] != DONE]
+    for job in failed:
+        log_line(f"failed: {job.folder}: {runner.outcomes[job.folder]}; all it printed: {sweep_jobs.OUTPUT} there")
+    if not failed:
+        log_line(f"all are done; python launch/report.py {shlex.quote(os.path.relpath(sweep.home))}")
+    return not failed
+
+
+def describe(sweep: Sweep, train: Path, shard: tuple[int, int] = (0, 1)) -> list[str]:
+    """Lines on what a sweep would run, and what of it is there."""
+    jobs, home = sweep.shard(*shard), sweep.home
+    lines = [f"sweep {home}: {_content(sweep, jobs)}; their folders:"]
+    for job in jobs:
+        state = "done" if sweep_jobs.is_done(home, job) else "begun" if (home / job.folder).exists() else "new"
+        links = f", takes {', '.join(job.links)} from {', '.join(job.links.values())}" if job.links else ""
+        lines.append(f"  {job.folder}: {state}{links}")
+    first = next((job for job in jobs if not sweep_jobs.is_done(home, job)), jobs[-1])
+    return [*lines, f"the first of them: {shlex.join(sweep_jobs.command_of(home, train, first))}"]
+
+
+def write_record(sweep: Sweep, train: Path) -> None:
+    """sweep.json: the cells, those of earlier sweeps in the folder too; what a report reads."""
+    path = sweep.home / RECORD
+    before = files.read_json(path) if path.exists() else {"cells": [], "baseline": ""}
+    commands = {job.folder: sweep_jobs.command_of(sweep.home, train, job) for job in sweep.last}
+    cells: dict[str, dict[str, Any]] = {cell["folder"]: cell for cell in before["cells"]}
+    for cell, job in zip(sweep.cells, sweep.last, strict=True):
+        cells[cell.folder] = {
+            "name": cell.name, "seed": cell.seed, "settings": cell.settings, "folder": cell.folder,
+            "config": cell.config, "command": shlex.join(commands[cell.folder]), "links": job.links,
+        }  # fmt: skip
+    files.write_json(
+        path, {"baseline": sweep.baseline or before["baseline"], "cells": list(cells.values())}, shared=True
+    )
+
+
+def with_cache(changes: tuple[str, ...], workdir: str) -> tuple[str, ...]:
+    """--config.KEY=VALUE of all cells, with one teacher cache for all where the user says nothing of it."""
+    if any(change.startswith(("--config.teacher_cache=", "-config.teacher_cache=")) for change in changes):
+        return changes
+    cache = resolve_path(workdir) / CACHE
+    return (f"--config.teacher_cache={cache}", "--config.teacher_cache_optional=True", *changes)
+
+
+def _content(sweep: Sweep, jobs: list[Job]) -> str:
+    cells = [job for job in jobs if job in sweep.last]
+    seeds = len({cell.seed for cell in sweep.cells})
+    of_all = "" if len(cells) == len(sweep.cells) else f" of {len(sweep.cells)}"
+    shared = len(jobs) - len(cells)
+    trained = f", and {shared} phase{'s' * (shared > 1)} that they share" if shared else ""
+    names = len({cell.name for cell in sweep.cells})
+    return f"{len(cells)}{of_all} runs ({names} cells, {seeds} seed{'s' * (seeds > 1)}){trained}"
+
+
+def _result(home: Path, job: Job) -> str:
+    """The headlines of the phases that a run has trained itself."""
+    phases = files.read_json(home / job.folder / "summary.json")["phases"]
+    figures = (
+        f"{name} {key.removesuffix('_last')} {row[key]:.2%}"
+        for name, row in phases.items()
+        if name not in job.links
+        for key in [next(key for key in row if key.endswith("_last"))]
+    )
+    return ", ".join(figures)
+
+
+def _time_left(runner: Runner, jobs: int) -> str:
+    if not (jobs and runner.seconds):
+        return ""
+    minutes = statistics.fmean(runner.seconds) * jobs / runner.count / 60
+    return f"; about {minutes:.0f} min left" if minutes >= 1 else "; less than a minute left"

@@ -1,0 +1,209 @@
+"""The cells of a sweep: what is changed in each, checked before anything trains."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from kd_jax import config
+from kd_jax.config import error_in
+from kd_jax.storage.workdir import difference
+from kd_jax.tools.config_file import load, load_module
+from kd_jax.typing import InputError, suggest
+
+# keys that say what a sweep is made of, and what sets them
+TAKEN = {"phases": "a sweep has the phases of its config", "seed": "--seeds=N", "seeds": "--seeds=N"}
+LONGEST = 200  # characters of a folder's name
+PLAIN = " =:+@()[],._-'\"!"  # stand in a folder's name as they are
+
+
+class Cell(NamedTuple):
+    """One run of a sweep.
+
+    name: of the folder that its seeds share. settings: key -> value, as a command line spells it. config:
+    FILE.py[:ARGUMENT]. flags: --config.KEY=VALUE of the run. tree: its resolved configuration.
+    """
+
+    name: str
+    settings: dict[str, str]
+    seed: int
+    config: str
+    flags: tuple[str, ...]
+    tree: dict
+
+    @property
+    def folder(self) -> str:
+        """Below that of the sweep."""
+        return f"{self.name}/seed={self.seed}"
+
+
+class Variant(NamedTuple):
+    """What the seeds of a cell have in common."""
+
+    name: str
+    settings: dict[str, str]
+    config: str
+
+
+def of_grids(spelled: str, grids: Iterable[str], where: str = "--grid") -> list[Variant]:
+    """Every combination of the values of some keys.
+
+    Args:
+      spelled: FILE.py[:ARGUMENT].
+      grids: KEY=V1,V2,... each; commas inside brackets or quotes belong to a value.
+      where: the flag that they are of.
+
+    Raises:
+      InputError: not of that form, no value, a key twice, a key that a sweep sets itself.
+    """
+    axes: dict[str, list[str]] = {}
+    for grid in grids:
+        key, equals, text = grid.partition("=")
+        key = key.strip().removeprefix("config.")
+        values = split_values(text)
+        if not (key and equals and values):
+            raise InputError(f"{where} {grid}: must be KEY=V1,V2,... with one value at least")
+        if key in axes:
+            raise InputError(f"{where} {grid}: {key} has a grid already")
+        axes[key] = values
+    cells = (dict(zip(axes, values, strict=True)) for values in product(*axes.values()))
+    return [Variant(_name(settings), settings, spelled) for settings in cells]
+
+
+def of_file(spelled: str) -> tuple[list[Variant], dict[str, Any]]:
+    """A sweep that is written as data: a file with CONFIG, a config file, and sweep(), which yields a dict for each
+    variant: key -> value, and perhaps "name" and another "config".
+
+    Args:
+      spelled: FILE.py[:ARGUMENT]; the argument is added to that of each config.
+
+    Returns:
+      The variants, and what else the file says: "seeds" and "baseline", where it has SEEDS and BASELINE.
+
+    Raises:
+      InputError: no such file, or not of that form; what it raises itself, with the line.
+    """
+    path, _, argument = spelled.partition(":")
+    if not os.path.isfile(path):
+        raise InputError(f"--sweep: no file {path}; --list names those that there are")
+    try:
+        module = load_module(path)
+        rows = [dict(row) for row in module.sweep()]
+        configs = [row.pop("config", None) or module.CONFIG for row in rows]
+    except InputError:
+        raise
+    except Exception as e:
+        raise InputError(f"--sweep: {error_in(path, e)}") from e
+    variants = []
+    for row, file in zip(rows, configs, strict=True):
+        name = row.pop("name", None)
+        settings = {key: _spell(value) for key, value in row.items()}
+        if argument:
+            file += ("," if ":" in file else ":") + argument
+        variants.append(Variant(name or _name(settings) or Path(file).stem, settings, file))
+    if not variants:
+        raise InputError(f"--sweep: sweep() of {path} yields nothing")
+    more = {name: getattr(module, name.upper()) for name in ("seeds", "baseline") if hasattr(module, name.upper())}
+    return variants, more
+
+
+def cells_of(variants: Iterable[Variant], changes: tuple[str, ...], seeds: int) -> list[Cell]:
+    """The runs of some variants with the seeds 0 to seeds - 1, checked as far as their configuration goes.
+
+    Args:
+      changes: --config.KEY=VALUE that all have.
+
+    Raises:
+      InputError: a wrong key or value; two variants with one name, or that are the same run.
+    """
+    cells, named = [], {}
+    for variant in variants:
+        name = _folder_name(variant.name)
+        if name in named:
+            raise InputError(f"two cells are named {name}")
+        trees = []
+        for seed in range(seeds):
+            flags = (*changes, *(f"--config.{k}={v}" for k, v in variant.settings.items()), f"--config.seed={seed}")
+            trees.append(_tree(variant, flags))
+            cells.append(Cell(name, variant.settings, seed, variant.config, flags, trees[-1]))
+        for other, tree in named.items():
+            if difference(tree, trees[0]) is None:
+                raise InputError(f"the cells {other} and {name} are the same run")
+        named[name] = trees[0]
+    return cells
+
+
+def _tree(variant: Variant, flags: tuple[str, ...]) -> dict:
+    """The configuration of a cell, as JSON has it."""
+    for key in variant.settings:
+        if key.partition("[")[0] in TAKEN:
+            raise InputError(f"config.{key}: cannot differ between cells; {TAKEN[key.partition('[')[0]]}")
+    config_dict = load(variant.config)
+    config_dict.lock()
+    config.override(config_dict, list(flags))
+    tree = config_dict.to_dict()
+    recipe = config.parse(tree)
+    if recipe.seeds > 1:
+        raise InputError(f"config.seeds: must be 1 in a sweep, got {recipe.seeds}; {TAKEN['seeds']}")
+    return json.loads(json.dumps(tree))
+
+
+def split_values(text: str) -> list[str]:
+    """The values between commas; those inside brackets or quotes do not count."""
+    values, depth, quoted, start = [], 0, "", 0
+    for i, letter in enumerate(text):
+        if quoted:
+            quoted = "" if letter == quoted else quoted
+        elif letter in "'\"":
+            quoted = letter
+        elif letter in "([{":
+            depth += 1
+        elif letter in ")]}":
+            depth -= 1
+        elif letter == "," and depth == 0:
+            values.append(text[start:i])
+            start = i + 1
+    values = [value.strip() for value in (*values, text[start:])]
+    return [value for value in values if value]
+
+
+def _spell(value: Any) -> str:
+    """A value of Python as a command line spells it."""
+    return value if isinstance(value, str) else repr(value)
+
+
+def _name(settings: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in settings.items())
+
+
+def _folder_name(name: str) -> str:
+    """A name in which nothing stands that a file system, or a path that is read as a pattern, would misread."""
+    spelled = quote(name, safe=PLAIN)
+    if not spelled.strip(". ") or len(spelled) > LONGEST:
+        raise InputError(
+            f"{name[:60]!r}: no name of a cell; 1 to {LONGEST} characters wanted, and --sweep=FILE can name cells"
+        )
+    return spelled
+
+
+def list_sweeps(folder: Path) -> Iterator[tuple[str, str]]:
+    """Name and first line of every sweep that is written as data."""
+    for path in sorted(folder.glob("*.py")):
+        if path.name != "__init__.py":
+            doc = load_module(str(path)).__doc__ or ""
+            yield path.stem, doc.strip().partition("\n")[0]
+
+
+def find(cells: Iterable[Cell], named: str) -> str:
+    """The name of a variant as the user wrote it.
+
+    Raises:
+      InputError: none is named so.
+    """
+    names = list(dict.fromkeys(cell.name for cell in cells))
+    if named not in names:
+        raise InputError(f"--baseline={named}: no cell is named so; {suggest(named, names)}")
+    return named

@@ -1,0 +1,164 @@
+"""The runs of a sweep, each in a process of its own: started when what they need is there, stopped by a signal, and
+what became of them."""
+
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kd_jax.distributed.parent import STARTER
+from kd_jax.distributed.preemption import Interrupted, stop_on_signal
+from kd_jax.storage import files
+from kd_jax.tools.sweep_shared import Job
+
+OUTPUT = "output.txt"  # in a run's folder: what its process has printed
+PAUSE = 0.1  # seconds between looks at the processes
+WAIT = 5.0  # seconds until a run that another sweep trains is looked at again
+DONE, FAILED, BUSY = "done", "failed", "busy"
+
+
+@dataclass
+class Runner:
+    """Runs jobs.
+
+    home: folder of the sweep. train: the script that trains. count: how many at once. say: takes a line when a job
+    has ended. outcomes: folder -> DONE, or why it failed. seconds: of the jobs that this process has run to their end.
+    """
+
+    home: Path
+    train: Path
+    count: int
+    say: Callable[[Job, str], None]
+    outcomes: dict[str, str] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+
+    def run(self, jobs: Iterable[Job]) -> None:
+        """Run all jobs that are not done yet; one that fails stops only those that need it.
+
+        Raises:
+          Interrupted: SIGTERM or SIGINT came; the processes have saved and ended.
+        """
+        waiting, running, again = list(jobs), {}, {}
+        with stop_on_signal() as stop:
+            while waiting or running:
+                number = stop(0)
+                if number is not None:
+                    _end(running)
+                    raise Interrupted(number, f"sweep {self.home}")
+                self._collect(running, waiting, again)
+                self._start_next(running, waiting, again)
+                time.sleep(PAUSE)
+
+    def _start_next(self, running: dict, waiting: list[Job], again: dict[str, float]) -> None:
+        """Start the first job whose needs are there, or say what became of it without."""
+        if len(running) >= self.count:
+            return
+        for job in waiting:
+            failed = [need for need in job.needs if self.outcomes.get(need, DONE) != DONE]
+            if failed:
+                self._ended(job, f"{FAILED}: {failed[0]} failed", waiting)
+            elif all(need in self.outcomes for need in job.needs) and time.monotonic() >= again.get(job.folder, 0):
+                if is_done(self.home, job):
+                    self._ended(job, DONE, waiting)
+                else:
+                    running[job.folder] = (job, *self._start(job))
+                    waiting.remove(job)
+            else:
+                continue
+            return
+
+    def _start(self, job: Job) -> tuple[subprocess.Popen, float]:
+        folder = self.home / job.folder
+        link(self.home, job)
+        command = command_of(self.home, self.train, job)
+        with open(folder / OUTPUT, "a", errors="backslashreplace") as output:
+            print("$", shlex.join(command), file=output, flush=True)
+            process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+                env={**os.environ, STARTER: str(os.getpid())},
+            )  # fmt: skip
+        return process, time.monotonic()
+
+    def _collect(self, running: dict, waiting: list[Job], again: dict[str, float]) -> None:
+        for folder, (job, process, began) in list(running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del running[folder]
+            if code == 0 and is_done(self.home, job):
+                self.seconds.append(time.monotonic() - began)
+                self._ended(job, DONE, waiting)
+            elif code == 2 and is_held(self.home / folder):  # by a process of another sweep, or of another shard
+                again[folder] = time.monotonic() + WAIT
+                waiting.append(job)
+            else:
+                self._ended(job, f"{FAILED}: {last_line(self.home / folder / OUTPUT) or f'exit code {code}'}", waiting)
+
+    def _ended(self, job: Job, outcome: str, waiting: list[Job]) -> None:
+        if job in waiting:
+            waiting.remove(job)
+        self.outcomes[job.folder] = outcome
+        self.say(job, outcome)
+
+
+def command_of(home: Path, train: Path, job: Job) -> list[str]:
+    """What a job runs; anyone may run it by hand."""
+    return [sys.executable, str(train), f"--config={job.cell.config}", f"--workdir={home / job.folder}", *job.flags]
+
+
+def is_done(home: Path, job: Job) -> bool:
+    """Whether a job has ended well: its summary is written last."""
+    return (home / job.folder / "summary.json").exists()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process runs there now."""
+    try:
+        with open(folder / ".lock", "a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def link(home: Path, job: Job) -> None:
+    """Give a job's folder the phases that others have trained, and their rows, where it has none of its own."""
+    folder = home / job.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for phase, source in job.links.items():
+        place = folder / phase
+        if not place.exists():
+            place.unlink(missing_ok=True)  # a link to what is gone
+            place.symlink_to(os.path.relpath(home / source / phase, folder), target_is_directory=True)
+        metrics = (home / source / "metrics.jsonl").read_text().splitlines(keepends=True)
+        rows += [line for line in metrics if json.loads(line)["phase"] == phase]
+    if rows and not (folder / "metrics.jsonl").exists():
+        files.write_text(folder / "metrics.jsonl", "".join(rows))
+
+
+def last_line(output: Path) -> str:
+    """The error that a process has printed, or else its last line."""
+    try:
+        lines = [line.strip() for line in output.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or [""])[-1].removeprefix("error: ")
+
+
+def _end(running: dict) -> None:
+    """Have the processes save and end."""
+    for _, process, _ in running.values():
+        process.send_signal(signal.SIGTERM)
+    for _, process, _ in running.values():
+        process.wait()

@@ -1,0 +1,53 @@
+"""Run every combination of some values, times seeds, a folder each; the same command again goes on with what is missing.
+
+python launch/sweep.py --config=FILE.py[:ARG] --workdir=DIR --grid KEY=V1,V2,... [--grid ...] [--seeds=N] [--config.KEY=VALUE ...]
+python launch/sweep.py --sweep=configs/sweeps/NAME.py[:ARG] --workdir=DIR
+"""  # noqa: E501
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from kd_jax.tools import cli
+
+HERE = Path(__file__).resolve().parent
+CONFIG = cli.define_config(optional=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the sweep")
+GRID = flags.DEFINE_multi_string("grid", [], "KEY=V1,V2,...: values of a key of the config; several grids are combined")
+SWEEP = flags.DEFINE_string(
+    "sweep", "", "FILE.py[:ARG]: a sweep that is written as data, in place of --config and --grid"
+)
+SEEDS = flags.DEFINE_integer("seeds", 0, "how many seeds, from 0 on; by default 1, or those of the file", lower_bound=0)
+TEACHER_SEED = flags.DEFINE_integer(
+    "teacher_seed", None, "one seed for all teachers; by default a teacher has the seed of its run", lower_bound=0
+)
+BASELINE = flags.DEFINE_string("baseline", "", "name of the cell that a report compares the others with: KEY=V,...")
+JOBS = flags.DEFINE_integer("jobs", 1, "how many runs at once", lower_bound=1)
+SHARD = flags.DEFINE_string("shard", "0/1", "I/N: every N-th cell from the I-th on, 0 <= I < N, for arrays of jobs")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "list the runs, what they share and how long they take; write nothing")
+LIST = flags.DEFINE_bool("list", False, "name the sweeps in configs/sweeps")
+
+
+def run() -> None:
+    from kd_jax.tools import sweep, sweep_cells
+
+    if LIST.value:
+        for name, line in sweep_cells.list_sweeps(HERE.parent / "configs" / "sweeps"):
+            print(f"configs/sweeps/{name}.py  {line}")
+        return
+    shard = sweep.parse_shard(SHARD.value)
+    planned = sweep.planned(
+        CONFIG, WORKDIR.value, grids=GRID.value, file=SWEEP.value, seeds=SEEDS.value, teacher_seed=TEACHER_SEED.value,
+        baseline=BASELINE.value,
+    )  # fmt: skip
+    if DRY_RUN.value:
+        from kd_jax.tools.sweep_cost import dry_run
+
+        dry_run(planned, HERE / "train.py", shard)
+    elif not sweep.run(planned, HERE / "train.py", count=JOBS.value, shard=shard):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.main(run, config=CONFIG)
