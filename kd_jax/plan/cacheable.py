@@ -52,9 +52,8 @@ def check_cacheable(recipe: config.Recipe, why_not: str | None) -> None:
       InputError: with that reason.
     """
     if recipe.teacher_cache and why_not and not recipe.teacher_cache_optional:
-        raise InputError(
-            f"config.teacher_cache: {recipe.teacher_cache}, but {why_not}; accepted: empty, or --config.teacher_cache_optional"
-        )
+        accepted = "empty, or --config.teacher_cache_optional"
+        raise InputError(f"config.teacher_cache: {recipe.teacher_cache}, but {why_not}; accepted: {accepted}")
 
 
 def is_cacheable(teacher: Teacher) -> bool:

@@ -188,7 +188,9 @@ class Workdir:
     def _clear(self) -> None:
         """Delete what a run writes, and nothing else."""
         for folder in self.path.iterdir():
-            if folder.is_dir() and (folder / "checkpoints").exists():
+            if not files.on_store(folder) and os.path.islink(folder):  # to a phase that another run has trained
+                folder.unlink()
+            elif folder.is_dir() and (folder / "checkpoints").exists():
                 folder.rmtree()
         for name in FILES:
             if (self.path / name).exists():

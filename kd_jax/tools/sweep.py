@@ -52,6 +52,8 @@ def planned(
     """
     if not workdir:
         raise InputError("--workdir: missing; --help shows what is accepted")
+    if "://" in workdir:
+        raise InputError(f"--workdir={workdir}: a sweep needs a folder of this machine, or of a shared disk")
     if bool(file) == bool(flag.spelled):
         raise InputError("give --config with --grid, or --sweep=FILE, which holds both")
     if file and grids:
@@ -85,11 +87,9 @@ def plan(workdir: str, cells: Sequence[Cell], *, teacher_seed: int | None = None
       baseline: name of a cell.
 
     Raises:
-      InputError: a folder on an object store, or one that holds another run.
+      InputError: the folder of a cell holds another run.
     """
     home = resolve_path(workdir)
-    if "://" in str(home):
-        raise InputError(f"--workdir={workdir}: a sweep needs a folder of this machine, or of a shared disk")
     shared, last = jobs_of(cells, teacher_seed)
     for cell in cells:
         written = home / cell.folder / "config.json"

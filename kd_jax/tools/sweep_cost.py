@@ -12,9 +12,10 @@ from kd_jax.train.run import load_data
 
 
 def dry_run(sweep: Sweep, train: Path, shard: tuple[int, int]) -> None:
-    """Print the runs of a sweep, the dry run of the first cell of every kind, and the hours of all. Two runs are of
-    one kind if their config file and the networks of their phases are the same: then a step takes equally long, but
-    for what the settings change. Writes nothing.
+    """Print the runs of a sweep, the dry run of the first cell of every kind, and the hours of all. Writes nothing.
+
+    Two runs are of one kind if their config file, their data and the networks of their phases are the same: then a
+    step takes equally long, but for what the settings change.
 
     Args:
       sweep, train: see `sweep.run`.
@@ -27,12 +28,15 @@ def dry_run(sweep: Sweep, train: Path, shard: tuple[int, int]) -> None:
         if sweep_jobs.is_done(sweep.home, job):
             continue
         cell = job.cell
-        kind = (cell.config, *((name, cell.tree[name]["model"]) for name in cell.tree["phases"]))
+        kind = (
+            cell.config,
+            str(cell.tree["data"]),
+            *((name, cell.tree[name]["model"]) for name in cell.tree["phases"]),
+        )
         if kind not in measured:
             log_line(f"\n{cell.folder}:")
-            tree = {**cell.tree, "teacher_cache": ""}  # its disk is that of all runs together
-            examples = len(load_data(config.parse(tree)).train)
-            measured[kind] = (examples, dry_run_of(tree, str(sweep.home / cell.folder)))
+            examples = len(load_data(config.parse(cell.tree)).train)
+            measured[kind] = (examples, dry_run_of(cell.tree, str(sweep.home / cell.folder)))
         examples, seconds = measured[kind]
         phases = (phase for phase in config.parse(cell.tree).phases if phase.name in job.phases)
         total += sum(seconds.get(phase.name, 0.0) * _steps(phase, examples) for phase in phases)

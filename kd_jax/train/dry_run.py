@@ -148,7 +148,9 @@ def _stand_in(teacher: Teacher, prepared: Prepared) -> Variables:
 
 def hours(seconds: float) -> str:
     """A time that a person reads."""
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
 def _bytes(tree) -> int:
