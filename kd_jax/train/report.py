@@ -41,13 +41,14 @@ def revision() -> dict | None:
         return None
 
 
-def summarize(recipe: config.Recipe, phases: dict[str, dict], tree: dict) -> dict:
-    """The content of summary.json. tree: the resolved configuration."""
+def summarize(recipe: config.Recipe, phases: dict[str, dict], tree: dict, data_identity: dict) -> dict:
+    """The content of summary.json. tree: the resolved configuration. data_identity: `Dataset.identity`."""
     versions = {"kd_jax": __version__, "python": platform.python_version()}
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
         "data": recipe.data.name,
+        "data_digest": data_identity["digest"],
         "versions": versions | {name: metadata.version(name) for name in VERSIONS},
         "device": describe_device(),
         "code": revision(),

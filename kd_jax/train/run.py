@@ -122,7 +122,7 @@ def _run(prepared: Prepared, tree: dict, stop) -> dict:
             results[phase.name] = phase.result()
     written, task = home.path / "summary.json", plans[0].task
     if any(phase.trained for phase in runs) or not processes.from_main(written.exists):
-        summary = report.summarize(recipe, results, tree)
+        summary = report.summarize(recipe, results, tree, data_identity)
         units = {monitor.log: monitor.unit for plan in plans for monitor in plan.distiller.monitors}
 
         def write() -> None:

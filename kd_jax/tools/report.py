@@ -1,0 +1,83 @@
+"""A report on the runs in some folders: report.md, table.csv, table.tex, report.html and the pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kd_jax.storage import files
+from kd_jax.storage.progress import log_line
+from kd_jax.tools.report_page import page
+from kd_jax.tools.report_plots import pictures
+from kd_jax.tools.report_runs import find, notes_on
+from kd_jax.tools.report_tables import HEAD, TEXT, cells_of, comma_separated, latex, markdown, pivot, rows_of
+from kd_jax.typing import InputError
+
+CAPTIONS = {
+    "curves": "By epoch on the test set: mean over the seeds, and a band of one deviation.",
+    "cost": "The last step against what a step takes on the machine of the runs; bars are one deviation.",
+}
+
+
+def report(folders: Sequence[str], *, rows: str = "", cols: str = "", baseline: str = "", out: str = "") -> list[Path]:
+    """Write a report.
+
+    Args:
+      folders: of sweeps or of runs, or above them.
+      rows, cols: keys of a further table; both or none.
+      baseline: row that the others are compared with; by default the sweep's, or the first.
+      out: folder of the report; by default the first of `folders`.
+
+    Returns:
+      The files.
+
+    Raises:
+      InputError: nothing there, an unknown key, an unknown baseline.
+    """
+    if bool(rows) != bool(cols):
+        raise InputError("--rows and --cols: give both, or none")
+    if not folders:
+        raise InputError("give the folder of a sweep, or of runs: python launch/report.py DIR")
+    found = find(folders)
+    table = rows_of(found.runs, baseline or found.baseline)
+    pivots = pivot(table, rows, cols) if rows else []
+    headlines = {run.headline for run in found.runs if run.state == "done"}
+    if len(headlines) > 1:
+        raise InputError(f"the runs are measured by {', '.join(sorted(headlines))}: a report of each wanted")
+    notes = [*notes_on(found.runs), *_lacking(table)]
+    drawn = pictures(table, *headlines) if headlines else {}
+    against = {name: name.removeprefix("against_") for name in drawn if name not in CAPTIONS}
+    captions = CAPTIONS | {
+        name: f"The last step against {key}; bars are one deviation." for name, key in against.items()
+    }
+    home = Path(out or folders[0])
+    home.mkdir(parents=True, exist_ok=True)
+    title = ", ".join(Path(folder).resolve().name for folder in folders)
+    main = [HEAD, *map(cells_of, table)]
+    texts = {
+        "report.md": _text(title, main, pivots, notes, drawn, captions),
+        "table.csv": comma_separated(table),
+        "table.tex": "\n\n".join(latex(each, {0}) for _, each in pivots) + "\n" if pivots else latex(main, TEXT) + "\n",
+        "report.html": page(title, table, pivots, notes, drawn, captions, home),
+    }
+    written = [home / name for name in texts]
+    for path, text in zip(written, texts.values(), strict=True):
+        files.write_text(path, text)
+    for name, picture in drawn.items():
+        written.append(home / f"report_{name}.png")
+        written[-1].write_bytes(picture)
+    log_line("\n".join([markdown(main, TEXT), *notes, "", *(f"written: {path}" for path in written)]))
+    return written
+
+
+def _lacking(table) -> list[str]:
+    runs = [run for row in table for run in row.missing]
+    states = [run.state.partition(":")[0] for run in runs]
+    counts = {state: states.count(state) for state in ("failed", "unfinished", "missing")}
+    there = [f"{count} {state}" for state, count in counts.items() if count]
+    return [f"note: of {sum(len(row.runs) for row in table)} runs {', '.join(there)}"] if there else []
+
+
+def _text(title: str, main, pivots, notes, drawn, captions) -> str:
+    parts = [f"# {title}", markdown(main, TEXT), *notes]
+    parts += [f"**{name or 'By two keys'}**\n\n{markdown(each, {0})}" for name, each in pivots]
+    parts += [f"![{captions[name]}](report_{name}.png)" for name in drawn]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,134 @@
+"""Pictures of results: curves with bands over seeds, results against a numeric key, results against cost. PNG, legible
+in print and on a screen: labels, units, colours that colour-blind readers tell apart, a marker for each line."""
+
+import io
+import itertools
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from kd_jax.tools.report_tables import Row
+
+# Okabe and Ito's palette
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = "osD^vP*X"
+MOST = len(COLORS)  # lines of one picture
+SIZE = (6.4, 4.2)  # inches
+
+
+def pictures(rows: Sequence[Row], metric: str) -> dict[str, bytes]:
+    """Name -> PNG of all that there is something to draw for.
+
+    Args:
+      rows: with results or without.
+      metric: the headline, as rows of metrics.jsonl name it.
+    """
+    rows = [row for row in rows if row.values]
+    drawn = {"curves": _curves(rows, metric), "cost": _cost(rows, metric)}
+    for key in _numeric_keys(rows):
+        drawn[f"against_{key}"] = _against(rows, key, metric)
+    return {name: picture for name, picture in drawn.items() if picture}
+
+
+def _axes(title: str, x: str, y: str):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _png(figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def _style(i: int) -> dict:
+    return {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
+
+
+def _legend(axes, shown: int, there: int) -> None:
+    title = f"the best {shown} of {there}" if there > shown else None
+    axes.legend(fontsize="small", title=title, title_fontsize="small")
+
+
+def _best(rows: Sequence[Row]) -> list[Row]:
+    """As many as a picture has colours for, in the order of the table."""
+    chosen = sorted(rows, key=lambda row: -row.mean)[:MOST]
+    return [row for row in rows if row in chosen]
+
+
+def _curves(rows: Sequence[Row], metric: str) -> bytes | None:
+    """The headline on the test set by epoch: mean over seeds, a band of one deviation."""
+    figure, axes = _axes("Test set", "epoch", f"{metric}, %")
+    for i, row in enumerate(_best(rows)):
+        points: dict[float, list[float]] = {}
+        for test in itertools.chain(*(run.rows for run in row.runs)):
+            if test["split"] == "test":
+                points.setdefault(test["epoch"], []).append(100 * test[metric])
+        epochs = sorted(points)
+        means = np.array([statistics.fmean(points[epoch]) for epoch in epochs])
+        axes.plot(epochs, means, label=row.label, **_style(i))
+        if len(row.values) > 1:
+            band = np.array([statistics.pstdev(points[epoch]) for epoch in epochs])
+            axes.fill_between(epochs, means - band, means + band, color=COLORS[i % MOST], alpha=0.15, linewidth=0)
+    if not axes.lines:
+        return None
+    _legend(axes, len(axes.lines), len(rows))
+    return _png(figure)
+
+
+def _cost(rows: Sequence[Row], metric: str) -> bytes | None:
+    """The headline against what a step takes."""
+    rows = [row for row in rows if row.milliseconds]
+    if len(rows) < 2:
+        return None
+    figure, axes = _axes("Accuracy and cost", "ms a step, median of the runs", f"{metric} of the last step, %")
+    for i, row in enumerate(_best(rows)):
+        error = None if row.deviation is None else 100 * row.deviation
+        axes.errorbar(
+            row.milliseconds, 100 * row.mean, yerr=error, capsize=3, linestyle="", label=row.label, **_style(i)
+        )
+    _legend(axes, min(len(rows), MOST), len(rows))
+    return _png(figure)
+
+
+def _numeric_keys(rows: Sequence[Row]) -> list[str]:
+    """Keys that have two numbers at least."""
+    keys = dict.fromkeys(key for row in rows for key in row.runs[0].settings)
+    return [key for key in keys if len({v for row in rows if (v := _number(row, key)) is not None}) > 1]
+
+
+def _number(row: Row, key: str) -> float | None:
+    try:
+        return float(row.runs[0].settings.get(key, ""))
+    except ValueError:
+        return None
+
+
+def _against(rows: Sequence[Row], key: str, metric: str) -> bytes:
+    """The headline against a numeric key, a line for every combination of the others."""
+    lines: dict[str, list[tuple[float, Row]]] = {}
+    for row in rows:
+        value = _number(row, key)
+        if value is not None:
+            others = ", ".join(f"{k.split('.')[-1]}={v}" for k, v in row.runs[0].settings.items() if k != key)
+            lines.setdefault(others, []).append((value, row))
+    figure, axes = _axes(key, key, f"{metric} of the last step, %")
+    for i, (label, points) in enumerate(list(lines.items())[:MOST]):
+        points.sort(key=lambda point: point[0])
+        means = [100 * row.mean for _, row in points]
+        errors = [100 * (row.deviation or 0) for _, row in points]
+        axes.errorbar([x for x, _ in points], means, yerr=errors, capsize=3, label=label or None, **_style(i))
+    values = sorted({x for points in lines.values() for x, _ in points})
+    if values[0] > 0 and values[-1] / values[0] >= 20:
+        axes.set_xscale("log")
+    if any(lines):
+        _legend(axes, min(len(lines), MOST), len(lines))
+    return _png(figure)

@@ -1,0 +1,207 @@
+"""The results that lie in some folders: of sweeps, with what is missing, and of single runs."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kd_jax import recipes
+from kd_jax.storage.workdir import NON_IDENTITY_KEYS, flatten
+from kd_jax.tools.sweep import RECORD
+from kd_jax.tools.sweep_jobs import OUTPUT, last_line
+from kd_jax.tools.sweep_shared import FOLDER
+from kd_jax.typing import InputError
+
+FREE = (*NON_IDENTITY_KEYS, "name", "phases", "seed", "seeds", "data.seed", "teacher_cache_dtype")
+
+
+class Run(NamedTuple):
+    """A phase of a run, with one seed.
+
+    name: of the cell, or of the folder. settings: key -> value, of what differs between the runs; "phase" too. state:
+    "done", or what else is the matter. figures: of summary.json, where it is done. summary: all of it. rows: of
+    metrics.jsonl, of the phase. command: that trains it, "" if it is not recorded.
+    """
+
+    name: str
+    settings: dict[str, str]
+    seed: int
+    phase: str
+    state: str
+    figures: dict[str, Any]
+    summary: dict[str, Any]
+    rows: list[dict]
+    folder: Path
+    command: str
+
+    @property
+    def headline(self) -> str:
+        """The name of the figure that stands for the result."""
+        return next(key for key in self.figures if key.endswith("_last")).removesuffix("_last")
+
+
+class Found(NamedTuple):
+    """All runs below some folders. baseline: what a sweep names so, or "". keys: of the settings, in their order."""
+
+    runs: list[Run]
+    baseline: str
+    keys: list[str]
+
+
+def find(folders: Iterable[str]) -> Found:
+    """Read the runs below some folders.
+
+    Args:
+      folders: of sweeps or of runs; or above them.
+
+    Raises:
+      InputError: no such folder; no run in it.
+    """
+    entries, baseline = [], ""
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder")
+        before = len(entries)
+        for home, names, files in os.walk(folder, followlinks=False):
+            names[:] = sorted(name for name in names if name != "checkpoints")
+            if RECORD in files:
+                record = _json(Path(home) / RECORD)
+                baseline = baseline or record["baseline"]
+                entries += [(Path(home) / cell["folder"], cell) for cell in record["cells"]]
+                names.clear()
+            elif "config.json" in files and Path(home).parent.name != FOLDER:
+                entries.append((Path(home), None))
+        if len(entries) == before:
+            raise InputError(f"{folder}: no run in it; a run has a config.json, a sweep a {RECORD}")
+    runs = [run for home, cell in entries for run in _runs_in(home, cell)]
+    runs = _with_phases(_named(runs))
+    return Found(runs, baseline, list(dict.fromkeys(key for run in runs for key in run.settings)))
+
+
+def _json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as e:
+        raise InputError(f"{path}: is damaged; it is no JSON") from e
+
+
+def _runs_in(home: Path, cell: dict | None) -> list[Run]:
+    """The phases of a run that stand for results: those that teach no other, each with every seed."""
+    about = (home / "config.json", home / "summary.json")
+    tree, summary = (_json(path) if path.exists() else {} for path in about)
+    name, given = (cell["name"], cell["settings"]) if cell else ("", {})
+    seed, command = (cell["seed"], cell["command"]) if cell else (tree["seed"], "")
+    if not summary:
+        state = _state(home, bool(tree))
+        return [Run(name, given, seed, phase, state, {}, {"config": tree}, [], home, command) for phase in _last(tree)]
+    rows = _rows(home / "metrics.jsonl")
+    runs = []
+    for phase in _last(tree):
+        figures = summary["phases"][phase]
+        for one in figures.get("seeds", [{"seed": seed}]):
+            own = [row for row in rows if row["phase"] == phase and row.get("seed", one["seed"]) == one["seed"]]
+            parts = (one["seed"], phase, "done", {**figures, **one}, summary, own, home, command)
+            runs.append(Run(name, given, *parts))
+    return runs
+
+
+def _state(home: Path, begun: bool) -> str:
+    error = last_line(home / OUTPUT)
+    if error and not error.startswith(("stopped by", "$")) and "error: " in (home / OUTPUT).read_text(errors="replace"):
+        return f"failed: {error}"
+    return "unfinished" if begun else "missing"
+
+
+def _rows(path: Path) -> list[dict]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # cut when a run was stopped: the log is for pictures alone
+            break
+    return rows
+
+
+def _last(tree: dict) -> list[str]:
+    """The phases that no other phase rests on; of a run without a configuration its student."""
+    if not tree:
+        return ["student"]
+    origins = []
+    for name in tree["phases"]:
+        section = tree[name]
+        origins += [*section["teacher"].split(","), section["init"]["student"], section["init"]["method"]]
+    used = {origin.strip().removeprefix("phase:").partition("/")[0] for origin in origins}
+    return [name for name in tree["phases"] if name not in used]
+
+
+def _named(runs: list[Run]) -> list[Run]:
+    """Runs of no sweep get a name and settings: their recipe, and the keys in which those of one recipe differ."""
+    recipes_of: dict[str, dict[Path, dict]] = {}
+    for run in runs:
+        if not run.name:
+            tree = run.summary["config"]
+            recipes_of.setdefault(tree["name"], {})[run.folder] = flatten(recipes.completed(tree))
+    found = {}
+    for recipe, trees in recipes_of.items():
+        keys = [key for key in dict.fromkeys(key for tree in trees.values() for key in tree) if not _is_free(key)]
+        keys = [key for key in keys if len({json.dumps(tree.get(key)) for tree in trees.values()}) > 1]
+        for folder, tree in trees.items():
+            settings = {key: _spelled(tree.get(key)) for key in keys}
+            name = ",".join([recipe, *(f"{key}={value}" for key, value in settings.items())])
+            found[folder] = (name, {"recipe": recipe} | settings if len(recipes_of) > 1 else settings)
+    named = [
+        run if run.name else run._replace(name=found[run.folder][0], settings=found[run.folder][1]) for run in runs
+    ]
+    counts = Counter((run.name, run.phase, run.seed) for run in named)  # the same run in two folders: a row each
+    return [
+        run._replace(name=f"{run.name} in {run.folder}") if counts[run.name, run.phase, run.seed] > 1 else run
+        for run in named
+    ]
+
+
+def _with_phases(runs: list[Run]) -> list[Run]:
+    """The phase is a setting where there are several."""
+    several = len({run.phase for run in runs}) > 1
+    return [run._replace(settings={**run.settings, "phase": run.phase}) if several else run for run in runs]
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+
+def _spelled(value: Any) -> str:
+    return value if isinstance(value, str) else str(tuple(value) if isinstance(value, list) else value)
+
+
+def notes_on(runs: list[Run]) -> list[str]:
+    """Lines on what makes the runs of a table less than comparable: other code, versions, data, devices or teachers."""
+    done = [run for run in runs if run.state == "done"]
+    ways = {
+        "versions of the code": lambda s: (
+            (s["code"] or {}).get("revision", "not under git")[:12]
+            + (" with changes" if (s["code"] or {}).get("modified") else "")
+        ),
+        "versions of jax": lambda s: s["versions"]["jax"],
+        "kinds of device": lambda s: s["device"]["kind"],
+        "data sets": lambda s: s["data"] + (f" {s['data_digest'][:12]}" if s.get("data_digest") else ""),
+    }
+    lines = []
+    for what, of in ways.items():
+        values = list(dict.fromkeys(of(run.summary) for run in done))
+        if len(values) > 1:
+            lines.append(f"note: the rows are of {len(values)} {what}: {', '.join(values)}")
+    return lines + _teachers(done)
+
+
+def _teachers(done: list[Run]) -> list[str]:
+    by_seed: dict[int, set[str]] = {}
+    for run in done:
+        if run.figures.get("teacher"):
+            by_seed.setdefault(run.seed, set()).add(run.figures["teacher"]["digest"])
+    several = [seed for seed, digests in by_seed.items() if len(digests) > 1]
+    if not several:
+        return []
+    return [f"note: with seed {several[0]} the rows have {len(by_seed[several[0]])} different teachers"]

@@ -1,0 +1,247 @@
+"""Results over seeds: means, deviations, paired differences to a baseline, and tables of them as text."""
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from scipy import stats
+
+from kd_jax.tools.report_runs import Run
+from kd_jax.typing import InputError, suggest
+
+LEVEL = 0.95  # of the intervals
+
+
+class Row(NamedTuple):
+    """One setting over its seeds. Shares in [0, 1].
+
+    label: of the row. runs: all of them, the missing ones too. values: seed -> headline of the last step. best: mean
+    of the best steps, chosen on the test set. agreement: mean with the teacher, None without. milliseconds: a step,
+    the median. gap: of the paired differences to the baseline, None for the baseline itself and where none is shared.
+    """
+
+    label: str
+    runs: list[Run]
+    values: dict[int, float]
+    best: float | None
+    agreement: float | None
+    milliseconds: float | None
+    gap: "Gap | None" = None
+
+    @property
+    def mean(self) -> float | None:
+        """Over the seeds."""
+        return statistics.fmean(self.values.values()) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Of the seeds; None of a single one."""
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+
+    @property
+    def missing(self) -> list[Run]:
+        """Runs without a result."""
+        return [run for run in self.runs if run.state != "done"]
+
+
+class Gap(NamedTuple):
+    """Differences to the baseline, seed by seed. error: standard error of the mean, None of a single pair. reach: half
+    of the interval that the pairs leave, by Student's distribution."""
+
+    mean: float
+    error: float | None
+    reach: float | None
+    count: int
+
+    @property
+    def sentence(self) -> str:
+        """What the difference shows."""
+        if self.error is None:
+            return "one pair of seeds: nothing can be said"
+        if abs(self.mean) <= self.reach:
+            return f"no difference is shown: {self.count} pairs leave {100 * self.reach:.2f} points open"
+        return f"{'better' if self.mean > 0 else 'worse'}, by more than the {100 * self.reach:.2f} points left open"
+
+
+def rows_of(runs: Sequence[Run], baseline: str) -> list[Row]:
+    """A row for every setting, in their order.
+
+    Args:
+      runs: of one headline.
+      baseline: label of a row, or name of its cell; "" is the first.
+
+    Raises:
+      InputError: no row is called so.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run, label in zip(runs, labels_of(runs), strict=True):
+        groups.setdefault(label, []).append(run)
+    rows = [_row(label, group) for label, group in groups.items()]
+    base = _baseline(rows, baseline)
+    return [row if row is base else row._replace(gap=gap_of(row.values, base.values)) for row in rows]
+
+
+def labels_of(runs: Sequence[Run]) -> list[str]:
+    """What tells each run from those of other settings: its phase, and its name; of a combination of values the
+    values, behind as much of their keys as tells these apart."""
+    keys = {key for run in runs for key in run.settings}
+    one_name = len({run.name for run in runs}) == 1
+    labels = []
+    for run in runs:
+        values = {key: value for key, value in run.settings.items() if key not in ("phase", "recipe")}
+        name, combined = unquote(run.name), ",".join(f"{key}={value}" for key, value in values.items())
+        if combined and name.endswith(combined):
+            before = name.removesuffix(combined).rstrip(",")
+            name = ", ".join([before] * bool(before) + [f"{_short_key(k, keys)}={v}" for k, v in values.items()])
+        phase = run.settings.get("phase", "")
+        labels.append(phase if phase and one_name else f"{phase}: {name}" if phase else name)
+    return labels
+
+
+def _short_key(key: str, keys: set[str]) -> str:
+    """The end of a dotted key that no other key has."""
+    parts = key.split(".")
+    for count in range(1, len(parts)):
+        end = ".".join(parts[-count:])
+        if not any(other != key and f".{other}".endswith(f".{end}") for other in keys):
+            return end
+    return key
+
+
+def _row(label: str, runs: list[Run]) -> Row:
+    done = [run for run in runs if run.state == "done"]
+
+    def mean(name: str) -> float | None:
+        values = [run.figures.get(name) for run in done]
+        return None if not values or None in values else statistics.fmean(values)
+
+    headline = done[0].headline if done else ""
+    speeds = [run.figures["ms_per_step"] for run in done if run.figures["ms_per_step"]]
+    values = {run.seed: run.figures[f"{headline}_last"] for run in done}
+    speed = statistics.median(speeds) if speeds else None
+    return Row(label, runs, values, mean(f"{headline}_best"), mean("agreement_last"), speed)
+
+
+def _baseline(rows: list[Row], named: str) -> Row:
+    if not named:
+        return rows[0]
+    for row in rows:
+        settings = row.runs[0].settings
+        if named in (
+            row.label,
+            unquote(row.runs[0].name),
+            row.runs[0].name,
+            *(f"{key}={value}" for key, value in settings.items()),
+        ):
+            return row
+    raise InputError(f"--baseline={named}: no row is called so; {suggest(named, [row.label for row in rows])}")
+
+
+def gap_of(values: dict[int, float], base: dict[int, float]) -> Gap | None:
+    """The differences over the seeds that both have."""
+    gaps = [values[seed] - base[seed] for seed in values if seed in base]
+    if not gaps:
+        return None
+    if len(gaps) == 1:
+        return Gap(gaps[0], None, None, 1)
+    error = statistics.stdev(gaps) / math.sqrt(len(gaps))
+    return Gap(statistics.fmean(gaps), error, float(stats.t.ppf((1 + LEVEL) / 2, len(gaps) - 1)) * error, len(gaps))
+
+
+HEAD = ("setting", "n", "last, %", "deviation", "best (chosen on test), %", "agreement, %", "to the baseline, points",
+        "standard error", "ms a step", "what the difference shows")  # fmt: skip
+TEXT = {0, 9}  # columns that are words
+
+
+def cells_of(row: Row) -> tuple[str, ...]:
+    """A row of the main table as text, in the order of HEAD."""
+    missing = [f"{len(row.missing)} not done: {'; '.join(sorted({run.state for run in row.missing}))}"] * bool(
+        row.missing
+    )
+    gap = row.gap
+    words = [gap.sentence if gap else "the baseline" if row.values else ""]
+    return (
+        row.label, str(len(row.values)), percent(row.mean), percent(row.deviation), percent(row.best),
+        percent(row.agreement), "" if gap is None else f"{100 * gap.mean:+.2f}",
+        "" if gap is None else percent(gap.error), "" if row.milliseconds is None else f"{row.milliseconds:.1f}",
+        "; ".join([word for word in words if word] + missing),
+    )  # fmt: skip
+
+
+def percent(share: float | None) -> str:
+    """A share in percent, "" for none."""
+    return "" if share is None else f"{100 * share:.2f}"
+
+
+def pivot(rows: Sequence[Row], down: str, across: str) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """Tables of two keys, one for every combination of the others: (title, rows with a head).
+
+    Raises:
+      InputError: a key in which the runs do not differ.
+    """
+    keys = list(dict.fromkeys(key for row in rows for key in row.runs[0].settings))
+    for flag, key in (("rows", down), ("cols", across)):
+        if key not in keys:
+            raise InputError(f"--{flag}={key}: the runs do not differ in it; {suggest(key, keys)}")
+    tables: dict[str, dict[tuple[str, str], Row]] = {}
+    for row in rows:
+        settings = row.runs[0].settings
+        title = ", ".join(f"{key}={value}" for key, value in settings.items() if key not in (down, across))
+        tables.setdefault(title, {})[settings.get(down, ""), settings.get(across, "")] = row
+    return [(title, _pivoted(table, down, across)) for title, table in tables.items()]
+
+
+def _pivoted(table: dict[tuple[str, str], Row], down: str, across: str) -> list[tuple[str, ...]]:
+    names, columns = (list(dict.fromkeys(place[i] for place in table)) for i in range(2))
+    head = (f"{down} \\ {across}", *columns)
+    return [head, *((name, *(_short(table.get((name, column))) for column in columns)) for name in names)]
+
+
+def _short(row: Row | None) -> str:
+    if row is None:
+        return ""
+    missing = f" ({len(row.missing)} not done)" if row.missing else ""
+    spread = "" if row.deviation is None else f" ± {percent(row.deviation)}"
+    return f"{percent(row.mean) or '-'}{spread} (n={len(row.values)}){missing}"
+
+
+def markdown(table: Sequence[Sequence[str]], words: set[int]) -> str:
+    """A table in Markdown; its first row is the head. words: columns that are not numbers."""
+
+    def line(cells):
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rule = ["---" if i in words else "---:" for i in range(len(table[0]))]
+    return "\n".join([line(table[0]), line(rule), *map(line, table[1:])])
+
+
+def latex(table: Sequence[Sequence[str]], words: set[int]) -> str:
+    """The same for LaTeX with the package booktabs."""
+    special = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+
+    def line(cells):
+        return " & ".join("".join(special.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
+
+    columns = "".join("l" if i in words else "r" for i in range(len(table[0])))
+    body = [r"\toprule", line(table[0]), r"\midrule", *map(line, table[1:]), r"\bottomrule"]
+    return "\n".join([f"\\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"])
+
+
+def comma_separated(rows: Sequence[Row]) -> str:
+    """Every run in a line, for other programs: settings, seed, phase, state, figures at full precision."""
+    keys = list(dict.fromkeys(key for row in rows for run in row.runs for key in run.settings))
+    figures = ("top1_last", "top1_best", "top5_last", "agreement_last", "ms_per_step", "wall_seconds")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", *keys, "seed", "phase", "state", *figures, "folder", "command"])
+    for row in rows:
+        for run in row.runs:
+            values = [run.figures.get(name) for name in figures]
+            about = [run.seed, run.phase, run.state, *("" if value is None else value for value in values)]
+            writer.writerow([run.name, *(run.settings.get(key, "") for key in keys), *about, run.folder, run.command])
+    return text.getvalue()
