@@ -24,19 +24,24 @@ from kd_jax.typing import InputError
 OF_THE_SYSTEM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-def main(run: Callable[[], None], *, config: ConfigFlag | None = None, required: tuple[str, ...] = ()) -> None:
+def main(
+    run: Callable[..., None], *, config: ConfigFlag | None = None, required: tuple[str, ...] = (), plain: bool = False
+) -> None:
     """Parse the flags, run, and end the process with the right exit code.
 
     Args:
-      run: what the command does.
+      run: what the command does; with `plain` it takes the arguments that are no flags.
       config: its flag --config, if it has one.
       required: flags that must be given.
+      plain: whether there may be arguments that are no flags.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not show what is in a file's name
     try:
-        _parse(sys.argv, config, required)
+        arguments = _parse(sys.argv, config, required)
+        if arguments and not plain:
+            raise InputError(f"{arguments[0]}: unexpected argument; flags look like --name=value")
         environment.prepare()
-        run()
+        run(*[arguments] * plain)
     except Exception as e:
         if not isinstance(e, InputError | NonFiniteError | Interrupted):
             processes.check_others()
@@ -98,8 +103,8 @@ def numbers(flag: str, values: list[str]) -> tuple[float, ...]:
         raise InputError(f"--{flag}={','.join(values)}: numbers separated by commas are needed") from e
 
 
-def _parse(argv: list[str], config: ConfigFlag | None, required: tuple[str, ...]) -> None:
-    """absl's parsing with our errors."""
+def _parse(argv: list[str], config: ConfigFlag | None, required: tuple[str, ...]) -> list[str]:
+    """absl's parsing with our errors. Returns the arguments that are no flags."""
     if any(arg in ("--help", "-help", "--helpshort", "--helpfull", "-h") for arg in argv[1:]):
         print(f"{sys.modules['__main__'].__doc__}\n{flags.FLAGS.main_module_help()}")
         sys.exit(0)
@@ -108,8 +113,7 @@ def _parse(argv: list[str], config: ConfigFlag | None, required: tuple[str, ...]
         rest = flags.FLAGS([command, *(config.take(arguments) if config else arguments)])
     except flags.Error as e:
         raise InputError(" ".join(str(e).split())) from e
-    if len(rest) > 1:
-        raise InputError(f"{rest[1]}: unexpected argument; flags look like --name=value")
     for name in required:
         if not flags.FLAGS[name].value:
             raise InputError(f"--{name}: missing; --help shows what is accepted")
+    return rest[1:]

@@ -119,7 +119,7 @@ def test_single_runs_are_told_apart_by_what_differs(tmp_path):
 
 
 @pytest.mark.parametrize(("how", "note"), [
-    ({"code": {"revision": "b" * 40, "modified": True}}, "2 versions of the code: aaaaaaaaaaaa, bbbbbbbbbbbb with changes"),
+    ({"code": {"revision": "b" * 40, "modified": True}}, "versions of the code: aaaaaaaaaaaa, bbbbbbbbbbbb with changes"),
     ({"teacher": "u"}, "with seed 0 the rows have 2 different teachers"),
     ({}, None),
 ])  # fmt: skip
@@ -151,9 +151,8 @@ def test_files(home, tmp_path, capsys):
 def test_a_table_of_two_keys(home):
     runs = report_runs.find([str(home)]).runs
     runs = [run._replace(settings={**run.settings, "student.epochs": "5"}) for run in runs]
-    ((title, table),) = report_tables.pivot(
-        report_tables.rows_of(runs, ""), "student.refine.skd.temperature", "student.epochs"
-    )
+    rows = report_tables.rows_of(runs, "")
+    ((title, table),) = report_tables.pivot(rows, "student.refine.skd.temperature", "student.epochs")
     assert title == "" and table[0] == ("student.refine.skd.temperature \\ student.epochs", "5")
     expected = f"55.00 ± {100 * statistics.stdev([0.5, 0.6, 0.55]):.2f} (n=3)"
     assert table[1] == ("1", expected) and table[3] == ("8", "50.00 (n=1) (2 not done)")
