@@ -242,6 +242,7 @@ LOGITS = (
     "ea_dkd",
     "crld",
     "deepkd",
+    "wkd_l",
 )  # as kd
 REFUSED = ("sp", "fsp", "ft", "ab", "ofd", "reviewkd", "cat_kd", "simkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
 
