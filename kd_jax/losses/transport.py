@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.common import l2_normalize, upcast
+from kd_jax.losses.common import TINY, l2_normalize, upcast
 from kd_jax.losses.divergence import among, check_temperature, finite, one_hot
 from kd_jax.typing import Array, InputError
 
@@ -116,6 +116,30 @@ def cosine_distances(rows: Array) -> Array:
     rows = l2_normalize(*upcast(rows))
     distances = jnp.clip(1 - _product(rows, rows.T), 0.0, 2.0)
     return jnp.where(jnp.eye(len(rows), dtype=bool), 0.0, distances)
+
+
+def class_cka(features: Array) -> Array:
+    """How alike the features of every two classes are: linear CKA, in [0, 1], 1 on the diagonal.
+
+        |X^T Y|^2 / (|X^T X| |Y^T Y|),   columns centred, Frobenius norms
+
+    Rows are paired in the order in which they stand. A class whose rows are all equal is like no other.
+
+    Args:
+      features: (K, N, D), N rows of every class.
+
+    Returns:
+      (K, K), symmetric.
+
+    Reference: Kornblith, Norouzi, Lee, Hinton, "Similarity of Neural Network Representations Revisited", 2019,
+      arXiv 1905.00414.
+    """
+    (x,) = upcast(features)
+    x = l2_normalize(x - jnp.mean(x, axis=1, keepdims=True), axis=(1, 2))
+    alike = jax.lax.map(lambda one: jax.lax.map(lambda other: jnp.sum(_product(one.T, other) ** 2), x), x)
+    size = jnp.sqrt(jnp.diagonal(alike))
+    cka = alike / jnp.maximum(size[:, None] * size, TINY)
+    return jnp.where(jnp.eye(len(x), dtype=bool), 1.0, jnp.clip(cka, 0.0, 1.0))
 
 
 def _product(x: Array, y: Array) -> Array:

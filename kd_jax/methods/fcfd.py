@@ -16,7 +16,7 @@ from kd_jax.methods.base import NO_VARS, fold, require, run, weigh
 from kd_jax.methods.joined import Crossing, Joined, drawn, join
 from kd_jax.methods.stages import NEEDS, masked, require_maps, require_stages
 from kd_jax.methods.terms import pair_of, reads
-from kd_jax.typing import Array, Distiller, InitContext, InputError, Schedule, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, Schedule, Vars, View
 
 
 def fcfd(
@@ -99,7 +99,7 @@ def fcfd(
             terms["maps"] = map_weight * jnp.minimum(epoch / ramp_epochs, 1.0) * maps
         return view, terms, {}, {**stats, **moved}
 
-    return weigh(Distiller(init, apply, needs | NEEDS if joins else needs), weight)
+    return weigh(Distiller(init, apply, needs | NEEDS | {Need.FIXED_TEACHER} if joins else needs), weight)
 
 
 def _init(key: Array, context: InitContext, paths: int, maps: bool) -> Vars:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from functools import wraps
 
+import numpy as np
+
 from kd_jax import config, methods, recipes
 from kd_jax.config import config_key
 from kd_jax.data.resident import EXTRA_VIEWS
@@ -90,7 +92,7 @@ def check_members(
                 raise InputError(f"{phase.member_key(label)}: {lacks}; {other}")
     for label, need in ((label, need) for label, member in members.items() for need in sorted(member.needs)):
         seat, _, what = need.partition(".")
-        if seat in ("match", "teacher") and not outputs["teacher"]:
+        if seat in ("match", "teacher", "fixed", "classes") and not outputs["teacher"]:
             raise InputError(f"config.{phase.name}.teacher: none, but the phase's refiners or terms need one")
         for network, output in zip(networks.get(seat, ()), outputs.get(seat, ()), strict=True):
             if what in _OPTIONAL and getattr(output, what) in (None, ()):
@@ -115,6 +117,29 @@ def check_mixed(phase: config.Phase, members: dict[str, Distiller], teachers: tu
         if isinstance(teacher.network.model, LogitsTable):
             origin = f"config.{phase.name}.teacher: {teacher.origin} has logits of images by themselves"
             raise InputError(f"{origin}, but config.data.mix mixes them; accepted: another teacher")
+
+
+def check_fixed(phase: config.Phase, members: dict[str, Distiller], teachers: tuple, labels: np.ndarray | None) -> None:
+    """Refuse what reads a teacher before training, where that teacher moves or what it should look at is not there.
+
+    Args:
+      phase, members: as for `check_members`.
+      teachers: of the phase.
+      labels: (N,) of the training set, where a member asks how alike its classes are.
+    """
+    seats = {term.label: term.teacher for term in phase.terms}
+    for label, member in members.items():
+        key, seat = phase.member_key(label), seats.get(label) or 0
+        if Need.FIXED_TEACHER in member.needs and teachers[seat].load is None:
+            lacks = f"reads its teacher before training, but {teachers[seat].origin} changes at every step"
+            raise InputError(f"{key}: {lacks}; accepted: another config.{phase.name}.teacher")
+        if Need.CLASS_CKA in member.needs:
+            if seat:
+                raise InputError(f"{key}.teacher: {seat}, but how alike classes are says the first teacher, 0")
+            counts = np.bincount(labels, minlength=teachers[0].network.num_classes)
+            if min(counts) < 2:
+                few = f"class {np.argmin(counts)} has {min(counts)}"
+                raise InputError(f"{key}: how alike classes are needs two training images of each, but {few}")
 
 
 def _check_refiners(phase: config.Phase, members: dict[str, Distiller]) -> None:

@@ -122,6 +122,21 @@ def test_costs_of_classes(x64):
     np.testing.assert_allclose(losses.class_costs(distances, 2.0), 1 - np.exp(-2 * distances), rtol=1e-12)
 
 
+def test_class_cka_against_loops(rng, x64):
+    features = rng.normal(2, 1, (4, 9, 3))
+    features[2] = 5 * features[1] @ np.linalg.qr(rng.normal(size=(3, 3)))[0] + 1  # rotated, scaled and moved
+    features[3] = 7.0
+    wanted = np.zeros((4, 4))
+    for i, j in np.ndindex(4, 4):
+        x, y = (f - f.mean(0) for f in (features[i], features[j]))
+        sizes = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+        wanted[i, j] = np.linalg.norm(y.T @ x) ** 2 / sizes if sizes > 1e-20 else i == j
+    cka = losses.class_cka(features)
+    np.testing.assert_allclose(cka, wanted, atol=1e-12)
+    np.testing.assert_allclose(cka[1, 2], 1, rtol=1e-10)
+    assert 0 < cka[0, 1] < 0.9
+
+
 def test_half_precision_is_computed_in_float32():
     half = {name: jnp.bfloat16(z) for name, z in PAIR.items()}
     whole = {name: jnp.float32(z) for name, z in half.items()}

@@ -20,7 +20,8 @@ NET = TinyNet(num_classes=5)
 @pytest.fixture(scope="module")
 def context():
     plain = make_init_context(NET, (NET,), image_shape=(8, 8, 3), batch_size=3, steps=80)
-    return plain._replace(teachers=((NET, models.init(NET, KEY, jnp.zeros((1, 8, 8, 3)))),))
+    teacher = (NET, models.init(NET, KEY, jnp.zeros((1, 8, 8, 3))))
+    return plain._replace(teachers=(teacher,), class_cka=jnp.eye(5) / 2 + 0.5)
 
 
 def refined_view(step=0):
@@ -36,13 +37,24 @@ def value(distiller, vars, view):
 
 
 def test_costs_are_of_the_classifiers_rows(context):
-    vars = methods.wkd_l(sharpness=2.0).init(KEY, context)
+    vars = methods.wkd_l(sharpness=2.0, relation="classifier").init(KEY, context)
     rows = np.asarray(context.teachers[0][1].params["fc"]["kernel"].T, np.float64)
     cosine = rows @ rows.T / np.linalg.norm(rows, axis=1) / np.linalg.norm(rows, axis=1)[:, None]
     np.testing.assert_allclose(vars.stats["costs"], 1 - np.exp(-2 * (1 - cosine)), atol=1e-5)
     assert vars.params == vars.policy == {} and vars.stats["steps"] == 80
-    shapes, _ = models.shapes(NET, (8, 8, 3))
-    assert methods.wkd_l().init(KEY, context._replace(teachers=((NET, shapes),))).stats["costs"].shape == (5, 5)
+
+
+def test_costs_are_of_cka(context):
+    costs = methods.wkd_l(sharpness=2.0).init(KEY, context).stats["costs"]
+    np.testing.assert_allclose(costs, (1 - np.exp(-1)) * (1 - np.eye(5)), rtol=1e-6)
+    assert "classes.cka" in methods.wkd_l().needs - methods.wkd_l(relation="classifier").needs
+
+
+@pytest.mark.parametrize("relation", ["cka", "classifier"])
+def test_shapes_of_a_teacher_give_costs_of_that_shape(context, relation):
+    shapes = context._replace(teachers=((NET, models.shapes(NET, (8, 8, 3))[0]),), class_cka=None)
+    costs = methods.wkd_l(relation=relation).init(KEY, shapes).stats["costs"]
+    assert costs.shape == (5, 5) and not costs.any()
 
 
 @pytest.mark.parametrize("temperature", [None, 3.0])
@@ -76,19 +88,25 @@ def test_several_teachers_are_their_mean(context):
 
 
 def test_where_it_cannot_be(context):
+    def refused(message, relation="cka", **changes):
+        with pytest.raises(InputError, match=message):
+            methods.wkd_l(relation=relation).init(KEY, context._replace(**changes))
+
     table = (LogitsTable(5), Variables({}, {"logits": jnp.zeros((40, 5))}))
-    with pytest.raises(InputError, match="wkd_l: the costs come from the rows of the teacher's classifier: a netw"):
-        methods.wkd_l().init(KEY, context._replace(teachers=(table,)))
-    with pytest.raises(InputError, match="wkd_l: context.teachers is empty"):
-        methods.wkd_l().init(KEY, context._replace(teachers=()))
-    with pytest.raises(InputError, match="wkd_l: decay_from needs the number of steps"):
-        methods.wkd_l().init(KEY, context._replace(steps=0))
+    refused("wkd_l: relation classifier: a network with one classifier wanted", "classifier", teachers=(table,))
+    refused("wkd_l: context.teachers is empty", "classifier", teachers=())
+    refused("wkd_l: relation cka: context.class_cka is None; give losses.class_cka of", class_cka=None)
+    refused("wkd_l: relation cka: context.class_cka is None", class_cka=None, teachers=())
+    bare = make_view(STUDENT, TEACHER, LABELS)
+    refused("wkd_l: relation cka needs feature maps, which the teacher has not; accepted: class", view_shapes=bare)
+    refused("wkd_l: decay_from needs the number of steps", steps=0)
 
 
 @pytest.mark.parametrize(("how", "message"), [
     ({"gamma": -1.0}, "wkd_l: gamma must be a finite number, at least 0, got -1"),
     ({"sharpness": 0.0}, "wkd_l: sharpness must be a finite number above 0, got 0"),
     ({"decay_from": 1.5}, "wkd_l: decay_from must be from 0 to 1, got 1.5"),
+    ({"relation": "fc"}, "wkd_l: relation must be cka or classifier, got 'fc'"),
     ({"iterations": 0}, "wkd_l: iterations must be at least 1, got 0"),
     ({"temperature": 0.0}, "wkd_l: temperature must be a finite number above 0, or None, got 0"),
 ])  # fmt: skip
