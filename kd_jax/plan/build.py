@@ -83,7 +83,7 @@ def _plan(
     )  # fmt: skip
     context = context_of(batch_size=phase.batch_size)
     check_members(phase, members, {"student": [network], "teacher": [t.network for t in teachers]}, context)
-    check_fixed(phase, members, teachers, labels)
+    check_fixed(phase, members, teachers)
     if recipe.data.mix.is_on:
         check_mixed(phase, members, teachers)
     _check_initial_vars(phase, initial[0], distiller)

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from functools import wraps
 
-import numpy as np
-
 from kd_jax import config, methods, recipes
 from kd_jax.config import config_key
 from kd_jax.data.resident import EXTRA_VIEWS
@@ -119,13 +117,13 @@ def check_mixed(phase: config.Phase, members: dict[str, Distiller], teachers: tu
             raise InputError(f"{origin}, but config.data.mix mixes them; accepted: another teacher")
 
 
-def check_fixed(phase: config.Phase, members: dict[str, Distiller], teachers: tuple, labels: np.ndarray | None) -> None:
-    """Refuse what reads a teacher before training, where that teacher moves or what it should look at is not there.
+def check_fixed(phase: config.Phase, members: dict[str, Distiller], teachers: tuple) -> None:
+    """Refuse members that read their teacher before training, where it moves, or where it is not the one that is asked
+    how alike classes are.
 
     Args:
       phase, members: as for `check_members`.
       teachers: of the phase.
-      labels: (N,) of the training set, where a member asks how alike its classes are.
     """
     seats = {term.label: term.teacher for term in phase.terms}
     for label, member in members.items():
@@ -133,13 +131,8 @@ def check_fixed(phase: config.Phase, members: dict[str, Distiller], teachers: tu
         if Need.FIXED_TEACHER in member.needs and teachers[seat].load is None:
             lacks = f"reads its teacher before training, but {teachers[seat].origin} changes at every step"
             raise InputError(f"{key}: {lacks}; accepted: another config.{phase.name}.teacher")
-        if Need.CLASS_CKA in member.needs:
-            if seat:
-                raise InputError(f"{key}.teacher: {seat}, but how alike classes are says the first teacher, 0")
-            counts = np.bincount(labels, minlength=teachers[0].network.num_classes)
-            if min(counts) < 2:
-                few = f"class {np.argmin(counts)} has {min(counts)}"
-                raise InputError(f"{key}: how alike classes are needs two training images of each, but {few}")
+        if Need.CLASS_CKA in member.needs and seat:
+            raise InputError(f"{key}.teacher: {seat}, but how alike classes are says the first teacher, 0")
 
 
 def _check_refiners(phase: config.Phase, members: dict[str, Distiller]) -> None:

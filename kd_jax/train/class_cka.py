@@ -14,16 +14,21 @@ def class_cka(plan: PhasePlan, source: Resident | Streamed, teachers: tuple[Vari
     """`losses.class_cka` of the first teacher's last stage; None where no member of the phase reads it.
 
     Rows are the places of the maps of the training images, without augmentation, in the order of the set; of every
-    class as many images as the smallest one has.
+    class as many images as the smallest one has. A class with fewer than two is like no other.
     """
     if Need.CLASS_CKA not in plan.distiller.needs:
         return None
-    labels = np.asarray(plan.context.labels)
-    classes = [np.flatnonzero(labels == k) for k in range(plan.network.num_classes)]
-    count = min(map(len, classes))
-    log_line(f"{plan.name}: how alike {len(classes)} classes are, by {count} images of each")
-    maps = _last_stages(plan, source, teachers[0], np.concatenate([positions[:count] for positions in classes]))
-    return plan.layout.put(losses.class_cka(maps.reshape(len(classes), -1, maps.shape[-1])))
+    labels, total = np.asarray(plan.context.labels), plan.network.num_classes
+    positions = {k: where for k in range(total) if len(where := np.flatnonzero(labels == k)) > 1}
+    if not positions:
+        return plan.layout.put(np.eye(total, dtype=np.float32))
+    count = min(map(len, positions.values()))
+    log_line(f"{plan.name}: how alike {len(positions)} of {total} classes are, by {count} images of each")
+    rows = np.concatenate([each[:count] for each in positions.values()])
+    maps = _last_stages(plan, source, teachers[0], rows)
+    features = np.zeros((total, maps.size // maps.shape[-1] // len(positions), maps.shape[-1]), np.float32)
+    features[[*positions]] = maps.reshape(len(positions), *features.shape[1:])
+    return plan.layout.put(losses.class_cka(features))
 
 
 def _last_stages(plan: PhasePlan, source: Resident | Streamed, teacher: Variables, positions: np.ndarray) -> np.ndarray:
