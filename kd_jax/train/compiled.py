@@ -56,9 +56,9 @@ class CompiledPhase:
         class_cka: Array | None = None,
     ) -> TrainState:  # fmt: skip
         """The state before the first step. initial_vars: what the members start with. class_cka: for members that read
-        it; zeros where only the shapes of their work matter."""
+        it; None, as in a dry run, makes no class like another."""
         if class_cka is None and Need.CLASS_CKA in self.plan.distiller.needs:
-            class_cka = jnp.zeros((self.plan.network.num_classes,) * 2)
+            class_cka = jnp.eye(self.plan.network.num_classes)
         return self._init(key, teachers, initial_vars, class_cka)
 
     def fresh(self) -> tuple[metrics_lib.Metrics, metrics_lib.Health]:
