@@ -22,6 +22,7 @@ from configs import (
     dot,
     ea_dkd,
     ea_kd,
+    fcfd,
     fitnet,
     fsp,
     ft,
@@ -49,6 +50,7 @@ from configs import (
     ttm,
     vid,
     wkd_f,
+    wkd_l,
     wttm,
 )  # fmt: skip
 from kd_jax import recipes
@@ -59,9 +61,9 @@ PARTS = {
     "nkd": nkd.part, "rld": rld.part, "ttm": ttm.part, "wttm": wttm.part, "ab_kd": ab_kd.part,
     "ea_kd": ea_kd.part, "ea_dkd": ea_dkd.part,
     "sdd_kd": sdd_kd.part, "sdd_dkd": sdd_dkd.part, "sdd_nkd": sdd_nkd.part, "crld": crld.part,
-    "ofa": ofa.part, "deepkd": deepkd.part,
+    "ofa": ofa.part, "deepkd": deepkd.part, "wkd_l": wkd_l.part,
     "fitnet": fitnet.part, "at": at.part, "nst": nst.part, "kdsvd": kdsvd.part, "cat_kd": cat_kd.part,
-    "wkd_f": wkd_f.part, "vid": vid.part, "ofd": ofd.part, "reviewkd": reviewkd.part,
+    "wkd_f": wkd_f.part, "fcfd": fcfd.part, "vid": vid.part, "ofd": ofd.part, "reviewkd": reviewkd.part,
     "sp": sp.part, "cc": cc.part, "rkd": rkd.part, "pkt": pkt.part, "crd": crd.part, "mlld": mlld.part,
     "ab": ab.part, "fsp": fsp.part, "ft": ft.part, "simkd": simkd.part, "dml": dml.part, "dot": dot.part,
     "skd": skd.part, "lskd": lskd.part, "normkd": normkd.part, "ctkd": ctkd.part,

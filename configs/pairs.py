@@ -96,6 +96,24 @@ WKD_F = {
     ("imagenet_ResNet50", "imagenet_MobileNetV1"): (0.005, 2.0, 4),
 }
 
+# WKD-L's gamma, T and sharpness (its README); likewise
+WKD_L = {
+    ("resnet32x4", "resnet8x4"): (600.0, 8.0, 1.0),
+    ("wrn_40_2", "ShuffleV1"): (200.0, 6.0, 1.0),
+    ("imagenet_ResNet34", "imagenet_ResNet18"): (30.0, 2.0, 1.0),
+    ("imagenet_ResNet50", "imagenet_MobileNetV1"): (25.0, 2.0, 2.0),
+}
+
+# FCFD's T and the weight of its maps where they are not 4 and 5 (its authors' configs); on ImageNet those of ResNet34
+# and ResNet18 for any pair not listed
+FCFD = {
+    ("resnet32x4", "ShuffleV1"): (8.0, 5.0),
+    ("resnet32x4", "ShuffleV2"): (8.0, 5.0),
+    ("ResNet50", "MobileNetV2"): (8.0, 5.0),
+    ("resnet56", "resnet20"): (4.0, 0.02),
+    ("imagenet_ResNet50", "imagenet_MobileNetV1"): (1.0, 5.0),
+}
+
 
 def sdd_scales(pair) -> tuple[int, ...]:
     """SDD's grids: 1 and 2 cells a side where teacher and student are of one kind, 4 too where not (its paper)."""

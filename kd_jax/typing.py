@@ -90,8 +90,8 @@ class View(NamedTuple):
     images the class that has the most, and soft_labels (B, K) the shares of all. index: (B,) positions in the training
     set. step: () steps done. spatial_mask: None, or a mask (B, H, W, 1) of the areas that feature criteria should look
     at. extra_views: the same examples seen otherwise, as far as a member needs it: "strong", from images augmented more
-    strongly; "alone.1", as the second teacher by itself sees them. apply_student: (stats, image) -> (Outputs, stats),
-    which runs the student on other images; student_stats: its BatchNorm statistics so far (see `methods.look_again`).
+    strongly; "alone.1", as the second teacher by itself sees them. apply_student: (stats, x, after=-1) -> (Outputs,
+    stats), the student on other images or a stage; student_stats: its BatchNorm's so far (see `methods.look_again`).
     """
 
     image: Array
@@ -120,6 +120,8 @@ class Need(StrEnum):
     TEACHER_POOLED = "teacher.pooled"
     TEACHER_CAM = "teacher.cam"
     INDEX = "index"  # the examples' positions in the training set
+    FIXED_TEACHER = "fixed.teacher"  # variables of the first one that stay as they are: InitContext.teachers
+    CLASS_CKA = "classes.cka"  # InitContext.class_cka
 
 
 def alone(teacher: int) -> str:
@@ -148,11 +150,7 @@ def reads_teachers(needs: Iterable[str]) -> bool:
 
 
 def check_needs(needs: Iterable[str]) -> None:
-    """Refuse a need that nothing can meet.
-
-    Raises:
-      ValueError: the message lists those that can be.
-    """
+    """Refuse a need that nothing can meet, by a ValueError that lists those that can be met."""
     for need in needs:
         kind, _, name = need.partition(".")
         named = name.isdigit() if kind == "alone" else bool(name) and kind in ("given", "view")
@@ -168,6 +166,7 @@ class InitContext(NamedTuple):
     view_shapes: a View of ShapeDtypeStructs. student: the network in training. labels: (N,) of the training set, or
     None. teachers: one (model, Variables) for every teacher; Variables may be shapes only while a recipe is checked.
     initial_vars: label -> Vars of members of an earlier phase to start with. steps: of the phase, 0: nobody says.
+    class_cka: (K, K), how alike classes are to the first teacher (see `losses.class_cka`); None where nobody says.
     """
 
     view_shapes: View
@@ -179,6 +178,7 @@ class InitContext(NamedTuple):
     steps_per_epoch: int = 1
     initial_vars: Mapping[str, Any] = MappingProxyType({})
     steps: int = 0
+    class_cka: Array | None = None
 
 
 class Vars(NamedTuple):

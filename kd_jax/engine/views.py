@@ -44,10 +44,10 @@ def make_view(
 
 
 def student_runner(model: nn.Module, params: PyTree, train: bool) -> Partial:
-    """(stats, image) -> (Outputs, stats): the student with these parameters, as a View holds it."""
+    """(stats, image, after=-1) -> (Outputs, stats): the student with these parameters, as a View holds it."""
 
-    def run(params: PyTree, stats: PyTree, image: Array) -> tuple[Outputs, PyTree]:
-        return apply(model, Variables(params, stats), image, train=train)
+    def run(params: PyTree, stats: PyTree, image: Array, after: int = -1) -> tuple[Outputs, PyTree]:
+        return apply(model, Variables(params, stats), image, train=train, after=after)
 
     return Partial(run, params)
 

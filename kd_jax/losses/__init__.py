@@ -20,10 +20,12 @@ from kd_jax.losses.refined import rld
 from kd_jax.losses.relations import cc, pkt, rkd, sp
 from kd_jax.losses.svd import kdsvd
 from kd_jax.losses.transformed import power_sum, ttm
+from kd_jax.losses.transport import class_cka, class_costs, cosine_distances, transport, wkd_l
 from kd_jax.losses.wasserstein import wkd_f
 
 __all__ = [
-    "ab", "alpha_beta", "areas", "at", "cat_kd", "cc", "crd", "crd_scales", "crld", "cross_entropy", "decoupled",
-    "deviation", "dist", "dkd", "entropy_weight", "fitnet", "fsp", "ft", "hcl", "kd", "kdsvd", "left_for_others",
-    "mlld", "nkd", "nst", "ofa", "ofd", "pkt", "power_sum", "rkd", "rld", "sp", "standardize", "ttm", "vid", "wkd_f",
+    "ab", "alpha_beta", "areas", "at", "cat_kd", "cc", "class_cka", "class_costs", "cosine_distances", "crd",
+    "crd_scales", "crld", "cross_entropy", "decoupled", "deviation", "dist", "dkd", "entropy_weight", "fitnet", "fsp",
+    "ft", "hcl", "kd", "kdsvd", "left_for_others", "mlld", "nkd", "nst", "ofa", "ofd", "pkt", "power_sum", "rkd",
+    "rld", "sp", "standardize", "transport", "ttm", "vid", "wkd_f", "wkd_l",
 ]  # fmt: skip

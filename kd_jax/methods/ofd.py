@@ -18,7 +18,7 @@ from kd_jax.methods.base import fold, run, weigh
 from kd_jax.methods.stages import last_preacts, masked, require_maps, require_stages
 from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, Schedule, Vars, View
 
-NEEDS = frozenset({Need.STUDENT_PREACTS, Need.TEACHER_PREACTS})
+NEEDS = frozenset({Need.STUDENT_PREACTS, Need.TEACHER_PREACTS, Need.FIXED_TEACHER})
 
 
 def ofd(*, weight: float | Schedule = 1e-3) -> Distiller:

@@ -25,7 +25,11 @@ class Net(nn.Module, kw_only=True):
     precision: of the computation in `apply`, "float32" or "bfloat16". `apply` casts parameters and images to it and
     casts Outputs back to float32. The stored parameters and BatchNorm's statistics are always float32.
     remat: whether a backward pass recomputes the activations inside the network's blocks in place of storing them.
+
+    rectified, of a class: whether its stages come out of a ReLU.
     """
+
+    rectified = True
 
     precision: str = "float32"
     remat: bool = False

@@ -41,6 +41,8 @@ class MobileNetV2(Net):
     `preacts` is None: blocks end without an activation. `widen` multiplies every width but the last.
     """
 
+    rectified = False
+
     widen: float = 0.5
     expand: int = 6
     num_classes: int = 100

@@ -71,6 +71,8 @@ class VisionTransformer(Net):
     Differs: timm interpolates the positions where images have another size; here such images are refused.
     """
 
+    rectified = False
+
     width: int
     heads: int
     blocks: tuple[int, ...] = (3, 3, 3, 3)

@@ -52,6 +52,8 @@ class WideResNet(Net):
     running statistics move twice; here they move once.
     """
 
+    rectified = False
+
     depth: int
     widen: int
     num_classes: int = 100

@@ -21,7 +21,7 @@ from kd_jax.models.network import Network
 from kd_jax.plan import networks, optimizers
 from kd_jax.plan.cacheable import check_cacheable, why_not_cached
 from kd_jax.plan.checks import single_value_norms, single_value_warning
-from kd_jax.plan.distiller import check_members, check_mixed, members_of
+from kd_jax.plan.distiller import check_fixed, check_members, check_mixed, members_of
 from kd_jax.plan.phase_plan import PhasePlan, method_vars
 from kd_jax.plan.teachers import Teacher
 from kd_jax.plan.trace import trace_steps
@@ -74,8 +74,8 @@ def _plan(
     steps = phase.steps or phase.epochs * per_epoch
     members = members_of(phase, per_epoch)
     distiller = config_key(phase.name, methods.chain, **members)
-    # labels of streamed records cost a pass over all records: they are read only for what keeps something per example
-    labels = dataset.train.labels if Need.INDEX in distiller.needs else None
+    # labels of streamed records cost a pass over all records: they are read only for what asks by example
+    labels = dataset.train.labels if {Need.INDEX, Need.CLASS_CKA} & distiller.needs else None
     context_of = partial(
         make_init_context, network.model, tuple(t.network.model for t in teachers),
         image_shape=network.image_shape, needs=distiller.needs, num_examples=examples, labels=labels,
@@ -83,6 +83,7 @@ def _plan(
     )  # fmt: skip
     context = context_of(batch_size=phase.batch_size)
     check_members(phase, members, {"student": [network], "teacher": [t.network for t in teachers]}, context)
+    check_fixed(phase, members, teachers)
     if recipe.data.mix.is_on:
         check_mixed(phase, members, teachers)
     _check_initial_vars(phase, initial[0], distiller)

@@ -90,7 +90,7 @@ def check_members(
                 raise InputError(f"{phase.member_key(label)}: {lacks}; {other}")
     for label, need in ((label, need) for label, member in members.items() for need in sorted(member.needs)):
         seat, _, what = need.partition(".")
-        if seat in ("match", "teacher") and not outputs["teacher"]:
+        if seat in ("match", "teacher", "fixed", "classes") and not outputs["teacher"]:
             raise InputError(f"config.{phase.name}.teacher: none, but the phase's refiners or terms need one")
         for network, output in zip(networks.get(seat, ()), outputs.get(seat, ()), strict=True):
             if what in _OPTIONAL and getattr(output, what) in (None, ()):
@@ -115,6 +115,24 @@ def check_mixed(phase: config.Phase, members: dict[str, Distiller], teachers: tu
         if isinstance(teacher.network.model, LogitsTable):
             origin = f"config.{phase.name}.teacher: {teacher.origin} has logits of images by themselves"
             raise InputError(f"{origin}, but config.data.mix mixes them; accepted: another teacher")
+
+
+def check_fixed(phase: config.Phase, members: dict[str, Distiller], teachers: tuple) -> None:
+    """Refuse members that read their teacher before training, where it moves, or where it is not the one that is asked
+    how alike classes are.
+
+    Args:
+      phase, members: as for `check_members`.
+      teachers: of the phase.
+    """
+    seats = {term.label: term.teacher for term in phase.terms}
+    for label, member in members.items():
+        key, seat = phase.member_key(label), seats.get(label) or 0
+        if Need.FIXED_TEACHER in member.needs and teachers[seat].load is None:
+            lacks = f"reads its teacher before training, but {teachers[seat].origin} changes at every step"
+            raise InputError(f"{key}: {lacks}; accepted: another config.{phase.name}.teacher")
+        if Need.CLASS_CKA in member.needs and seat:
+            raise InputError(f"{key}.teacher: {seat}, but how alike classes are says the first teacher, 0")
 
 
 def _check_refiners(phase: config.Phase, members: dict[str, Distiller]) -> None:

@@ -85,6 +85,10 @@ class _Batches:
         lowered = self._crop.lower(image, jax.ShapeDtypeStruct((batch_size,), np.int32))
         return hashlib.sha256(lowered.as_text().encode()).hexdigest()
 
+    def whole_images_in(self, index: np.ndarray) -> Array:
+        """Training images (B, H, W, C) in [0, 1] before any augmentation."""
+        return self._whole(index)
+
     def _view_ids_of(self, epoch: int) -> np.ndarray:
         """(N,), all at once: a step that asked the devices for its views would wait for the steps before it."""
         index = self.layout.put(np.arange(self.sizes["train"], dtype=np.int32))

@@ -17,7 +17,7 @@ from kd_jax.engine.step import select_outputs
 from kd_jax.models.network import Network, normalize
 from kd_jax.models.outside import LogitsTable
 from kd_jax.plan import PhasePlan
-from kd_jax.typing import Array, Batch, Distiller, InitContext, Outputs, Variables, Vars
+from kd_jax.typing import Array, Batch, Distiller, InitContext, Need, Outputs, Variables, Vars
 
 
 class CompiledPhase:
@@ -36,7 +36,7 @@ class CompiledPhase:
         models_of_teachers = tuple(t.network.model for t in plan.teachers)
         parts = {"distiller": plan.distiller, "tx": plan.tx, "trains": plan.phase.trains}
         init = partial(_init, plan.network, models_of_teachers, plan.context, **parts, ema=plan.phase.ema is not None)
-        self._init = layout.jit(init, ins="rsr", outs=(layout.split(plan.abstract),))
+        self._init = layout.jit(init, ins="rsrr", outs=(layout.split(plan.abstract),))
         # made on the device each time: a donated copy of a host array would take the original along
         self.no_metrics = layout.jit(partial(metrics_lib.zeros_like, plan.traced.metrics), ins="", outs="r")
         self._healthy = layout.jit(partial(metrics_lib.healthy, plan.traced.metrics), ins="", outs="r")
@@ -51,9 +51,15 @@ class CompiledPhase:
             return program(loops, *inputs, keys)
         return seeds.one_by_one(program, loops, inputs, keys)
 
-    def init(self, key: Array, teachers: tuple[Variables | None, ...], initial_vars: dict[str, Vars]) -> TrainState:
-        """The state before the first step. initial_vars: what the members start with."""
-        return self._init(key, teachers, initial_vars)
+    def init(
+        self, key: Array, teachers: tuple[Variables | None, ...], initial_vars: dict[str, Vars],
+        class_cka: Array | None = None,
+    ) -> TrainState:  # fmt: skip
+        """The state before the first step. initial_vars: what the members start with. class_cka: for members that read
+        it; None, as in a dry run, makes no class like another."""
+        if class_cka is None and Need.CLASS_CKA in self.plan.distiller.needs:
+            class_cka = jnp.eye(self.plan.network.num_classes)
+        return self._init(key, teachers, initial_vars, class_cka)
 
     def fresh(self) -> tuple[metrics_lib.Metrics, metrics_lib.Health]:
         """Nothing measured, nothing wrong yet."""
@@ -121,13 +127,13 @@ def _teacher(network: Network, needs: frozenset, gather, variables: Variables, x
 
 def _init(
     network: Network, teacher_models: tuple, context: InitContext, key: Array, teachers: tuple[Variables | None, ...],
-    initial_vars: dict, **parts,
+    initial_vars: dict, class_cka: Array | None, **parts,
 ) -> TrainState:  # fmt: skip
     image = jnp.zeros((1, *network.image_shape))
     # a teacher that is the student's average is the student as it starts
     variables = [models.init(network.model, key, image) if v is None else v for v in teachers]
     pairs = tuple(zip(teacher_models, variables, strict=True))
-    context = context._replace(teachers=pairs, initial_vars=initial_vars)
+    context = context._replace(teachers=pairs, initial_vars=initial_vars, class_cka=class_cka)
     return engine.init_state(key, student=network.model, context=context, **parts)
 
 

@@ -15,6 +15,7 @@ from kd_jax.storage.progress import Progress, log_line
 from kd_jax.storage.workdir import Workdir
 from kd_jax.train import report
 from kd_jax.train.batches import Resident, Streamed
+from kd_jax.train.class_cka import class_cka
 from kd_jax.train.compiled import CompiledPhase
 from kd_jax.train.evaluator import Evaluator
 from kd_jax.train.inputs import load_teachers, resolve_teachers
@@ -174,11 +175,16 @@ class PhaseRun:
     def _start(self, compiled: CompiledPhase, teachers: tuple[Variables | None, ...]) -> tuple[LoopState, ...]:
         """The newest good checkpoint, or the beginning, of every seed."""
         restored = self.storage.restore(compiled.fresh(), self.record)
-        return restored or tuple(self._start_seed(compiled, teachers, seed) for seed in self.plan.seeds)
+        if restored:
+            return restored
+        alike = class_cka(self.plan, self.source, teachers)
+        return tuple(self._start_seed(compiled, teachers, seed, alike) for seed in self.plan.seeds)
 
-    def _start_seed(self, compiled: CompiledPhase, teachers: tuple[Variables | None, ...], seed: int) -> LoopState:
+    def _start_seed(
+        self, compiled: CompiledPhase, teachers: tuple[Variables | None, ...], seed: int, alike: jax.Array | None
+    ) -> LoopState:
         plan = self.plan
-        loop = compiled.loop_state(compiled.init(self._key("init", seed), teachers, plan.initial_vars(seed)))
+        loop = compiled.loop_state(compiled.init(self._key("init", seed), teachers, plan.initial_vars(seed), alike))
         return with_network(plan, loop, plan.start(seed).variables) if plan.start else loop
 
     def _outcome(self, loops: tuple[LoopState, ...]) -> dict:

@@ -144,7 +144,7 @@ def test_a_thousandth_of_the_loss_behind_the_connectors(case):
         )
     )
     value, _ = run(distiller, vars, view)
-    assert value.shape == (6,) and distiller.needs == {"student.preacts", "teacher.preacts"}
+    assert value.shape == (6,) and distiller.needs == {"student.preacts", "teacher.preacts", "fixed.teacher"}
     np.testing.assert_allclose(value, expected(vars, view), rtol=1e-4)
     only = view._replace(  # what training hands over: nothing but what is needed
         teachers=(view.teachers[0]._replace(stages=(), pooled=None),),

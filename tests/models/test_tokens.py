@@ -242,8 +242,9 @@ LOGITS = (
     "ea_dkd",
     "crld",
     "deepkd",
+    "wkd_l",
 )  # as kd
-REFUSED = ("sp", "fsp", "ft", "ab", "ofd", "reviewkd", "cat_kd", "simkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
+REFUSED = ("sp", "fcfd", "fsp", "ft", "ab", "ofd", "reviewkd", "cat_kd", "simkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
 
 
 def test_every_method_is_one_or_the_other():
