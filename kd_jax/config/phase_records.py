@@ -31,8 +31,9 @@ class Member:
 class Optim:
     """Learning rate per global batch; momentum is AdamW's beta_1. delta: of name="dot" or "deepkd", by how much the
     momentum of one gradient is lower, and that of the others higher; 0 is plain SGD. clip: the largest norm of the
-    gradient of all that the loss trains, before weight decay and momentum; 0 leaves it as it is. The plan checks the
-    name, and what that optimiser takes."""
+    gradient of all that the loss trains, before weight decay and momentum; 0 leaves it as it is. decay_all: whether
+    every parameter decays, or as in timm only matrices and kernels, not biases, normalisation, class tokens and
+    positions. The plan checks the name, and what that optimiser takes."""
 
     name: str = "sgd"
     lr: float = 0.05
@@ -41,6 +42,7 @@ class Optim:
     nesterov: bool = False
     delta: float = 0.0
     clip: float = 0.0
+    decay_all: bool = True
 
     def check(self, key: str) -> None:
         require(0 < self.lr < float("inf"), f"{key}.lr", self.lr, "a finite number above 0")

@@ -18,6 +18,9 @@ from flax import linen as nn
 
 from kd_jax.typing import Array, InputError, Outputs, PyTree, Variables
 
+# class tokens and positions, of networks (timm's `no_weight_decay`) and of layers of methods
+UNDECAYED = ("cls_token", "dist_token", "pos_embed", "positions")
+
 
 class Net(nn.Module, kw_only=True):
     """The options that every network has.
