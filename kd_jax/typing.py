@@ -88,10 +88,10 @@ class View(NamedTuple):
 
     teachers: one Outputs for every teacher, detached. match: None in a phase without teacher. labels: (B,); of mixed
     images the class that has the most, and soft_labels (B, K) the shares of all. index: (B,) positions in the training
-    set. step: () steps done. spatial_mask: None, or a mask (B, H, W, 1) of the areas that feature criteria should look
-    at. extra_views: the same examples seen otherwise, as far as a member needs it: "strong", from images augmented more
-    strongly; "alone.1", as the second teacher by itself sees them. apply_student: (stats, image) -> (Outputs, stats),
-    which runs the student on other images; student_stats: its BatchNorm statistics so far (see `methods.look_again`).
+    set. step: () steps done. spatial_mask: None, or a mask (B, H, W, 1) of the areas that feature criteria look at.
+    extra_views: the same examples otherwise, where a member needs it: "strong", from more strongly augmented images;
+    "alone.1", as the second teacher alone sees them. apply_student: (stats, image, name) -> (Outputs, stats): it runs
+    the student on other images; student_stats: its BatchNorm statistics so far (see `methods.look_again`).
     """
 
     image: Array

@@ -97,7 +97,8 @@ class Phase:
     """One network trained from start to end. teacher: where it comes from, () for none. weights: a file to
     load in place of training, or "". trains: "all", or "method" where the network stays as it is. ema: decay of an
     average of the network over the steps, None for none. accumulate: into how many parts, one after the other, a batch
-    is cut. remat: whether a backward pass computes the insides of blocks again in place of keeping them."""
+    is cut. remat: whether a backward pass computes the insides of blocks again in place of keeping them. drop_path:
+    stochastic depth of a transformer, the rate of its last block."""
 
     name: str
     model: str
@@ -113,6 +114,7 @@ class Phase:
     batch_size: int = 64
     accumulate: int = 1
     remat: bool = False
+    drop_path: float = 0.0
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
 
@@ -138,6 +140,7 @@ class Phase:
         require(once, f"{key}.init.student", self.init.student, f"empty where {key}.weights is given")
         require(self.batch_size > 0, f"{key}.batch_size", self.batch_size, "a number above 0")
         require(self.accumulate > 0, f"{key}.accumulate", self.accumulate, "a number of parts, at least 1")
+        require(0 <= self.drop_path < 1, f"{key}.drop_path", self.drop_path, "at least 0 and below 1")
         require(bool(self.terms), f"{key}.terms", {}, "at least one term")
         clash = sorted({m.label for m in self.refine} & {m.label for m in self.terms})
         require(not clash, f"{key}.terms", clash, "labelled otherwise than the refiners")

@@ -246,6 +246,16 @@ LOGITS = (
 REFUSED = ("sp", "fsp", "ft", "ab", "ofd", "reviewkd", "cat_kd", "simkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
 
 
+def test_stochastic_depth_is_of_transformers(tiny, tmp_path):
+    config_dict = compose.get_config(f"kd,{MIXED},smoke")
+    config_dict.student.drop_path = 0.1
+    plans = plan(config_dict, tmp_path)
+    assert [getattr(p.network.model, "drop_path", None) for p in plans] == [None, 0.1]
+    config_dict.teacher.drop_path = 0.2
+    with pytest.raises(InputError, match="config.teacher.drop_path: 0.2, but imagenet_ResNet18 drops no blocks"):
+        plan(config_dict, tmp_path)
+
+
 def test_every_method_is_one_or_the_other():
     assert {*READ, *REFUSED, *LOGITS} == set(compose.PARTS)
 
