@@ -28,7 +28,8 @@ def make_view(
     needs=frozenset(),
     **more,
 ) -> View:
-    """The view before any refiner. The pair of logits to match holds the average of several teachers' logits.
+    """The view before any refiner. The pair of logits to match holds the average of several teachers' logits, and a
+    student's distillation token's where it has one.
 
     Args:
       image, student, teachers, step: see View.
@@ -36,7 +37,8 @@ def make_view(
       needs: of the distiller; `alone(i)` among them adds the view of that teacher alone.
       **more: other fields of View.
     """
-    match = Match(student.logits, mean_logits(teachers)) if teachers else None
+    ours = student.logits if student.distill_logits is None else student.distill_logits
+    match = Match(ours, mean_logits(teachers)) if teachers else None
     more["soft_labels"] = batch.get("soft_label")
     view = View(image, student, teachers, match, batch["label"], batch.get("index"), step, **more)
     each = {alone(i): teachers[i : i + 1] for i in range(len(teachers)) if alone(i) in needs}

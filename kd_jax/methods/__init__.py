@@ -9,6 +9,7 @@ from kd_jax.methods.crld import crld
 from kd_jax.methods.dafa import dafa
 from kd_jax.methods.dam import dam
 from kd_jax.methods.deepkd import deepkd
+from kd_jax.methods.deit import deit
 from kd_jax.methods.dml import dml
 from kd_jax.methods.ea import ea, ea_dkd, ea_kd
 from kd_jax.methods.features import at, kdsvd, nst
@@ -35,8 +36,8 @@ from kd_jax.methods.wkd_f import wkd_f
 
 __all__ = [
     "CRITERIA", "REFINERS", "ab", "ab_kd", "at", "cat_kd", "cc", "ce", "chain", "crd", "crld", "ctkd", "dafa", "dam",
-    "deepkd", "dist", "dkd", "dml", "ea", "ea_dkd", "ea_kd", "everywhere", "fitnet", "fsp", "ft", "identity", "kd",
-    "kdsvd", "look_again", "lskd", "mlld", "nkd", "normkd", "nst", "ofa", "ofd", "paraphraser", "pkt", "ramp",
+    "deepkd", "deit", "dist", "dkd", "dml", "ea", "ea_dkd", "ea_kd", "everywhere", "fitnet", "fsp", "ft", "identity",
+    "kd", "kdsvd", "look_again", "lskd", "mlld", "nkd", "normkd", "nst", "ofa", "ofd", "paraphraser", "pkt", "ramp",
     "reviewkd", "rkd", "rld", "sdd", "sdd_dkd", "sdd_kd", "sdd_nkd", "sftn_branches", "simkd", "skd", "sp", "taught_by",
     "ttm", "vid", "weigh", "wkd_f", "wttm",
 ]  # fmt: skip
@@ -48,7 +49,7 @@ CRITERIA = {
     "ce": ce, "kd": kd, "dkd": dkd, "dist": dist, "mlld": mlld,
     "nkd": nkd, "rld": rld, "ttm": ttm, "wttm": wttm, "ab_kd": ab_kd,
     "ea_kd": ea_kd, "ea_dkd": ea_dkd, "sdd_kd": sdd_kd, "sdd_dkd": sdd_dkd, "sdd_nkd": sdd_nkd,
-    "crld": crld, "ofa": ofa, "deepkd": deepkd,
+    "crld": crld, "ofa": ofa, "deepkd": deepkd, "deit": deit,
     "fitnet": fitnet, "at": at, "nst": nst, "kdsvd": kdsvd, "cat_kd": cat_kd, "wkd_f": wkd_f,
     "vid": vid, "ofd": ofd, "reviewkd": reviewkd,
     "sp": sp, "cc": cc, "rkd": rkd, "pkt": pkt, "crd": crd,

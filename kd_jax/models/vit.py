@@ -81,6 +81,9 @@ class VisionTransformer(Net):
     drop_path: in [0, 1), stochastic depth in training: how likely it is that a branch of the last block is left out for
     an example; at the first block that is 0, and it rises linearly (Huang, Sun, Liu, Sedra, Weinberger, "Deep Networks
     with Stochastic Depth", 2016, arXiv 1603.09382; rates and scale are timm's).
+    distill_token: a second token behind the class token, with a position and a classifier of its own (DeiT); stages are
+    (B, 2 + N, D). `distill_logits` are of that classifier, `logits` of the class token in training, and the mean of
+    both in evaluation.
     Differs: timm interpolates the positions where images have another size; here such images are refused.
     """
 
@@ -90,6 +93,7 @@ class VisionTransformer(Net):
     patch: int = 16
     num_classes: int = 1000
     drop_path: float = 0.0
+    distill_token: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, after: int = -1) -> Outputs:
@@ -105,25 +109,34 @@ class VisionTransformer(Net):
                 drop = self.drop_path * number / last if train else 0.0
                 x = block(self.heads, drop, name=f"blocks.{number}")(x)
             stages.append(x)
-        pooled = layer_norm(name="norm")(x)[:, 0]
-        return Outputs(tuple(stages), None, pooled, linear(self.num_classes, name="head")(pooled))
+        normed = layer_norm(name="norm")(x)
+        pooled = normed[:, 0]
+        logits = linear(self.num_classes, name="head")(pooled)
+        if not self.distill_token:
+            return Outputs(tuple(stages), None, pooled, logits)
+        distilled = linear(self.num_classes, name="head_dist")(normed[:, 1])
+        mean = logits if train else (logits + distilled) / 2
+        return Outputs(tuple(stages), None, pooled, mean, distill_logits=distilled)
 
     def _embed(self, image: Array) -> Array:
-        """Tokens (B, 1 + N, D) of images (B, H, W, C).
+        """Tokens (B, 1 + N, D), or with a distillation token (B, 2 + N, D), of images (B, H, W, C).
 
         Raises:
           InputError: images smaller than a patch, or of another size than the positions are for.
         """
         batch, height, width, channels = image.shape
         rows, columns = height // self.patch, width // self.patch
-        size, tokens = f"images of {height}x{width}", 1 + rows * columns
-        if tokens == 1:
+        names = ("cls_token", "dist_token") if self.distill_token else ("cls_token",)
+        size, tokens = f"images of {height}x{width}", len(names) + rows * columns
+        if not rows * columns:
             raise InputError(f"ViT: {size} hold no patch of {self.patch}x{self.patch}")
         num_positions = (
             self.variables["params"]["pos_embed"].shape[1] if self.has_variable("params", "pos_embed") else tokens
         )
         if num_positions != tokens:
-            raise InputError(f"ViT: {size} have {rows}x{columns} patches, its positions are for {num_positions - 1}")
+            raise InputError(
+                f"ViT: {size} have {rows}x{columns} patches, its positions are for {num_positions - len(names)}"
+            )
         bias = torch_bias(self.patch**2 * channels)
         square = (self.patch, self.patch)
         layer = nn.Conv(
@@ -136,12 +149,14 @@ class VisionTransformer(Net):
             name="patch_embed.proj",
         )
         x = layer(image).reshape(batch, rows * columns, self.width)
-        first = self.param("cls_token", normal(1e-6), (1, 1, self.width))
+        first = jnp.concatenate([self.param(name, normal(1e-6), (1, 1, self.width)) for name in names], axis=1)
         positions = self.param("pos_embed", normal(0.02), (1, tokens, self.width))
-        return jnp.concatenate([jnp.broadcast_to(first, (batch, 1, self.width)), x], axis=1) + positions
+        return jnp.concatenate([jnp.broadcast_to(first, (batch, *first.shape[1:])), x], axis=1) + positions
 
 
 NETWORKS = {
     "vit_tiny_patch16_224": partial(VisionTransformer, width=192, heads=3),
     "vit_small_patch16_224": partial(VisionTransformer, width=384, heads=6),
+    "deit_tiny_distilled_patch16_224": partial(VisionTransformer, width=192, heads=3, distill_token=True),
+    "deit_small_distilled_patch16_224": partial(VisionTransformer, width=384, heads=6, distill_token=True),
 }
