@@ -18,6 +18,7 @@ from flax import linen as nn
 
 from kd_jax.typing import Array, InputError, Outputs, PyTree, Variables
 
+DISTILL_HEAD = "head_dist"  # the classifier of a distillation token, by timm's name
 DROP_PATH = "drop_path"  # the random numbers of stochastic depth, by flax's name
 # class tokens and positions, of networks (timm's `no_weight_decay`) and of layers of methods
 UNDECAYED = ("cls_token", "dist_token", "pos_embed", "positions")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from kd_jax.layers.basic import torch_bias, torch_default
-from kd_jax.models.base import DROP_PATH, Net, block_of
+from kd_jax.models.base import DISTILL_HEAD, DROP_PATH, Net, block_of
 from kd_jax.typing import Array, InputError, Outputs
 
 # timm cuts its normal at -2 and 2, a hundred deviations away: it cuts nothing
@@ -114,7 +114,7 @@ class VisionTransformer(Net):
         logits = linear(self.num_classes, name="head")(pooled)
         if not self.distill_token:
             return Outputs(tuple(stages), None, pooled, logits)
-        distilled = linear(self.num_classes, name="head_dist")(normed[:, 1])
+        distilled = linear(self.num_classes, name=DISTILL_HEAD)(normed[:, 1])
         mean = logits if train else (logits + distilled) / 2
         return Outputs(tuple(stages), None, pooled, mean, distill_logits=distilled)
 
