@@ -1,7 +1,6 @@
 """The records that every part of kd_jax speaks, and the legend of axes.
 
-Axes: B batch, K classes, H W C a feature map (images too: NHWC), D pooled width, L stages. Everything here is a
-NamedTuple, hence a pytree.
+Axes: B batch, K classes, H W C a feature map (images too: NHWC), D pooled width, L stages. Records are pytrees.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -48,10 +47,10 @@ class Mean(NamedTuple):
 class Outputs(NamedTuple):
     """What a network returns.
 
-    stages: tuple of L maps (B, H, W, C), the stem first (mdistiller's `feats`).
-    preacts: the same maps before their last ReLU, or None where the net has none.
+    stages: L maps (B, H, W, C), the stem first (mdistiller's `feats`). preacts: these before their last ReLU, or None.
     pooled: (B, D), what the classifier reads. logits: (B, K), float32.
     cam: class activation maps (B, H, W, K), the classifier at every place of the last map, whose mean is the logits.
+    distill_logits: (B, K) of a student's distillation token, which `match` then has in place of logits; or None.
     """
 
     stages: tuple[Array, ...]
@@ -59,6 +58,7 @@ class Outputs(NamedTuple):
     pooled: Array
     logits: Array
     cam: Array | None = None
+    distill_logits: Array | None = None
 
     @property
     def ends_in_a_stage(self) -> bool:
@@ -87,11 +87,11 @@ class View(NamedTuple):
     """All that a distiller sees of one batch. Refiners return a changed copy.
 
     teachers: one Outputs for every teacher, detached. match: None in a phase without teacher. labels: (B,); of mixed
-    images the class that has the most, and soft_labels (B, K) the shares of all. index: (B,) positions in the training
-    set. step: () steps done. spatial_mask: None, or a mask (B, H, W, 1) of the areas that feature criteria should look
-    at. extra_views: the same examples seen otherwise, as far as a member needs it: "strong", from images augmented more
-    strongly; "alone.1", as the second teacher by itself sees them. apply_student: (stats, x, after=-1) -> (Outputs,
-    stats), the student on other images or a stage; student_stats: its BatchNorm's so far (see `methods.look_again`).
+    images the class that has the most, and soft_labels (B, K) the shares of all. index: (B,) positions in the
+    training set. step: () steps done. spatial_mask: None, or a mask (B, H, W, 1) of areas for feature criteria.
+    extra_views: the same examples otherwise, as needed: "strong", from more strongly augmented images; "alone.1", as
+    the second teacher alone sees them. apply_student: (stats, x, name, after=-1) -> (Outputs, stats): the student on
+    other images, or from a stage on; student_stats: its BatchNorm's so far (see `methods.look_again`).
     """
 
     image: Array
@@ -115,6 +115,7 @@ class Need(StrEnum):
     MATCH_TEMPERATURE = "match.temperature"  # the temperature that a refiner sets
     STUDENT_PREACTS = "student.preacts"
     STUDENT_CAM = "student.cam"
+    STUDENT_DISTILL_LOGITS = "student.distill_logits"
     TEACHER_STAGES = "teacher.stages"
     TEACHER_PREACTS = "teacher.preacts"
     TEACHER_POOLED = "teacher.pooled"
@@ -155,9 +156,8 @@ def check_needs(needs: Iterable[str]) -> None:
         kind, _, name = need.partition(".")
         named = name.isdigit() if kind == "alone" else bool(name) and kind in ("given", "view")
         if need not in [*Need] and not named:
-            raise ValueError(
-                f"unknown need {need!r}; {suggest(need, [*Need])}, alone(i), given(label), extra_view(name)"
-            )
+            accepted = f"{suggest(need, [*Need])}, alone(i), given(label), extra_view(name)"
+            raise ValueError(f"unknown need {need!r}; {accepted}")
 
 
 class InitContext(NamedTuple):

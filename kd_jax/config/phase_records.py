@@ -31,8 +31,9 @@ class Member:
 class Optim:
     """Learning rate per global batch; momentum is AdamW's beta_1. delta: of name="dot" or "deepkd", by how much the
     momentum of one gradient is lower, and that of the others higher; 0 is plain SGD. clip: the largest norm of the
-    gradient of all that the loss trains, before weight decay and momentum; 0 leaves it as it is. The plan checks the
-    name, and what that optimiser takes."""
+    gradient of all that the loss trains, before weight decay and momentum; 0 leaves it as it is. decay_all: whether
+    every parameter decays, or as in timm only matrices and kernels, not biases, normalisation, class tokens and
+    positions. The plan checks the name, and what that optimiser takes."""
 
     name: str = "sgd"
     lr: float = 0.05
@@ -41,6 +42,7 @@ class Optim:
     nesterov: bool = False
     delta: float = 0.0
     clip: float = 0.0
+    decay_all: bool = True
 
     def check(self, key: str) -> None:
         require(0 < self.lr < float("inf"), f"{key}.lr", self.lr, "a finite number above 0")
@@ -95,7 +97,8 @@ class Phase:
     """One network trained from start to end. teacher: where it comes from, () for none. weights: a file to
     load in place of training, or "". trains: "all", or "method" where the network stays as it is. ema: decay of an
     average of the network over the steps, None for none. accumulate: into how many parts, one after the other, a batch
-    is cut. remat: whether a backward pass computes the insides of blocks again in place of keeping them."""
+    is cut. remat: whether a backward pass computes the insides of blocks again in place of keeping them. drop_path:
+    stochastic depth of a transformer, the rate of its last block."""
 
     name: str
     model: str
@@ -111,6 +114,7 @@ class Phase:
     batch_size: int = 64
     accumulate: int = 1
     remat: bool = False
+    drop_path: float = 0.0
     optim: Optim = Optim()
     schedule: Schedule = Schedule()
 
@@ -136,6 +140,7 @@ class Phase:
         require(once, f"{key}.init.student", self.init.student, f"empty where {key}.weights is given")
         require(self.batch_size > 0, f"{key}.batch_size", self.batch_size, "a number above 0")
         require(self.accumulate > 0, f"{key}.accumulate", self.accumulate, "a number of parts, at least 1")
+        require(0 <= self.drop_path < 1, f"{key}.drop_path", self.drop_path, "at least 0 and below 1")
         require(bool(self.terms), f"{key}.terms", {}, "at least one term")
         clash = sorted({m.label for m in self.refine} & {m.label for m in self.terms})
         require(not clash, f"{key}.terms", clash, "labelled otherwise than the refiners")

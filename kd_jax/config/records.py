@@ -45,6 +45,28 @@ class Mix:
 
 
 @dataclass(frozen=True)
+class Erase:
+    """A rectangle of some images filled with noise. probability: of an image, 0 for none. fill: noise of every "pixel",
+    of every "channel", or a "constant", the mean. The rectangle has a share of the image from min_area to max_area, and
+    a height over its width from min_aspect to 1 / min_aspect."""
+
+    probability: float = 0.0
+    fill: str = "pixel"
+    min_area: float = 0.02
+    max_area: float = 1 / 3
+    min_aspect: float = 0.3
+
+    def check(self, key: str) -> None:
+        require(0 <= self.probability <= 1, f"{key}.probability", self.probability, "0 to 1")
+        accepted = ("pixel", "channel", "constant")
+        require(self.fill in accepted, f"{key}.fill", self.fill, "pixel, channel or constant")
+        require(0 < self.max_area <= 1, f"{key}.max_area", self.max_area, "above 0, at most 1")
+        fits = 0 < self.min_area <= self.max_area
+        require(fits, f"{key}.min_area", self.min_area, f"above 0, at most max_area ({self.max_area:g})")
+        require(0 < self.min_aspect <= 1, f"{key}.min_aspect", self.min_aspect, "above 0, at most 1")
+
+
+@dataclass(frozen=True)
 class Data:
     """seed None is the run's seed. augment "auto" is the data set's usual one. size: pixels a side, 0 as
     they are. test_fraction: held out where a folder has no test part. subset: training examples, 0 for
@@ -66,6 +88,7 @@ class Data:
     subset: float = 0.0
     strong: Strong = Strong()
     mix: Mix = Mix()
+    erase: Erase = Erase()
     synthetic: dict[str, int] = field(default_factory=lambda: dict(SYNTHETIC))
 
     def check(self, key: str) -> None:

@@ -61,9 +61,10 @@ def test_index(step: int, *, n: int, batch_size: int) -> tuple[np.ndarray, np.nd
 
 
 def train_batch(
-    images: Array, labels: Array, index: Array, epoch: Array, key: Array, *, augment: str, mix: Callable | None = None
-) -> Batch:
-    """Gather, augment and mix. Pure, for the device.
+    images: Array, labels: Array, index: Array, epoch: Array, key: Array, *, augment: str,
+    changes: tuple[Callable, ...] = (),
+) -> Batch:  # fmt: skip
+    """Gather, augment and change. Pure, for the device.
 
     Args:
       images: (N, H, W, C) uint8. labels: (N,).
@@ -71,7 +72,7 @@ def train_batch(
       epoch: () int32.
       key: see `augment.root_key`.
       augment: one of augment.AUGMENTS.
-      mix: None, or (batch, key, epoch) -> batch, see `mixing.mixed`.
+      changes: (batch, key, epoch) -> batch, one after the other: see `erasing.erased` and `mixing.mixed`.
 
     Returns:
       The batch record; images in [0, 1].
@@ -79,7 +80,14 @@ def train_batch(
     batch = test_batch(images, labels, index, jnp.ones(index.shape, jnp.float32))
     pad = aug.padding(images.shape[1])
     batch = {**batch, "image": aug.augmented(batch["image"], key, epoch, index, augment=augment, pad=pad)}
-    return mix(batch, key, epoch) if mix else batch
+    return changed(batch, key, epoch, changes)
+
+
+def changed(batch: Batch, key: Array, epoch: Array, changes: tuple[Callable, ...]) -> Batch:
+    """The batch after these changes. Arguments as for `train_batch`."""
+    for change in changes:
+        batch = change(batch, key, epoch)
+    return batch
 
 
 def strong_image(

@@ -181,7 +181,7 @@ class Stream:
         return 2**16 if fits else sys.maxsize
 
 
-def train_batch(batch: Batch, epoch: Array, key: Array, *, augment: str, mix: Callable | None = None) -> Batch:
+def train_batch(batch: Batch, epoch: Array, key: Array, *, augment: str, changes: tuple[Callable, ...] = ()) -> Batch:
     """What `resident.train_batch` makes of the same examples, bit by bit. Pure, for the device.
 
     Args:
@@ -189,7 +189,7 @@ def train_batch(batch: Batch, epoch: Array, key: Array, *, augment: str, mix: Ca
       epoch: () int32; see `TrainPlan`.
       key: see `augment.root_key`.
       augment: one of augment.AUGMENTS; "none" where the host has augmented.
-      mix: as there.
+      changes: as there.
 
     Returns:
       The batch record; images in [0, 1].
@@ -197,8 +197,7 @@ def train_batch(batch: Batch, epoch: Array, key: Array, *, augment: str, mix: Ca
     batch = test_batch(batch)
     pad = aug.padding(batch["image"].shape[1])
     image = aug.augmented(batch["image"], key, epoch, batch["index"], augment=augment, pad=pad)
-    batch = {**batch, "image": image}
-    return mix(batch, key, epoch) if mix else batch
+    return resident.changed({**batch, "image": image}, key, epoch, changes)
 
 
 def strong_image(batch: Batch, epoch: Array, key: Array, *, augment: str, ops: int, magnitude: int) -> Array:

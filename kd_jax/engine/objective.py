@@ -49,7 +49,7 @@ def objective(
       loss (), and (student's Outputs, terms, logs, new statistics).
     """
     params = {"student": state.params["student"], **params}
-    run = student_runner(student, params["student"], train=trains == "all")
+    run = student_runner(student, params["student"], fold(key, "student"), train=trains == "all")
     view = student_views(run, state.stats["student"], teachers, batch, state.step, distiller.needs)
     vars = Vars(params["method"], state.stats["method"], policy)
     after, terms, logs, method_stats = distiller.apply(vars, view, fold(key, "method"), True)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kd_jax.typing import Array, Schedule, Search
+from kd_jax.models.base import UNDECAYED
+from kd_jax.typing import Array, PyTree, Schedule, Search
 
 
 def step_schedule(lr: float, *, milestones: tuple[int, ...], gamma: float, warmup: int = 0) -> Schedule:
@@ -51,17 +52,34 @@ def _with_warmup(schedule: Schedule, warmup: int) -> Schedule:
     return warm
 
 
-def sgd(schedule: Schedule, *, momentum: float = 0.9, weight_decay: float = 5e-4, nesterov: bool = False):
-    """torch.optim.SGD: decay added to the gradient of every parameter (BatchNorm and biases too),
-    then momentum, then the learning rate."""
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum=momentum, nesterov=nesterov)
-    )
+def decayed(params: PyTree) -> PyTree:
+    """Which parameters decay in timm's recipes, and so in DeiT's: those of two dimensions or more whose name is not in
+    UNDECAYED. Biases, scales of normalisation, class tokens and positions do not."""
+
+    def one(path, leaf) -> bool:
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        return jnp.ndim(leaf) > 1 and name not in UNDECAYED
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
-def adamw(schedule: Schedule, *, momentum: float = 0.9, weight_decay: float = 0.05):
-    """AdamW with beta_1 = momentum, beta_2 = 0.999 and decoupled decay of every parameter."""
-    return optax.adamw(schedule, b1=momentum, b2=0.999, weight_decay=weight_decay)
+def sgd(
+    schedule: Schedule, *, momentum: float = 0.9, weight_decay: float = 5e-4, nesterov: bool = False,
+    decay_all: bool = True,
+) -> optax.GradientTransformation:  # fmt: skip
+    """torch.optim.SGD: decay added to the gradient of every parameter (BatchNorm and biases too), or with
+    decay_all=False of those in `decayed`; then momentum, then the learning rate."""
+    decay = optax.add_decayed_weights(weight_decay, None if decay_all else decayed)
+    return optax.chain(decay, optax.sgd(schedule, momentum=momentum, nesterov=nesterov))
+
+
+def adamw(
+    schedule: Schedule, *, momentum: float = 0.9, weight_decay: float = 0.05, decay_all: bool = True
+) -> optax.GradientTransformation:
+    """AdamW with beta_1 = momentum, beta_2 = 0.999 and decoupled decay of every parameter, or with decay_all=False of
+    those in `decayed`."""
+    mask = None if decay_all else decayed
+    return optax.adamw(schedule, b1=momentum, b2=0.999, weight_decay=weight_decay, mask=mask)
 
 
 def grouped(

@@ -76,12 +76,12 @@ def make_init_context(
     def view(outputs: Outputs, teachers: tuple[Outputs, ...], image: Array, rows: Array, step: Array) -> View:
         batch = {"image": image, "label": rows, "index": rows} | ({"soft_label": outputs.logits} if mixes else {})
         batch["views"] = {name: {"image": image, "teachers": teachers} for name in extra_views_of(needs)}
-        batch_view = student_views(lambda stats, image: (outputs, stats), {}, teachers, batch, step, needs)
+        batch_view = student_views(lambda stats, *_: (outputs, stats), {}, teachers, batch, step, needs)
         return batch_view._replace(apply_student=None)
 
     step = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = jax.eval_shape(view, outputs, tuple(theirs for _, theirs in others), image, rows, step)
-    run = student_runner(student, variables.params, train=True)
+    run = student_runner(student, variables.params, jax.eval_shape(jax.random.key, 0), train=True)
     shapes = shapes._replace(apply_student=run, student_stats=variables.stats)
     return InitContext(shapes, num_classes=outputs.logits.shape[-1], student=student, **more)
 

@@ -49,6 +49,7 @@ def select_outputs(outputs: Outputs, needs: frozenset) -> Outputs:
         preacts=outputs.preacts if Need.TEACHER_PREACTS in needs else None,
         pooled=outputs.pooled if Need.TEACHER_POOLED in needs else None,
         cam=outputs.cam if Need.TEACHER_CAM in needs else None,
+        distill_logits=None,
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from flax import linen as nn
 from jax.tree_util import Partial
 
+from kd_jax.layers.keys import fold
 from kd_jax.losses.common import mean_logits
 from kd_jax.models.base import apply
 from kd_jax.typing import Array, Batch, Match, Outputs, PyTree, Variables, View, alone
@@ -27,7 +28,8 @@ def make_view(
     needs=frozenset(),
     **more,
 ) -> View:
-    """The view before any refiner. The pair of logits to match holds the average of several teachers' logits.
+    """The view before any refiner. The pair of logits to match holds the average of several teachers' logits, and a
+    student's distillation token's where it has one.
 
     Args:
       image, student, teachers, step: see View.
@@ -35,7 +37,8 @@ def make_view(
       needs: of the distiller; `alone(i)` among them adds the view of that teacher alone.
       **more: other fields of View.
     """
-    match = Match(student.logits, mean_logits(teachers)) if teachers else None
+    ours = student.logits if student.distill_logits is None else student.distill_logits
+    match = Match(ours, mean_logits(teachers)) if teachers else None
     more["soft_labels"] = batch.get("soft_label")
     view = View(image, student, teachers, match, batch["label"], batch.get("index"), step, **more)
     each = {alone(i): teachers[i : i + 1] for i in range(len(teachers)) if alone(i) in needs}
@@ -43,13 +46,19 @@ def make_view(
     return view._replace(extra_views=view.extra_views | single) if single else view
 
 
-def student_runner(model: nn.Module, params: PyTree, train: bool) -> Partial:
-    """(stats, image, after=-1) -> (Outputs, stats): the student with these parameters, as a View holds it."""
+def student_runner(model: nn.Module, params: PyTree, key: Array, train: bool) -> Partial:
+    """(stats, image, name="", after=-1) -> (Outputs, stats): the student with these parameters, as a View holds it.
 
-    def run(params: PyTree, stats: PyTree, image: Array, after: int = -1) -> tuple[Outputs, PyTree]:
-        return apply(model, Variables(params, stats), image, train=train, after=after)
+    Where the network draws random numbers, those of another name are others. In scope "device" every device draws the
+    same ones, for its own rows. after: of `models.apply`.
+    """
 
-    return Partial(run, params)
+    def run(
+        params: PyTree, key: Array, stats: PyTree, image: Array, name: str = "", after: int = -1
+    ) -> tuple[Outputs, PyTree]:
+        return apply(model, Variables(params, stats), image, train=train, key=fold(key, name), after=after)
+
+    return Partial(run, params, key)
 
 
 def student_views(
@@ -58,7 +67,7 @@ def student_views(
     """Run the student on a batch and on the extra views in it, one after the other.
 
     Args:
-      apply_student: (stats, image) -> (Outputs, stats), a jax.tree_util.Partial.
+      apply_student: see `student_runner`.
       stats: the student's BatchNorm statistics before.
       teachers: their outputs for `batch["image"]`; those for an extra view stand in `batch["views"][NAME]`.
       batch, step, needs: as for `make_view`.
@@ -66,7 +75,7 @@ def student_views(
     student, stats = apply_student(stats, batch["image"])
     views = {}
     for name, extra in batch.get("views", {}).items():
-        again, stats = apply_student(stats, extra["image"])
+        again, stats = apply_student(stats, extra["image"], name)
         views[name] = make_view(extra["image"], again, extra["teachers"], batch, step)
     more = {"extra_views": views, "apply_student": apply_student, "student_stats": stats}
     return make_view(batch["image"], student, teachers, batch, step, needs=needs, **more)

@@ -36,7 +36,7 @@ class MapExit(nn.Module):
 
 
 class TokenExit(nn.Module):
-    """Logits (B, K) of tokens (B, 1 + H W, D), the class token first.
+    """Logits (B, K) of tokens (B, 1 + H W, D), the class token first; a distillation token behind it is left out.
 
     Four neighbouring patches become one (LayerNorm, a linear layer back to D, GELU). Then `blocks` transformer blocks
     of four heads over patches and class token, LayerNorm, and a linear layer of the class token.
@@ -57,7 +57,7 @@ class TokenExit(nn.Module):
         (height, width), depth = self.grid, x.shape[-1]
         if height % 2 or width % 2:
             raise InputError(f"exit: patches of a grid {height}x{width} cannot be merged by fours; both must be even")
-        patches = x[:, 1:].reshape(-1, height // 2, 2, width // 2, 2, depth).transpose(0, 1, 3, 2, 4, 5)
+        patches = x[:, -height * width :].reshape(-1, height // 2, 2, width // 2, 2, depth).transpose(0, 1, 3, 2, 4, 5)
         merged = nn.LayerNorm(name="norm")(patches.reshape(len(x), -1, 4 * depth))
         merged = nn.gelu(nn.Dense(depth, kernel_init=_normal, name="merge")(merged), approximate=False)
         x = jnp.concatenate([x[:, :1], merged], axis=1)

@@ -11,7 +11,7 @@ FORMS = ("conv3x3", "conv1x1")
 
 
 class Transform(nn.Module):
-    """(B, h, w, c) to (B, H, W, C), learned, not negative; or to tokens (B, 1 + H W, C), of either sign.
+    """(B, h, w, c) to (B, H, W, C), learned, not negative; or to tokens (B, T + H W, C), of either sign.
 
     form "conv3x3": 3x3 convolution, BatchNorm, ReLU, then 1x1 convolution to the width C, BatchNorm, ReLU.
     The 3x3 keeps the width c. Where h >= 2 H it has stride 2, and it is repeated as long as that holds. Where 2 h <= H
@@ -19,14 +19,15 @@ class Transform(nn.Module):
     form "conv1x1": the second part alone, behind an average or a repetition to the size (H, W).
     Where the sizes are not a power of two apart, bilinear interpolation does the rest.
 
-    shape: (H, W, C) of the result. tokens: the last ReLU is left out, since a transformer's stages have either sign.
-    Cells become tokens row by row, behind a class token of zeros. Learned positions are added to all; at the class
-    token they are the class token. They start as a transformer's positions do.
+    shape: (H, W, C) of the result. tokens: T, how many tokens a transformer has before its patches; 0 for a map. For
+    tokens the last ReLU is left out, since a transformer's stages have either sign. Cells become tokens row by row,
+    behind T tokens of zeros. Learned positions are added to all; at the class token they are the class token. They
+    start as a transformer's positions do.
     """
 
     shape: tuple[int, int, int]
     form: str = "conv3x3"
-    tokens: bool = False
+    tokens: int = 0
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -41,7 +42,7 @@ class Transform(nn.Module):
         return self._tokens(x) if self.tokens else nn.relu(x)
 
     def _tokens(self, x: Array) -> Array:
-        x = jnp.pad(x.reshape(x.shape[0], -1, x.shape[-1]), ((0, 0), (1, 0), (0, 0)))
+        x = jnp.pad(x.reshape(x.shape[0], -1, x.shape[-1]), ((0, 0), (self.tokens, 0), (0, 0)))
         # not smaller: a LayerNorm divides by the deviation of the class token
         return x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
 

@@ -9,6 +9,7 @@ from kd_jax.methods.crld import crld
 from kd_jax.methods.dafa import dafa
 from kd_jax.methods.dam import dam
 from kd_jax.methods.deepkd import deepkd
+from kd_jax.methods.deit import deit
 from kd_jax.methods.dml import dml
 from kd_jax.methods.ea import ea, ea_dkd, ea_kd
 from kd_jax.methods.fcfd import fcfd
@@ -37,10 +38,10 @@ from kd_jax.methods.wkd_l import wkd_l
 
 __all__ = [
     "CRITERIA", "REFINERS", "ab", "ab_kd", "at", "cat_kd", "cc", "ce", "chain", "crd", "crld", "ctkd", "dafa", "dam",
-    "deepkd", "dist", "dkd", "dml", "ea", "ea_dkd", "ea_kd", "everywhere", "fcfd", "fitnet", "fsp", "ft", "identity",
-    "kd", "kdsvd", "look_again", "lskd", "mlld", "nkd", "normkd", "nst", "ofa", "ofd", "paraphraser", "pkt", "ramp",
-    "reviewkd", "rkd", "rld", "sdd", "sdd_dkd", "sdd_kd", "sdd_nkd", "sftn_branches", "simkd", "skd", "sp", "taught_by",
-    "ttm", "vid", "weigh", "wkd_f", "wkd_l", "wttm",
+    "deepkd", "deit", "dist", "dkd", "dml", "ea", "ea_dkd", "ea_kd", "everywhere", "fcfd", "fitnet", "fsp", "ft",
+    "identity", "kd", "kdsvd", "look_again", "lskd", "mlld", "nkd", "normkd", "nst", "ofa", "ofd", "paraphraser",
+    "pkt", "ramp", "reviewkd", "rkd", "rld", "sdd", "sdd_dkd", "sdd_kd", "sdd_nkd", "sftn_branches", "simkd", "skd",
+    "sp", "taught_by", "ttm", "vid", "weigh", "wkd_f", "wkd_l", "wttm",
 ]  # fmt: skip
 
 # refiners change the view and stand first, in the order that a recipe names; where it names none, in this one
@@ -50,7 +51,7 @@ CRITERIA = {
     "ce": ce, "kd": kd, "dkd": dkd, "dist": dist, "mlld": mlld,
     "nkd": nkd, "rld": rld, "ttm": ttm, "wttm": wttm, "ab_kd": ab_kd,
     "ea_kd": ea_kd, "ea_dkd": ea_dkd, "sdd_kd": sdd_kd, "sdd_dkd": sdd_dkd, "sdd_nkd": sdd_nkd,
-    "crld": crld, "ofa": ofa, "deepkd": deepkd, "wkd_l": wkd_l,
+    "crld": crld, "ofa": ofa, "deepkd": deepkd, "deit": deit, "wkd_l": wkd_l,
     "fitnet": fitnet, "at": at, "nst": nst, "kdsvd": kdsvd, "cat_kd": cat_kd, "wkd_f": wkd_f,
     "fcfd": fcfd, "vid": vid, "ofd": ofd, "reviewkd": reviewkd,
     "sp": sp, "cc": cc, "rkd": rkd, "pkt": pkt, "crd": crd,

@@ -187,18 +187,19 @@ def everywhere(refiner: Distiller) -> Distiller:
     return refiner._replace(apply=apply)
 
 
-def look_again(view: View, image: Array) -> tuple[Outputs, View]:
+def look_again(view: View, image: Array, name: str = "again") -> tuple[Outputs, View]:
     """Run the student on other images: a stronger augmentation, mixed images, whatever a method makes.
 
     Args:
       view: of the batch.
       image: (B, H, W, C), normalised as `view.image`.
+      name: of this look. Two looks of one name drop the same blocks of a network with stochastic depth.
 
     Returns:
       The student's Outputs for them, and the view for whoever comes next: a method returns it, so that BatchNorm's
       running statistics have seen these images too.
     """
-    outputs, stats = view.apply_student(view.student_stats, image)
+    outputs, stats = view.apply_student(view.student_stats, image, name)
     return outputs, view._replace(student_stats=stats)
 
 

@@ -6,6 +6,7 @@
 The terms stand beside the teacher's own task loss, in the teacher's phase.
 """
 
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -180,7 +181,9 @@ def _branches(
     stages = models.shapes(model, image)[1].stages
 
     def branch(start: int, enter: int) -> Branch:
-        layer = Transform(as_map(stages[enter], image).shape[1:], form, is_tokens(stages[enter]))
+        stage = stages[enter]
+        shape = as_map(stage, image).shape[1:]
+        layer = Transform(shape, form, stage.shape[1] - math.prod(shape[:2]) if is_tokens(stage) else 0)
         return Branch(start, enter, stages[enter].shape[1:], layer, "shared" if share else f"branch{start}")
 
     return tuple(branch(*pair) for pair in _placed(chosen, len(teacher), len(stages), name))

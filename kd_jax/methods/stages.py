@@ -73,7 +73,8 @@ def is_tokens(stage: Array) -> bool:
 
 
 def as_map(stage: Array, image: tuple[int, ...]) -> Array:
-    """Tokens (B, 1 + N, D) as the map (B, h, w, D) of the N patches, without the class token; a map as it is.
+    """Tokens (B, 1 + N, D), or (B, 2 + N, D) with a distillation token, as the map (B, h, w, D) of the N patches; a map
+    as it is. Of square images never both are possible; of others it is the first one then.
 
     Args:
       stage: an array, or its shape alone (ShapeDtypeStruct).
@@ -85,17 +86,22 @@ def as_map(stage: Array, image: tuple[int, ...]) -> Array:
     if not is_tokens(stage):
         return stage
     batch, tokens, width = stage.shape
-    shape = (batch, *_grid(tokens - 1, *image[:2]), width)
+    grid = _grid(tokens - 1, *image[:2]) or _grid(tokens - 2, *image[:2])
+    if grid is None:
+        size = "{}x{}".format(*image[:2])
+        raise InputError(f"{tokens - 1} tokens beside the class token are no grid of patches of {size} images")
+    shape = (batch, *grid, width)
     if isinstance(stage, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(shape, stage.dtype)
-    return stage[:, 1:].reshape(shape)
+    return stage[:, tokens - grid[0] * grid[1] :].reshape(shape)
 
 
 def as_before(changed: Array, stage: Array) -> Array:
-    """The inverse of `as_map`: a changed map in the form of its stage, behind the stage's class token if it has one."""
+    """The inverse of `as_map`: a changed map in the form of its stage, behind the first tokens of the stage."""
     if not is_tokens(stage):
         return changed
-    return jnp.concatenate([stage[:, :1], changed.reshape(stage.shape[0], -1, stage.shape[-1])], axis=1)
+    cells = changed.reshape(stage.shape[0], -1, stage.shape[-1])
+    return jnp.concatenate([stage[:, : stage.shape[1] - cells.shape[1]], cells], axis=1)
 
 
 def maps_of(view: View, network: Outputs) -> tuple[Array, ...]:
@@ -149,9 +155,10 @@ def _aligned(*networks: tuple[Array, ...]) -> tuple[list[Array], ...]:
     return tuple([*maps[len(maps) - count :]] for maps in networks)
 
 
-def _grid(patches: int, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of square patches. The grid is unique, since both numbers fall as the patch grows."""
+def _grid(patches: int, height: int, width: int) -> tuple[int, int] | None:
+    """Rows and columns of square patches; None where there are no such patches. The grid is unique, since both numbers
+    fall as the patch grows."""
     for side in range(1, min(height, width) + 1):
         if (height // side) * (width // side) == patches:
             return height // side, width // side
-    raise InputError(f"{patches} tokens beside the class token are no grid of patches of {height}x{width} images")
+    return None

@@ -18,6 +18,11 @@ from flax import linen as nn
 
 from kd_jax.typing import Array, InputError, Outputs, PyTree, Variables
 
+DISTILL_HEAD = "head_dist"  # the classifier of a distillation token, by timm's name
+DROP_PATH = "drop_path"  # the random numbers of stochastic depth, by flax's name
+# class tokens and positions, of networks (timm's `no_weight_decay`) and of layers of methods
+UNDECAYED = ("cls_token", "dist_token", "pos_embed", "positions")
+
 
 class Net(nn.Module, kw_only=True):
     """The options that every network has.
@@ -69,7 +74,12 @@ def init(model: nn.Module, key: Array, x: Array, after: int = -1) -> Variables:
 
 
 def apply(
-    model: nn.Module, variables: Variables, image: Array, train: bool = False, after: int = -1
+    model: nn.Module,
+    variables: Variables,
+    image: Array,
+    train: bool = False,
+    after: int = -1,
+    key: Array | None = None,
 ) -> tuple[Outputs, PyTree]:
     """Run the network.
 
@@ -80,6 +90,7 @@ def apply(
       train: True normalises by the statistics of the batch and updates the running ones; False normalises by the
         running ones and leaves them as they are.
       after: i to run only the layers behind `stages[i]`; `image` is then that stage.
+      key: of the random numbers of networks that draw some in training (a transformer's drop_path).
 
     Returns:
       (Outputs, stats): stats are the running statistics after the call.
@@ -89,7 +100,8 @@ def apply(
     tree = {"params": params, "batch_stats": variables.stats}
     if not train:
         return _cast(model.apply(tree, image, train=False, after=after), "float32", of=precision), variables.stats
-    outputs, moved = model.apply(tree, image, train=True, after=after, mutable=["batch_stats"])
+    how = {} if key is None else {"rngs": {DROP_PATH: key}}
+    outputs, moved = model.apply(tree, image, train=True, after=after, mutable=["batch_stats"], **how)
     return _cast(outputs, "float32", of=precision), moved.get("batch_stats", {})
 
 

@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from kd_jax.layers.basic import conv, head, norm, torch_default
 from kd_jax.losses.common import pool_to
-from kd_jax.models.base import Net
+from kd_jax.models.base import DISTILL_HEAD, Net
 from kd_jax.models.vit import VisionTransformer
 from kd_jax.typing import Array, InputError, Outputs, Variables
 
@@ -118,14 +118,14 @@ def _image(model: nn.Module, shape: tuple[int, ...], after: int) -> tuple[int, .
 
 
 def head_of(variables: Variables) -> dict[str, Array]:
-    """A network's classifier, {"kernel" (D, K), "bias" (K,)}.
+    """A network's classifier, {"kernel" (D, K), "bias" (K,)}; of two tokens the class token's.
 
     Raises:
       InputError: not exactly one linear layer stands at the top of its parameters.
     """
     if HEAD in variables.stats:
         return dict(variables.stats[HEAD])
-    layers = [v for v in variables.params.values() if isinstance(v, Mapping)]
+    layers = [v for name, v in variables.params.items() if isinstance(v, Mapping) and name != DISTILL_HEAD]
     classifiers = [v for v in layers if len(getattr(v.get("kernel"), "shape", ())) == 2]
     if len(classifiers) != 1:
         raise InputError(f"a network with one classifier wanted, these variables have {len(classifiers)}")

@@ -40,6 +40,8 @@ def why_not_cached(
         return f"config.data.crop={recipe.data.crop} draws crops at random, so that hardly any view comes twice"
     if recipe.data.mix.is_on:
         return "config.data.mix mixes images at random, so that hardly any comes twice"
+    if recipe.data.erase.probability:
+        return "config.data.erase erases parts of images at random, so that hardly any comes twice"
     if processes.count() > 1:
         return f"{processes.count()} processes train together, and a cache is for one"
     return None

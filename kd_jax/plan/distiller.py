@@ -13,7 +13,7 @@ from kd_jax.typing import Distiller, InitContext, InputError, Need, extra_views_
 _FEATURES = {Need.TEACHER_STAGES, Need.TEACHER_PREACTS, Need.TEACHER_CAM}  # of the first teacher
 _OPTIONAL = {  # of Outputs
     "stages": "feature maps", "preacts": "pre-activation features", "pooled": "pooled features",
-    "cam": "class activation maps",
+    "cam": "class activation maps", "distill_logits": "a distillation token",
 }  # fmt: skip
 
 

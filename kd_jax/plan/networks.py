@@ -28,6 +28,11 @@ def network_of(phase: config.Phase, dataset: data.Dataset) -> Network:
     """The network in training."""
     classes = dataset.train.num_classes
     model = config_key(f"{phase.name}.model", models.create, phase.model, classes)
+    if phase.drop_path:
+        key, accepted = f"config.{phase.name}.drop_path", "0 where the network is no vision transformer"
+        if not hasattr(model, "drop_path"):
+            raise InputError(f"{key}: {phase.drop_path}, but {phase.model} drops no blocks; accepted: {accepted}")
+        model = model.clone(drop_path=phase.drop_path)
     return Network(phase.model, model, classes, dataset.train.shape, dataset.mean, dataset.std)
 
 

@@ -29,10 +29,10 @@ def check_optim(phase: config.Phase) -> None:
     for what, name, registry in (("optim", optim.name, OPTIMIZERS), ("schedule", phase.schedule.name, SCHEDULES)):
         if name not in registry:
             raise InputError(f"config.{phase.name}.{what}.name: unknown name {name!r}; {suggest(name, registry)}")
-    for option, off in (("nesterov", False), ("delta", 0)):
+    for option, off in (("nesterov", False), ("delta", 0), ("decay_all", True)):
         value = getattr(optim, option)
         names = [name for name, factory in OPTIMIZERS.items() if option in _parameters(factory)]
-        if value and optim.name not in names:
+        if value != off and optim.name not in names:
             accepted = f"{off} unless optim.name is {' or '.join(names)}"
             raise InputError(f"{key}.{option}: must be {accepted}, got {value!r}")
     if optim.clip and _takes_two_gradients(OPTIMIZERS[optim.name]):

@@ -4,7 +4,7 @@ A config file is plain Python. It imports this package and other config files, n
 `get_config(arg)` returns a ConfigDict that holds every key with its default, so that a flag can change any of them.
 """
 
-from kd_jax.recipes.arguments import Argument, argument, large, words
+from kd_jax.recipes.arguments import Argument, argument, is_transformer, large, words
 from kd_jax.recipes.keywords import Keyword, keywords
 from kd_jax.recipes.members import Config, completed, factory, member, signature
 from kd_jax.recipes.parts import Part, distillation
@@ -13,5 +13,5 @@ from kd_jax.typing import InputError, suggest
 
 __all__ = [
     "Argument", "Config", "InputError", "Keyword", "Part", "argument", "before", "completed", "distillation", "factory",
-    "keywords", "large", "member", "phase", "recipe", "signature", "suggest", "words",
+    "is_transformer", "keywords", "large", "member", "phase", "recipe", "signature", "suggest", "words",
 ]  # fmt: skip

@@ -22,12 +22,17 @@ class Argument(NamedTuple):
     @property
     def tokens(self) -> bool:
         """Whether the student is a vision transformer."""
-        return LARGE.get(self.student.lower()) is VIT
+        return is_transformer(self.student)
 
 
 def large(model: str) -> bool:
     """Whether a network is made for the large images of ImageNet. model: its name, in any letter case."""
     return model.lower() in LARGE
+
+
+def is_transformer(model: str) -> bool:
+    """Whether a network is a vision transformer. model: its name, in any letter case."""
+    return LARGE.get(model.lower()) is VIT
 
 
 def argument(text: str | None, *, default: tuple[str, str] = ("resnet32x4", "resnet8x4")) -> Argument:

@@ -9,7 +9,8 @@ IMAGENET = {
     "epochs": 100, "batch_size": 512, "optim.lr": 0.2, "optim.weight_decay": 1e-4, "schedule.milestones": (30, 60, 90),
 }  # fmt: skip
 # vision transformers (Touvron et al. 2020, arXiv 2012.12877: lr 5e-4 x batch / 512). Our choice: we leave out its
-# stronger augmentations and stochastic depth, and our AdamW decays all parameters, where theirs spares biases and norms
+# stronger augmentations and stochastic depth, and AdamW decays all parameters, where theirs spares biases and norms;
+# configs/deit.py has all that
 VIT = {
     "epochs": 300, "batch_size": 1024, "optim.name": "adamw", "optim.lr": 1e-3, "optim.weight_decay": 0.05,
     "schedule.name": "cosine", "schedule.milestones": (), "schedule.warmup_epochs": 5.0,

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from kd_jax import config
-from kd_jax.data import Arrays, Dataset, mixing, resident, streaming
+from kd_jax.data import Arrays, Dataset, erasing, mixing, resident, streaming
 from kd_jax.data import augment as aug
 from kd_jax.data.augment import root_key
 from kd_jax.data.resident import Split
@@ -24,10 +24,13 @@ FLIGHT = 2  # batches that a stream lets the devices fall behind, each in their 
 
 
 class _Batches:
-    """A data set, the devices that it is for, the seed that orders and augments it, and how it is mixed. A context
-    manager closes it."""
+    """A data set, the devices that it is for, the seed that orders and augments it, and how its images are erased and
+    mixed, in that order, as DeiT does. A context manager closes it."""
 
-    def __init__(self, layout: Layout, dataset: Dataset, *, seed: int, augment: str, mix: config.Mix | None = None):
+    def __init__(
+        self, layout: Layout, dataset: Dataset, *, seed: int, augment: str, mix: config.Mix | None = None,
+        erase: config.Erase | None = None,
+    ):  # fmt: skip
         self.layout, self.seed = layout, seed
         self.augment = dataset.augment if augment == "auto" else augment
         self.sizes, self.image_shape = {"train": len(dataset.train), "test": len(dataset.test)}, dataset.train.shape
@@ -36,8 +39,12 @@ class _Batches:
         self._all_view_ids = layout.jit(partial(aug.view_ids, **how), ins="rrr", outs="r")
         self._crop = layout.jit(partial(aug.views, **how), ins="bb", outs="b")
         self._view_ids = lru_cache(maxsize=2)(self._view_ids_of)
-        mixes = {"num_classes": dataset.train.num_classes, **vars(mix)} if mix and mix.is_on else {}
-        self._how = {"augment": self.augment, "mix": partial(mixing.mixed, **mixes) if mixes else None}
+        changes = []
+        if erase and erase.probability:
+            changes.append(partial(erasing.erased, mean=dataset.mean, std=dataset.std, **vars(erase)))
+        if mix and mix.is_on:
+            changes.append(partial(mixing.mixed, num_classes=dataset.train.num_classes, **vars(mix)))
+        self._how = {"augment": self.augment, "changes": tuple(changes)}
 
     @property
     def pad(self) -> int:
@@ -237,7 +244,7 @@ def batches_of(recipe: config.Recipe, layout: Layout, dataset: Dataset) -> Resid
       InputError: a mesh that a stream cannot be shared out to.
     """
     how = {"seed": recipe.data_seed, "augment": recipe.data.augment, "strong": recipe.data.strong}
-    how["mix"] = recipe.data.mix
+    how |= {"mix": recipe.data.mix, "erase": recipe.data.erase}
     if recipe.data.stream:
         return Streamed(layout, dataset, **how, workers=recipe.data.workers)
     return Resident(layout, dataset, **how)

@@ -45,7 +45,7 @@ class Prepared(NamedTuple):
 
 def load_data(recipe: config.Recipe) -> data.Dataset:
     """The recipe's data set: in memory, or in files that a stream reads."""
-    of_batches = ("augment", "strong", "mix", "workers")
+    of_batches = ("augment", "strong", "mix", "erase", "workers")
     keywords = {key: value for key, value in asdict(recipe.data).items() if key not in of_batches}
     return data.load(**{**keywords, "seed": recipe.data_seed})
 

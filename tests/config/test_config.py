@@ -132,6 +132,7 @@ WRONG = [
     ({"student__terms__kd__warmup_epochs": -1.0}, "config.student.terms.kd.warmup_epochs"),
     ({"student__terms": config_dict.ConfigDict()}, "config.student.terms: must be at least one term"),
     ({"student__speed": 1}, "config.student.speed: unknown key; known: model, "),
+    ({"student__drop_path": 1.0}, "config.student.drop_path: must be at least 0 and below 1, got 1"),
     ({"data__augment": "mixup"}, "config.data.augment: must be auto, crop_flip, crop or none"),
     ({"parallel__scope": "local"}, "config.parallel.scope: must be global or device"),
     ({"parallel__mesh": (2, 2, 2)}, "config.parallel.mesh: must be .. for all devices"),

@@ -238,6 +238,20 @@ def check_outside(layout):
         assert len(looked_up.logits.sharding.device_set) == layout.count and not looked_up.logits.is_fully_replicated
 
 
+def check_stochastic_depth(n):
+    """Which examples skip which blocks does not depend on the devices."""
+    sizes = {"width": 8, "heads": 2, "patch": 4, "blocks": (1, 1)}
+    model = models.create("vit_tiny_patch16_224", 10, **sizes, drop_path=0.5)
+    parts = {"student": model, "distiller": methods.chain(ce=methods.ce()), "tx": optax.sgd(0.1)}
+    context = kd_jax.make_init_context(model, (), image_shape=(8, 8, 3), batch_size=BATCH)
+    first, (batch, _) = jax.jit(lambda: kd_jax.init_state(KEY, context=context, **parts))(), next(batches())
+    one, many = (
+        compiled(layout, partial(kd_jax.train_step, **parts))(layout.put(first), (), batch, KEY)[0].params
+        for layout in (Layout((1,)), Layout((n,)))
+    )
+    assert far(one, many) < 1e-5 < far(one, first.params)
+
+
 def far(a, b):
     """Relative distance of two trees."""
     flat = [np.concatenate([np.ravel(x).astype(np.float64) for x in jax.tree.leaves(t)]) for t in (a, b)]
@@ -260,6 +274,7 @@ def main(n):
     assert np.std(alone.policy["dafa"]["weight"]) > 0.01  # it has moved
     check_classics(n)
     check_statistics(n)
+    check_stochastic_depth(n)
     if n > 1:
         check_outside(Layout((n,)))
         check_outside(Layout((n // 2, 2)))

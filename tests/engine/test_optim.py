@@ -1,11 +1,14 @@
 """Optimisers against PyTorch's rules written out, schedules at their edges, groups with own rates."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from kd_jax import models
 from kd_jax.engine import optim
 
 
@@ -121,3 +124,30 @@ def test_one_group_is_the_plain_optimiser(rng):
     bare = {"student": jnp.ones(1), "method": {"query": jnp.ones(1)}}  # a distiller without a chain
     halved = grouped({"": 0.5}, bare, steps=1)
     assert float(1 - halved["method"]["query"][0]) == pytest.approx(0.5 * float(1 - halved["student"][0]), rel=1e-4)
+
+
+def test_what_decays_in_timms_recipes():
+    """Of a transformer kernels alone; in a convolutional network no bias and no normalisation either."""
+    names = {}
+    for name, more in (("vit_tiny_patch16_224", {"width": 8, "heads": 2, "patch": 4, "blocks": (1,)}), ("resnet8", {})):
+        params = models.shapes(models.create(name, 10, **more), (8, 8, 3))[0].params
+        paths = jax.tree_util.tree_leaves_with_path(optim.decayed({"student": params, "method": {}}))
+        names[name] = {jax.tree_util.keystr(path[1:], simple=True, separator="."): decays for path, decays in paths}
+    for every in names.values():
+        assert {path for path, decays in every.items() if decays} == {path for path in every if path.endswith("kernel")}
+    spared = {path for path, decays in names["vit_tiny_patch16_224"].items() if not decays}
+    assert {"cls_token", "pos_embed", "norm.scale", "norm.bias", "head.bias", "patch_embed.proj.bias"} < spared
+
+
+@pytest.mark.parametrize("make", [optim.sgd, optim.adamw])
+def test_what_does_not_decay_stays_where_there_is_no_gradient(make):
+    """In a group with a rate of its own too; with decay_all nothing stays."""
+    one = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    params = {"student": {"cls_token": jnp.ones((1, 1, 2)), "fc": one}, "method": {"fit": dict(one)}}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    for decay_all in (True, False):
+        tx = optim.grouped(partial(make, decay_all=decay_all), lambda step: jnp.float32(0.1), {"fit": 0.5})
+        updates, _ = jax.jit(lambda zeros, params, tx=tx: tx.update(zeros, tx.init(params), params))(zeros, params)
+        moved = jax.tree.map(lambda x: bool(jnp.any(x)), updates)
+        layer = {"kernel": True, "bias": decay_all}
+        assert moved == {"student": {"cls_token": decay_all, "fc": layer}, "method": {"fit": layer}}

@@ -16,6 +16,7 @@ from kd_jax import InputError, config, data, methods, models, recipes
 from kd_jax.distributed.mesh import Layout
 from kd_jax.engine.metrics import read
 from kd_jax.engine.objective import objective
+from kd_jax.engine.views import student_runner
 from kd_jax.methods.base import fold
 from kd_jax.plan import build, optimizers
 from tests.conftest import TINY, tree
@@ -243,3 +244,40 @@ def test_a_key_of_its_own_for_every_part():
     key = jax.random.fold_in(KEY, 0)
     each = [jax.random.uniform(fold(fold(jax.random.fold_in(key, j), "method"), "draw")) for j in range(2)]
     assert read(metrics)["logs/draw"] == pytest.approx(float(sum(each)) / 2, rel=1e-6)
+
+
+DEEP = net("vit_tiny_patch16_224", drop_path=0.5)
+
+
+def test_a_step_draws_its_own_stochastic_depth():
+    """A function of key and step; the parts of a batch draw theirs; remat drops the same."""
+    state, _ = start(DEEP)
+    step = lowered(DEEP, state).compile()
+
+    def head(state, step=step):
+        return np.asarray(step(state, TAUGHT, BATCH, KEY)[0].params["student"]["head"]["kernel"])
+
+    first = head(state)
+    np.testing.assert_array_equal(first, head(state))
+    assert abs(first - head(state._replace(step=jnp.int32(1)))).max() > 1e-4
+    plain = lowered(net("vit_tiny_patch16_224"), state).compile()
+    assert abs(first - head(state, plain)).max() > 1e-4
+    again = lowered(models.with_options(DEEP, remat=True), state).compile()
+    np.testing.assert_allclose(first, head(state, again), rtol=1e-5, atol=1e-7)
+    cut = lowered(DEEP, state, accumulate=2).compile()
+    assert abs(first - head(state, cut)).max() > 1e-5
+
+
+def test_another_look_drops_other_blocks():
+    """Looks of one name drop the same; a phase that leaves the network alone drops none."""
+    state, _ = start(DEEP)
+    run = partial(student_runner, DEEP, state.params["student"], KEY)
+    image = BATCH["image"]
+    first, same, other, off = (
+        jax.jit(lambda name=name, train=train: run(train=train)({}, image, name)[0].logits)()
+        for name, train in (("", True), ("", True), ("again", True), ("", False))
+    )
+    np.testing.assert_array_equal(first, same)
+    plain = jax.jit(lambda: models.apply(net("vit_tiny_patch16_224"), state.student, image)[0].logits)()
+    np.testing.assert_array_equal(off, plain)
+    assert abs(first - other).max() > 1e-4 and abs(first - off).max() > 1e-4

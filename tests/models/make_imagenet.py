@@ -18,6 +18,10 @@ from tests.models import make_golden
 from tests.models.make_golden import flat_outputs, sample
 
 FILE = Path(__file__).parent / "golden" / "imagenet.npz"
+VITS = (
+    "vit_tiny_patch16_224", "vit_small_patch16_224", "deit_tiny_distilled_patch16_224",
+    "deit_small_distilled_patch16_224",
+)  # fmt: skip
 # label: images (B, H, W, 3), train. In the odd ones every convolution and pool meets sizes it does not divide
 CASES = {
     "eval": ((4, 64, 64, 3), False),
@@ -75,10 +79,18 @@ def tokens(net, image, groups=(3, 6, 9, 12)) -> dict:
         handles.append(part.register_forward_hook(lambda module, args, out: stages.append(out.numpy())))
     pooled = []
     handles.append(net.head.register_forward_pre_hook(lambda module, args: pooled.append(args[0].numpy())))
+    distilled = {}
+    if hasattr(net, "head_dist"):
+        net.set_distilled_training(True)
+        hook = net.head_dist.register_forward_hook(lambda module, args, out: distilled.update({"": out.numpy()}))
+        handles.append(hook)
     logits = net(image)
     for handle in handles:
         handle.remove()
-    return flat_outputs(stages, None, pooled[0], logits.numpy())
+    logits = logits[0] if isinstance(logits, tuple) else logits  # in training, of both heads
+    return flat_outputs(stages, None, pooled[0], logits.numpy()) | {
+        f"distill_logits{k}": v for k, v in distilled.items()
+    }
 
 
 def networks(folder: str):
@@ -92,7 +104,7 @@ def networks(folder: str):
         twin = getattr(torchvision.models, name.lower())
         yield f"imagenet_{name}", lambda _, make=theirs[name]: make(), lambda _, make=twin: make(), convolutional
     yield "imagenet_MobileNetV1", lambda _: theirs["MobileNetV1"](), lambda _: None, convolutional
-    for name in ("vit_tiny_patch16_224", "vit_small_patch16_224"):
+    for name in VITS:
         yield name, lambda size, name=name: timm.create_model(name, img_size=size), lambda _: None, tokens
 
 

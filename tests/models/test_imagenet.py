@@ -27,6 +27,8 @@ SIZES = {  # parameters as published, and multiply-adds at 224 x 224
     "imagenet_MobileNetV1": (4_231_976, 0.569e9),
     "vit_tiny_patch16_224": (5_717_416, 1.25e9),
     "vit_small_patch16_224": (22_050_664, 4.60e9),
+    "deit_tiny_distilled_patch16_224": (5_910_800, 1.26e9),
+    "deit_small_distilled_patch16_224": (22_436_432, 4.63e9),
 }
 # they take long: two are of other code than ResNet18, which the rest of `make test` holds by names, sizes and tails
 LARGE = (
@@ -35,6 +37,7 @@ LARGE = (
     "imagenet_ResNet101",
     "imagenet_MobileNetV1",
     "vit_small_patch16_224",
+    "deit_small_distilled_patch16_224",
 )
 
 
@@ -51,7 +54,9 @@ def test_outputs_are_the_published_codes(name):
         with jax.enable_x64(wide):
             inputs = jax.tree.map(lambda x, wide=wide: x.astype(float) if wide else x, inputs)
             out, stats = jax.jit(lambda v, x, train=train: models.apply(model, v, x, train))(*inputs)
-        error = make_imagenet.worst(make_imagenet.flat_outputs(*out[:4]), stored[label])
+        named = make_imagenet.flat_outputs(*out[:4])
+        named |= {} if out.distill_logits is None else {"distill_logits": np.asarray(out.distill_logits)}
+        error = make_imagenet.worst(named, stored[label])
         assert error < (1e-6 if wide else TOLERANCE), f"{name} {label}: {error:.1e} of the largest value"
         assert jax.tree.structure(stats) == jax.tree.structure(variables.stats)
         if out.cam is not None:

@@ -18,7 +18,7 @@ HEIGHTS = {
     **dict.fromkeys(("ResNet18", "ResNet50"), [32, 32, 16, 8, 4]),
     "MobileNetV2": [16, 16, 8, 4, 2],
     **dict.fromkeys(imagenet.NETWORKS, [16, 8, 4, 2, 1]),
-    **dict.fromkeys(vit.NETWORKS, [5, 5, 5, 5, 5]),  # tokens
+    **{name: [6 if "distilled" in name else 5] * 5 for name in vit.NETWORKS},  # tokens
 }
 
 

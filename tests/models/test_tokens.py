@@ -15,7 +15,9 @@ from configs import compose
 from kd_jax import InputError, config, losses, methods, models
 from kd_jax.distributed.mesh import Layout
 from kd_jax.layers import augment, policy
+from kd_jax.layers.exits import TokenExit
 from kd_jax.methods.base import NO_VARS
+from kd_jax.methods.sftn import _branches
 from kd_jax.methods.stages import _grid, as_before, as_map, is_tokens
 from kd_jax.models.vit import VisionTransformer
 from kd_jax.plan import build
@@ -76,14 +78,34 @@ def test_a_cell_is_its_patch(views, image):
     assert as_map(jax.ShapeDtypeStruct((4, 7, 8), jnp.bfloat16), SHAPE).dtype == jnp.bfloat16
 
 
+def test_a_distillation_token_is_no_patch():
+    """Methods on maps read the patches behind both tokens, change these alone, and bring both into a tail."""
+    distilled = VIT.clone(distill_token=True)
+    tokens = jax.random.normal(jax.random.key(2), (BATCH, 8, 8))
+    assert models.shapes(distilled, SHAPE)[1].stages[1].shape == (1, 8, 8)
+    cells = as_map(tokens, SHAPE)
+    np.testing.assert_array_equal(cells.reshape(BATCH, 6, 8), tokens[:, 2:])
+    changed = as_before(-cells, tokens)
+    np.testing.assert_array_equal(changed[:, :2], tokens[:, :2])
+    np.testing.assert_array_equal(changed[:, 2:], -tokens[:, 2:])
+    layer = TokenExit(5, (2, 2), 1)
+    patches = jax.random.normal(jax.random.key(3), (BATCH, 6, 8))
+    params = jax.jit(layer.init)(jax.random.key(4), patches)
+    exits = [jax.jit(layer.apply)(params, x) for x in (patches, jnp.delete(patches, 1, axis=1))]
+    np.testing.assert_array_equal(*exits)
+    branch = _branches(distilled, "student", SHAPE, (1, 1, 1, 1), (), "conv1x1", False)[0]
+    variables = jax.eval_shape(branch.transform.init, jax.random.key(0), jnp.zeros((1, 2, 3, 4)))
+    assert variables["params"]["positions"].shape == (1, 8, 8)
+
+
 def test_the_grid_is_the_only_one():
     for height in range(1, 24):
         for width in range(1, 24):
             for patch in range(1, min(height, width) + 1):
                 grid = height // patch, width // patch
                 assert _grid(grid[0] * grid[1], height, width) == grid
-    with pytest.raises(ValueError, match="7 tokens beside the class token are no grid of patches of 8x15 images"):
-        as_map(jnp.zeros((2, 8, 4)), SHAPE)
+    with pytest.raises(ValueError, match="9 tokens beside the class token are no grid of patches of 8x15 images"):
+        as_map(jnp.zeros((2, 10, 4)), SHAPE)
 
 
 def term_of(distiller, vars, view):
@@ -245,6 +267,16 @@ LOGITS = (
     "wkd_l",
 )  # as kd
 REFUSED = ("sp", "fcfd", "fsp", "ft", "ab", "ofd", "reviewkd", "cat_kd", "simkd", "sdd_kd", "sdd_dkd", "sdd_nkd")
+
+
+def test_stochastic_depth_is_of_transformers(tiny, tmp_path):
+    config_dict = compose.get_config(f"kd,{MIXED},smoke")
+    config_dict.student.drop_path = 0.1
+    plans = plan(config_dict, tmp_path)
+    assert [getattr(p.network.model, "drop_path", None) for p in plans] == [None, 0.1]
+    config_dict.teacher.drop_path = 0.2
+    with pytest.raises(InputError, match="config.teacher.drop_path: 0.2, but imagenet_ResNet18 drops no blocks"):
+        plan(config_dict, tmp_path)
 
 
 def test_every_method_is_one_or_the_other():

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from kd_jax import InputError, models
 from kd_jax.interop import state_dict
 from kd_jax.models import vit
 from kd_jax.models.vit import VisionTransformer
 
+KEY = jax.random.key(0)
 MODEL = VisionTransformer(width=12, heads=3, blocks=(1, 2, 1, 1), patch=4, num_classes=5)
 IMAGE = np.random.RandomState(0).normal(size=(2, 8, 15, 3)).astype("f")  # 2 x 3 patches, 3 columns unseen
 
@@ -170,12 +172,77 @@ def test_positions_of_another_grid_are_refused_in_one_line():
 
 
 def test_a_state_dict_is_recognised(monkeypatch):
-    """At the grid it was made for; Tiny and Small have the same names."""
+    """At the grid it was made for; Tiny and Small have the same names, distilled ones two more."""
     named = {name: partial(make, blocks=(1, 1)) for name, make in vit.NETWORKS.items()}
     monkeypatch.setattr(models, "MODELS", named)
     for name, make in named.items():
         for size in (224, 64):
             assert state_dict.recognize(constant_weights(make(num_classes=9), (size, size, 3), "module.")) == (name, 9)
-    file = constant_weights(make(num_classes=9), (64, 64, 3))
+    file = constant_weights(named["vit_small_patch16_224"](num_classes=9), (64, 64, 3))
     for broken in (np.zeros((1, 1, 384)), np.zeros((1, 0, 384)), np.zeros(3), np.zeros((1, 18, 384))):
         assert state_dict.recognize(file._replace(tensors=file.tensors | {"pos_embed": broken})) is None
+
+
+def test_a_block_drops_its_branches_for_single_examples():
+    """Each of four outcomes as often as it should be; what stays is divided by the share that stays."""
+    count, rate = 1500, 0.4
+    block, dropping = vit.Block(3), vit.Block(3, rate)
+    x = jnp.broadcast_to(jax.random.normal(jax.random.key(2), (1, 4, 12)), (count, 4, 12))
+    params = jax.jit(block.init)(jax.random.key(0), x[:1])["params"]
+    params = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(1), leaf.shape), params)
+    rngs = {models.base.DROP_PATH: jax.random.key(3)}
+    ours = np.asarray(jax.jit(lambda: dropping.apply({"params": params}, x, rngs=rngs))())
+    p, one, scale = jax.tree.map(np.float64, params), np.float64(x[0]), 1 / (1 - rate)
+    still = jax.tree.map(np.zeros_like, p)
+    attention = slow_block(one, {**p, "mlp": still["mlp"]}, 3) - one
+    outcomes = []
+    for attends in (False, True):
+        y = one + attends * scale * attention
+        branch = slow_block(y, {**p, "attn": still["attn"]}, 3) - y
+        outcomes += [y, y + scale * branch]
+    distance = np.stack([abs(ours - y).max((1, 2)) for y in outcomes])
+    assert (distance.min(0) < 1e-4).all()
+    for share, wanted in zip(np.bincount(distance.argmin(0)) / count, (0.16, 0.24, 0.24, 0.36), strict=True):
+        assert abs(share - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / count)
+
+
+def test_rates_rise_linearly_and_only_in_training():
+    deep, rates = MODEL.clone(drop_path=0.4), {}
+
+    def note(call, args, kwargs, context):
+        if isinstance(context.module, vit.Block) and context.method_name == "__call__":
+            rates.setdefault(context.module.name, []).append(context.module.drop)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        variables = jax.eval_shape(partial(models.init, deep), KEY, IMAGE)
+        jax.eval_shape(lambda v: models.apply(deep, v, IMAGE, train=True, key=KEY)[0], variables)
+        jax.eval_shape(lambda v: models.apply(deep, v, IMAGE)[0], variables)
+    for number in range(5):
+        assert rates[f"blocks.{number}"] == [0.0, pytest.approx(0.1 * number), 0.0]
+
+
+def test_stochastic_depth(run):
+    """Off in evaluation and at rate 0, to the bit; a tail drops what the whole network drops; a recomputation too."""
+    variables, out, trained, _, _ = run
+    deep = MODEL.clone(drop_path=0.6)
+    keys = [jax.random.key(7), jax.random.key(8)]
+
+    @jax.jit
+    def outputs(variables):
+        runs = [models.apply(deep, variables, IMAGE, train=True, key=key)[0] for key in keys]
+        tails = [models.apply(deep, variables, x, True, i, keys[0])[0].logits for i, x in enumerate(runs[0].stages)]
+        again = models.apply(models.with_options(deep, remat=True), variables, IMAGE, train=True, key=keys[0])[0]
+        return runs, tails, again
+
+    (first, second), tails, again = outputs(variables)
+    assert not np.allclose(first.logits, second.logits) and not np.allclose(first.logits, out.logits)
+    for logits in (*tails, again.logits):
+        np.testing.assert_allclose(logits, first.logits, rtol=1e-5, atol=1e-5)
+    evaluated = jax.jit(lambda v: models.apply(deep, v, IMAGE)[0])(variables)
+    keyed = jax.jit(lambda v: models.apply(MODEL, v, IMAGE, train=True, key=KEY)[0])(variables)
+    plain = jax.jit(lambda v: models.apply(MODEL, v, IMAGE)[0])(variables)
+    for ours in (evaluated, keyed):
+        jax.tree.map(np.testing.assert_array_equal, ours, plain)
+    with pytest.raises(InputError, match="ViT: drop_path needs a key in training"):
+        models.apply(deep, variables, IMAGE, train=True)

@@ -31,6 +31,10 @@ WRONG = [
         r"config.student.optim.delta: two gradients: needs a term \*/target and another one, there are ce, kd$",
     ),
     (
+        {"student__optim__name": "dot", "student__optim__decay_all": False},
+        "config.student.optim.decay_all: must be True unless optim.name is sgd or adamw, got False$",
+    ),
+    (
         {"student__optim__name": "dot", "student__optim__clip": 1.0},
         "config.student.optim.clip: must be 0 where student.optim.name is dot, which has two gradients, got 1.0$",
     ),

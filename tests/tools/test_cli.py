@@ -62,8 +62,11 @@ COVERING = (
 )  # fmt: skip
 
 
+OF_TRANSFORMERS = ("deit",)  # whose student has to be one: tests/recipes/test_deit.py
+
+
 @pytest.mark.usefixtures("tiny_resnet8", "programs")
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in TWICE + COVERING])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in TWICE + COVERING + OF_TRANSFORMERS])
 def test_every_other_config_is_planned(name, tmp_path):
     config_dict = importlib.import_module(f"configs.{name}").get_config(spelled(name))
     plans = run.prepare(json.loads(json.dumps(shrunk(config_dict))), str(tmp_path)).plans
@@ -84,7 +87,10 @@ def taught(tmp_path_factory):
 
 
 @pytest.mark.usefixtures("tiny_resnet8", "programs")
-@pytest.mark.parametrize("name", [n if n in COVERING else pytest.param(n, marks=pytest.mark.full) for n in CONFIGS])
+@pytest.mark.parametrize(
+    "name",
+    [n if n in COVERING else pytest.param(n, marks=pytest.mark.full) for n in CONFIGS if n not in OF_TRANSFORMERS],
+)
 def test_every_config_takes_two_steps(name, tmp_path, taught, capfd):
     config_dict = importlib.import_module(f"configs.{name}").get_config(spelled(name))
     if name == "sokd_ablation":

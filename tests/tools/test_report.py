@@ -119,7 +119,7 @@ def test_single_runs_are_told_apart_by_what_differs(tmp_path):
 
 
 @pytest.mark.parametrize(("how", "note"), [
-    ({"code": {"revision": "b" * 40, "modified": True}}, "versions of the code: aaaaaaaaaaaa, bbbbbbbbbbbb with changes"),
+    ({"code": {"revision": "b" * 40, "modified": True}}, "code: aaaaaaaaaaaa, bbbbbbbbbbbb with changes"),
     ({"teacher": "u"}, "with seed 0 the rows have 2 different teachers"),
     ({}, None),
 ])  # fmt: skip
