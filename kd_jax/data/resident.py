@@ -61,12 +61,19 @@ def test_index(step: int, *, n: int, batch_size: int) -> tuple[np.ndarray, np.nd
 
 
 def train_batch(
-    images: Array, labels: Array, index: Array, epoch: Array, key: Array, *, augment: str, mix: Callable | None = None
+    images: Array,
+    labels: Array | None,
+    index: Array,
+    epoch: Array,
+    key: Array,
+    *,
+    augment: str,
+    mix: Callable | None = None,
 ) -> Batch:
     """Gather, augment and mix. Pure, for the device.
 
     Args:
-      images: (N, H, W, C) uint8. labels: (N,).
+      images: (N, H, W, C) uint8. labels: (N,), or None: then the batch has none.
       index: (B,) int32.
       epoch: () int32.
       key: see `augment.root_key`.
@@ -90,9 +97,10 @@ def strong_image(
     return strong_views(image, key, epoch, index, augment=augment, pad=pad, ops=ops, magnitude=magnitude)
 
 
-def test_batch(images: Array, labels: Array, index: Array, mask: Array) -> Batch:
+def test_batch(images: Array, labels: Array | None, index: Array, mask: Array) -> Batch:
     """Gather without augmentation. Arguments and result as in `train_batch`."""
-    return {"image": whole_images(images, index), "label": jnp.take(labels, index), "index": index, "mask": mask}
+    batch = {"image": whole_images(images, index), "index": index, "mask": mask}
+    return batch if labels is None else {**batch, "label": jnp.take(labels, index)}
 
 
 def whole_images(images: Array, index: Array) -> Array:
