@@ -2,9 +2,11 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from configs import unlabelled as unlabelled_config
 from kd_jax import InputError, models
 from kd_jax.distributed.mesh import Layout
 from kd_jax.train import run
@@ -12,6 +14,7 @@ from kd_jax.train.batches import batches_of
 from kd_jax.train.evaluate import evaluate, line, saved
 from tests.commands import launch
 from tests.conftest import tree
+from tests.data.test_folder import fill
 from tests.train.test_run import last_state, rows
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet8")
@@ -121,3 +124,19 @@ def test_a_loaded_network_teaches_and_mixed_images_need_no_labels(labelled, tmp_
     assert phases["student"]["agreement_std"] >= 0 and len(phases["student"]["seeds"]) == 2
     assert "loss" not in evaluate(str(tmp_path / "run"), phase="teacher")
     assert "| teacher | resnet8 | - | - | " in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.full
+def test_efficientnet_lite0_teaches_a_folder_of_images(tmp_path, rng):
+    """As its published weights would, from a file of PyTorch with random ones."""
+    fill(tmp_path / "images", rng, {"holiday": 12, "work/old": 8}, height=32, width=32)
+    model = models.create("EfficientNetLite0", 11)
+    variables = models.init(model, jax.random.key(0), np.zeros((1, 32, 32, 3)))
+    models.save_torch(str(tmp_path / "lite0.pth"), model, variables)
+    config_dict = unlabelled_config.get_config("resnet8,smoke")
+    config_dict.data.name, config_dict.data.classes = f"folder:{tmp_path}/images", 11
+    config_dict.student.teacher, config_dict.student.ema = f"weights:{tmp_path}/lite0.pth", None
+    summary = run.run(json.loads(json.dumps(config_dict.to_dict())), str(tmp_path / "run"))
+    assert 0 <= summary["phases"]["student"]["agreement_last"] <= 1 and summary["phases"]["student"]["steps"] == 2
+    (teacher,) = run.prepare(config_dict.to_dict(), str(tmp_path / "run")).plans[0].teachers
+    assert teacher.network.mean == (127 / 255,) * 3 and teacher.network.num_classes == 11
