@@ -11,6 +11,7 @@ from kd_jax.methods.dam import dam
 from kd_jax.methods.deepkd import deepkd
 from kd_jax.methods.dml import dml
 from kd_jax.methods.ea import ea, ea_dkd, ea_kd
+from kd_jax.methods.embed import embed
 from kd_jax.methods.features import at, kdsvd, nst
 from kd_jax.methods.fitnet import fitnet
 from kd_jax.methods.fsp import fsp
@@ -35,10 +36,10 @@ from kd_jax.methods.wkd_f import wkd_f
 
 __all__ = [
     "CRITERIA", "REFINERS", "ab", "ab_kd", "at", "cat_kd", "cc", "ce", "chain", "crd", "crld", "ctkd", "dafa", "dam",
-    "deepkd", "dist", "dkd", "dml", "ea", "ea_dkd", "ea_kd", "everywhere", "fitnet", "fsp", "ft", "identity", "kd",
-    "kdsvd", "look_again", "lskd", "mlld", "nkd", "normkd", "nst", "ofa", "ofd", "paraphraser", "pkt", "ramp",
-    "reviewkd", "rkd", "rld", "sdd", "sdd_dkd", "sdd_kd", "sdd_nkd", "sftn_branches", "simkd", "skd", "sp", "taught_by",
-    "ttm", "vid", "weigh", "wkd_f", "wttm",
+    "deepkd", "dist", "dkd", "dml", "ea", "ea_dkd", "ea_kd", "embed", "everywhere", "fitnet", "fsp", "ft", "identity",
+    "kd", "kdsvd", "look_again", "lskd", "mlld", "nkd", "normkd", "nst", "ofa", "ofd", "paraphraser", "pkt",
+    "ramp", "reviewkd", "rkd", "rld", "sdd", "sdd_dkd", "sdd_kd", "sdd_nkd", "sftn_branches", "simkd", "skd", "sp",
+    "taught_by", "ttm", "vid", "weigh", "wkd_f", "wttm",
 ]  # fmt: skip
 
 # refiners change the view and stand first, in the order that a recipe names; where it names none, in this one
@@ -49,7 +50,7 @@ CRITERIA = {
     "nkd": nkd, "rld": rld, "ttm": ttm, "wttm": wttm, "ab_kd": ab_kd,
     "ea_kd": ea_kd, "ea_dkd": ea_dkd, "sdd_kd": sdd_kd, "sdd_dkd": sdd_dkd, "sdd_nkd": sdd_nkd,
     "crld": crld, "ofa": ofa, "deepkd": deepkd,
-    "fitnet": fitnet, "at": at, "nst": nst, "kdsvd": kdsvd, "cat_kd": cat_kd, "wkd_f": wkd_f,
+    "fitnet": fitnet, "at": at, "nst": nst, "kdsvd": kdsvd, "cat_kd": cat_kd, "wkd_f": wkd_f, "embed": embed,
     "vid": vid, "ofd": ofd, "reviewkd": reviewkd,
     "sp": sp, "cc": cc, "rkd": rkd, "pkt": pkt, "crd": crd,
     "ab": ab, "fsp": fsp, "ft": ft, "paraphraser": paraphraser,

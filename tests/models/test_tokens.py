@@ -223,6 +223,7 @@ READ = (
     "kdsvd",
     "vid",
     "wkd_f",
+    "embed",
     "ofa",
 )
 LOGITS = (
