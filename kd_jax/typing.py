@@ -86,8 +86,8 @@ class Match(NamedTuple):
 class View(NamedTuple):
     """All that a distiller sees of one batch. Refiners return a changed copy.
 
-    teachers: one Outputs for every teacher, detached. match: None in a phase without teacher. labels: (B,); of mixed
-    images the class that has the most, and soft_labels (B, K) the shares of all. index: (B,) positions in the
+    teachers: one Outputs for every teacher, detached. match: None in a phase without teacher. labels: (B,) or None; of
+    mixed images the class that has the most, soft_labels (B, K) the shares of all. index: (B,) places in the
     training set. step: () steps done. spatial_mask: None, or a mask (B, H, W, 1) of areas for feature criteria.
     extra_views: the same examples otherwise, as needed: "strong", from more strongly augmented images; "alone.1", as
     the second teacher alone sees them. apply_student: (stats, x, name, after=-1) -> (Outputs, stats): the student on
@@ -98,7 +98,7 @@ class View(NamedTuple):
     student: Outputs
     teachers: tuple[Outputs, ...]
     match: Match | None
-    labels: Array
+    labels: Array | None
     index: Array | None
     step: Array
     spatial_mask: Array | None = None
@@ -123,6 +123,7 @@ class Need(StrEnum):
     INDEX = "index"  # the examples' positions in the training set
     FIXED_TEACHER = "fixed.teacher"  # variables of the first one that stay as they are: InitContext.teachers
     CLASS_CKA = "classes.cka"  # InitContext.class_cka
+    LABELS = "labels"
 
 
 def alone(teacher: int) -> str:
@@ -271,8 +272,7 @@ class Distiller(_Distiller):
     apply: (vars, view, key, train) -> (view, terms, logs, stats).
     needs: what the view must hold: members of Need, `alone(i)`, `given(label)`, `extra_view(name)`.
     lr_multipliers: learning rate of the method's parameters as a multiple of the phase's.
-    monitors: logs that deserve a look.
-    search: how its policy is found, if it has one that is.
+    monitors: logs that deserve a look. search: how its policy is found, if it has one that is.
     visualizations: (vars, view) -> name -> (B, H, W), what it sees where in an image; drawn at the end of a phase.
     refines: of a refiner, the needs of terms that can see its work.
     networks: vars -> name -> AuxNetwork, the networks of its own: measured, saved and exported like the student.

@@ -16,14 +16,11 @@ NETWORK = flags.DEFINE_string("network", "", "label of one that the phase traine
 
 
 def run() -> None:
-    from kd_jax.train.evaluate import evaluate
+    from kd_jax.train.evaluate import evaluate, line
 
     which = {"phase": PHASE.value, "best": BEST.value, "network": NETWORK.value, "seed": SEED.value}
-    result = evaluate(WORKDIR.value, data_dir=DATA_DIR.value, **which)
-    print(
-        f"{result['phase']} ({result['model']}, step {result['step']}): top-1 {result['top1']:.2%}  "
-        f"top-5 {result['top5']:.2%}  loss {result['loss']:.4f}"
-    )
+    result = evaluate(WORKDIR.value, data_dir=DATA_DIR.value, **which, top1=EXPECT_TOP1.value is not None)
+    print(line(result))
     if EXPECT_TOP1.value is not None and result["top1"] < EXPECT_TOP1.value:
         print(f"error: top-1 {result['top1']:.2%} is below the expected {EXPECT_TOP1.value:.2%}", file=sys.stderr)
         sys.exit(1)

@@ -68,12 +68,14 @@ class Erase:
 
 @dataclass(frozen=True)
 class Data:
-    """seed None is the run's seed. augment "auto" is the data set's usual one. size: pixels a side, 0 as
-    they are. test_fraction: held out where a folder has no test part. subset: training examples, 0 for
-    all, below 1 a fraction, otherwise a count. stream: whether examples are read when a step needs them, in place of
-    all before the first one. crop: pixels a side of random resized crops, 0 for none. decoder: what decodes and resizes
-    images for these, "pillow" or "fast". workers: processes on each host that read a stream ahead, 0 for a thread of
-    the run's own; None for as many as there are cores, or 0 where the images are in memory anyway."""
+    """seed None is the run's seed. augment "auto" is the data set's usual one. size: pixels a side, 0 as they are.
+    test_fraction: held out where a folder has no test part. subset: training examples, 0 for all, below 1 a fraction,
+    otherwise a count. stream: whether examples are read when a step needs them, in place of all before the first one.
+    crop: pixels a side of random resized crops, 0 for none. decoder: what decodes and resizes images for these,
+    "pillow" or "fast". labels: whether they are read; without, all that a network learns comes from its teacher.
+    classes: of the networks without labels, 0 for as many as the data set has. workers: processes on each host that
+    read a stream ahead, 0 for a thread of the run's own; None for as many as there are cores, or 0 where the images are
+    in memory anyway."""
 
     name: str = "cifar100"
     dir: str = ""
@@ -86,6 +88,8 @@ class Data:
     workers: int | None = None
     test_fraction: float = 0.2
     subset: float = 0.0
+    labels: bool = True
+    classes: int = 0
     strong: Strong = Strong()
     mix: Mix = Mix()
     erase: Erase = Erase()
@@ -105,6 +109,9 @@ class Data:
         require(plain, f"{key}.augment", self.augment, f"auto where {key}.crop={self.crop} augments")
         require(self.workers is None or self.workers >= 0, f"{key}.workers", self.workers, "at least 0, or None")
         require(0 < self.test_fraction < 1, f"{key}.test_fraction", self.test_fraction, "above 0 and below 1")
+        number = self.classes == 0 if self.labels else self.classes >= 0
+        accepted = f"0 where {key}.labels is True" if self.labels else "a number of classes, or 0 for the data set's"
+        require(number, f"{key}.classes", self.classes, accepted)
         part = 0 <= self.subset < 1 or self.subset.is_integer() and self.subset > 0
         require(part, f"{key}.subset", self.subset, "0 for all, a fraction below 1, or a whole number")
 

@@ -35,6 +35,8 @@ def load(
     stream: bool = False,
     crop: int = 0,
     decoder: str = "pillow",
+    labels: bool = True,
+    classes: int = 0,
 ) -> Dataset:
     """The data set called `name`: Arrays, decoded into memory, or Parts, whose images stay in their files.
 
@@ -50,6 +52,9 @@ def load(
       stream: leave the images of folder: and tfds: in their files; other sets are in memory anyway.
       crop: of streamed folder: and tfds: only; see `unloaded.unloaded`.
       decoder: of crops only; see `decoders.DECODERS`.
+      labels: False leaves them out, of `train` and `test` too; a folder then needs no class folders, see
+        `folder.folder`.
+      classes: without labels only, of the networks; 0 for as many as the set has, which a folder does not say then.
 
     Raises:
       InputError: an unknown name, missing or unreadable files, a subset that cannot be drawn.
@@ -59,20 +64,25 @@ def load(
         raise InputError(f"data.crop: {crop}, but {name} is not cropped; only streamed folder:DIR and tfds:NAME are")
     if decoder != "pillow" and not crop:
         raise InputError(f"data.decoder: {decoder!r}, but data.crop is 0; accepted without crops: 'pillow'")
+    if not (labels or classes) and name.startswith("folder:"):
+        accepted = "accepted: the number of the teacher's classes"
+        raise InputError(f"data.classes: 0, but {name} without labels has no classes; {accepted}")
+    of_files = {"dir": dir, "size": size, "test_fraction": test_fraction, "labels": labels}
     if stream and files:
-        whole = unloaded(name, dir=dir, size=size, crop=crop, decoder=decoder, test_fraction=test_fraction)
+        whole = unloaded(name, crop=crop, decoder=decoder, **of_files)
     else:
-        whole = _whole(name, dir=dir, synthetic=synthetic, size=size, test_fraction=test_fraction)
+        whole = _whole(name, synthetic=synthetic, **of_files)
+    whole = whole if labels else whole.unlabelled(classes)
     train = subset_of(whole.train, subset, seed=seed)
     if len(train) == len(whole.train):
         return whole
     return whole._replace(train=train, source=f"{len(train)} of the {len(whole.train)} of {whole.source}")
 
 
-def _whole(name: str, *, dir: str, synthetic: dict | None, size: int, test_fraction: float) -> Dataset:
+def _whole(name: str, *, dir: str, synthetic: dict | None, size: int, test_fraction: float, labels: bool) -> Dataset:
     kind, _, rest = name.partition(":")
     if kind == "folder" and rest:
-        return folder(rest, dir=dir, size=size, test_fraction=test_fraction)
+        return folder(rest, dir=dir, size=size, test_fraction=test_fraction, labels=labels)
     if kind == "tfds" and rest:
         return tfds(rest, dir=dir, size=size)
     if name not in SOURCES:

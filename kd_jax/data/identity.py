@@ -34,10 +34,10 @@ def of_text(*facts: Any) -> str:
 
 
 def of_arrays(*sources: Any) -> str:
-    """sha256 of images and labels in memory."""
+    """sha256 of images, and of labels where there are any, in memory."""
     total = hashlib.sha256()
     for source in sources:
-        for array in (source.images, source.labels):
+        for array in (source.images,) if source.labels is None else (source.images, source.labels):
             total.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     return total.hexdigest()
 

@@ -1,4 +1,4 @@
-"""What lies in a folder of class folders, before any image is read."""
+"""What lies in a folder of images, before any of them is read."""
 
 import os
 import unicodedata
@@ -47,10 +47,10 @@ class Listing(NamedTuple):
     @property
     def source(self) -> str:
         """As in `Dataset`."""
-        return f"{len(self.classes)} class folders in {shown(self.root)}"
+        return f"{len(self.classes)} class folders in {shown(self.root)}" if any(self.classes) else shown(self.root)
 
 
-def listing(where: str, *, dir: str = "", test_fraction: float = 0.2) -> Listing:
+def listing(where: str, *, dir: str = "", test_fraction: float = 0.2, labels: bool = True) -> Listing:
     """The training and test images of a folder. See `folder.folder`, whose arguments these are.
 
     Raises:
@@ -58,7 +58,10 @@ def listing(where: str, *, dir: str = "", test_fraction: float = 0.2) -> Listing
     """
     root = epath.Path(dir).expanduser() / epath.Path(where).expanduser()
     if not where or not root.is_dir():
-        raise InputError(f"data.name: no folder {shown(root)}; give folder:DIR with DIR/CLASS/* or DIR/train/CLASS/*")
+        accepted = "DIR/CLASS/* or DIR/train/CLASS/*" if labels else "images below it"
+        raise InputError(f"data.name: no folder {shown(root)}; give folder:DIR with {accepted}")
+    if not labels:
+        return Listing(root, *_unlabelled(root, test_fraction), ("",), ())
     folders, notes = entries(root).folders, []
     parts = [path for path in folders if path.name in ("train", *TESTS)]
     if (root / TINY).exists():
@@ -67,7 +70,8 @@ def listing(where: str, *, dir: str = "", test_fraction: float = 0.2) -> Listing
         train, test = _beside(root, [path for path in parts if path.name != "train"], notes)
     elif parts and parts == folders:  # images without labels, and no classes called train and test
         names = " and ".join(path.name for path in parts)
-        raise InputError(f"{shown(root)}: {names} without class folders; accepted: {shown(parts[0])}/CLASS/*.png")
+        accepted = f"{shown(parts[0])}/CLASS/*.png, or config.data.labels=False"
+        raise InputError(f"{shown(root)}: {names} without class folders; accepted: {accepted}")
     else:
         train, test = split(_examples(root, notes), test_fraction)
     classes = tuple(sorted({e.label for e in train}))
@@ -75,24 +79,48 @@ def listing(where: str, *, dir: str = "", test_fraction: float = 0.2) -> Listing
 
 
 def split(examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:
-    """Train and test parts by a fixed rule: of every class the `fraction` whose file names have the
+    """Train and test parts by a fixed rule: of every class, a folder, the `fraction` whose file names have the
     smallest checksums is the test part. No seed enters, so every run has the same test set.
 
     Args:
-      examples: class by class.
+      examples: folder by folder.
       fraction: in (0, 1); at least one image of a class is held out and at least one is not.
 
     Raises:
-      InputError: a class of one image.
+      InputError: a class of one image; without labels one image is not held out.
     """
     test = set()
-    for _, group in groupby(examples, key=lambda e: e.label):
+    for _, group in groupby(examples, key=lambda e: e.path.parent):
         ordered = sorted(group, key=lambda e: (crc32(os.fsencode(e.path.name)), e.path.name))
+        if len(ordered) < 2 and not ordered[0].label:
+            continue
         if len(ordered) < 2:
             where = shown(ordered[0].path.parent)
             raise InputError(f"{where}: one image only; a class needs two, one of them for the test set")
         test.update(ordered[: min(max(1, round(len(ordered) * fraction)), len(ordered) - 1)])
     return [e for e in examples if e not in test], [e for e in examples if e in test]
+
+
+def _unlabelled(root: epath.Path, fraction: float) -> tuple[list[Example], list[Example]]:
+    """The training and test images of a folder without labels, all of the class ""."""
+    if (root / TINY).exists():
+        return tuple([e._replace(label="") for e in part] for part in _tiny_imagenet(root))
+    there = {path.name: path for path in entries(root).folders}
+    tests = [there[name] for name in TESTS if name in there]
+    if "train" in there and tests:
+        train, test = ([Example(path, "") for path in _below(part)] for part in (there["train"], tests[0]))
+    else:
+        train, test = split([Example(path, "") for path in _below(root)], fraction)
+    if not train or not test:
+        count = f"{len(train)} images to train on and {len(test)} for the test set"
+        raise InputError(f"{shown(root)}: {count}; accepted: at least one of each, two in a folder that is not split")
+    return train, test
+
+
+def _below(folder: epath.Path) -> list[epath.Path]:
+    """Every file below a folder, those right in it first."""
+    folders, files = entries(folder)
+    return files + [path for one in folders for path in _below(one)]
 
 
 class Entries(NamedTuple):

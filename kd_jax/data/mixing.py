@@ -18,7 +18,7 @@ def mixed(
         soft_label = share onehot(label) + (1 - share) onehot(reversed label)
 
     Args:
-      batch: image (B, H, W, C), label (B,), index (B,).
+      batch: image (B, H, W, C), index (B,) and, if there are any, label (B,).
       key: see `augment.root_key`.
       epoch: ().
       num_classes: K.
@@ -26,15 +26,15 @@ def mixed(
       probability: that a batch is mixed. switch: that a mixed batch is cut, where there are both.
 
     Returns:
-      The batch with images mixed, soft_label (B, K), and as label (B,) the class that has the most, of two equal ones
-      the first.
+      The batch with images mixed and, where there are labels, soft_label (B, K), and as label (B,) the class that has
+      the most, of two equal ones the first.
 
     Reference: Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: Beyond Empirical Risk Minimization", 2018, arXiv 1710.09412.
       Yun, Han, Oh, Chun, Choe, Yoo, "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
       Features", 2019, arXiv 1905.04899. The conventions are timm's (its mode "batch").
     Differs: the example in the middle of a batch of odd size is mixed with itself; timm refuses such a batch.
     """
-    image, label = batch["image"], batch["label"]
+    image = batch["image"]
     key = jax.random.fold_in(jax.random.fold_in(key, crc32(b"mixing")), epoch)
     keys = jax.random.split(jax.random.fold_in(key, batch["index"][0]), 6)
     is_mixed = jax.random.uniform(keys[0]) < probability
@@ -47,10 +47,12 @@ def mixed(
     share = jnp.where(is_mixed, jnp.where(cuts, uncut, blended), 1.0)
     pasted = jnp.where(inside[..., None], image[::-1], image)
     blend = share * image + (1 - share) * image[::-1]
-    one_hot = jax.nn.one_hot(label, num_classes)
+    mixed_batch = {**batch, "image": jnp.where(is_mixed, jnp.where(cuts, pasted, blend), image)}
+    if "label" not in batch:
+        return mixed_batch
+    one_hot = jax.nn.one_hot(batch["label"], num_classes)
     soft = share * one_hot + (1 - share) * one_hot[::-1]
-    image = jnp.where(is_mixed, jnp.where(cuts, pasted, blend), image)
-    return {**batch, "image": image, "soft_label": soft, "label": jnp.argmax(soft, axis=-1).astype(label.dtype)}
+    return {**mixed_batch, "soft_label": soft, "label": jnp.argmax(soft, axis=-1).astype(batch["label"].dtype)}
 
 
 def box(share: Array | float, centre: list[Array], sides: tuple[int, int]) -> tuple[Array, Array]:

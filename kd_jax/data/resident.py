@@ -61,13 +61,13 @@ def test_index(step: int, *, n: int, batch_size: int) -> tuple[np.ndarray, np.nd
 
 
 def train_batch(
-    images: Array, labels: Array, index: Array, epoch: Array, key: Array, *, augment: str,
+    images: Array, labels: Array | None, index: Array, epoch: Array, key: Array, *, augment: str,
     changes: tuple[Callable, ...] = (),
 ) -> Batch:  # fmt: skip
     """Gather, augment and change. Pure, for the device.
 
     Args:
-      images: (N, H, W, C) uint8. labels: (N,).
+      images: (N, H, W, C) uint8. labels: (N,), or None: then the batch has none.
       index: (B,) int32.
       epoch: () int32.
       key: see `augment.root_key`.
@@ -98,9 +98,10 @@ def strong_image(
     return strong_views(image, key, epoch, index, augment=augment, pad=pad, ops=ops, magnitude=magnitude)
 
 
-def test_batch(images: Array, labels: Array, index: Array, mask: Array) -> Batch:
+def test_batch(images: Array, labels: Array | None, index: Array, mask: Array) -> Batch:
     """Gather without augmentation. Arguments and result as in `train_batch`."""
-    return {"image": whole_images(images, index), "label": jnp.take(labels, index), "index": index, "mask": mask}
+    batch = {"image": whole_images(images, index), "index": index, "mask": mask}
+    return batch if labels is None else {**batch, "label": jnp.take(labels, index)}
 
 
 def whole_images(images: Array, index: Array) -> Array:

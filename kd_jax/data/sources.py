@@ -17,28 +17,30 @@ from kd_jax.typing import InputError
 
 @dataclass(frozen=True)
 class Arrays:
-    """images: (N, H, W, C) uint8. labels: (N,) int32 in [0, num_classes)."""
+    """images: (N, H, W, C) uint8. labels: (N,) int32 in [0, num_classes), or None."""
 
     images: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | None
     num_classes: int
 
     def __post_init__(self):
-        n = len(self.labels)
+        n = len(self.images if self.labels is None else self.labels)
         if self.images.ndim != 4 or self.images.dtype != np.uint8 or len(self.images) != n or not n:
             raise InputError(
                 f"images must be (N, H, W, C) uint8 with one label each, N > 0; "
                 f"got {self.images.dtype} {self.images.shape} and {n} labels"
             )
+        if self.labels is None:
+            return
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= self.num_classes:
             raise InputError(f"labels must be 0 to {self.num_classes - 1}, got {low} to {high}")
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.images)
 
     def __getitem__(self, i: int) -> dict:
-        return {"image": self.images[i], "label": int(self.labels[i])}
+        return {"image": self.images[i]} | ({} if self.labels is None else {"label": int(self.labels[i])})
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -47,7 +49,12 @@ class Arrays:
 
     def take(self, positions: np.ndarray) -> "Arrays":
         """The examples at these positions."""
-        return Arrays(self.images[positions], self.labels[positions], self.num_classes)
+        labels = None if self.labels is None else self.labels[positions]
+        return Arrays(self.images[positions], labels, self.num_classes)
+
+    def unlabelled(self, num_classes: int) -> "Arrays":
+        """The images alone, for networks of so many classes."""
+        return Arrays(self.images, None, num_classes)
 
 
 class Dataset(NamedTuple):
@@ -67,6 +74,12 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...] = ()
     digest: Callable[[], str] | None = None
     notes: tuple[str, ...] = ()
+
+    def unlabelled(self, num_classes: int = 0) -> "Dataset":
+        """The images alone, for networks of so many classes; 0 for as many as the set has."""
+        classes = num_classes or self.train.num_classes
+        parts = {"train": self.train.unlabelled(classes), "test": self.test.unlabelled(classes)}
+        return self._replace(**parts, classes=(), source=f"{self.source}, without labels")
 
     @property
     def identity(self) -> dict:

@@ -23,7 +23,8 @@ from kd_jax.data.resident import Split
 from kd_jax.data.sources import Arrays
 from kd_jax.typing import Array, Batch, InputError
 
-HostBatch = dict[str, np.ndarray]  # image (R, H, W, C) uint8, label, index, mask, each (R,), of the R rows of a process
+# image (R, H, W, C) uint8, index, mask and, if there are any, label, each (R,), of the R rows of a process
+HostBatch = dict[str, np.ndarray]
 
 
 class TrainPlan(NamedTuple):
@@ -93,8 +94,8 @@ class Stream:
         """Nothing is read before the first batch is asked for.
 
         Args:
-          source: len, `view(i, seed, epoch) -> (pixels (H, W, C) uint8, label)`, shape (H, W, C); picklable. See
-            `unloaded.Part` and `InMemory`.
+          source: len, `view(i, seed, epoch) -> (pixels (H, W, C) uint8, label or None)`, shape (H, W, C); picklable.
+            See `unloaded.Part` and `InMemory`.
           plan: TrainPlan or EvalPlan.
           steps: which, in this order; None for all from 0. Its stride skips steps that nobody reads.
           seed: the data seed, for augmentation on the host.
@@ -230,9 +231,10 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.arrays)
 
-    def view(self, i: int, seed: int, epoch: int) -> tuple[np.ndarray, int]:
+    def view(self, i: int, seed: int, epoch: int) -> tuple[np.ndarray, int | None]:
         """Pixels and label of an example."""
-        return self.arrays.images[i], int(self.arrays.labels[i])
+        example = self.arrays[i]
+        return example["image"], example.get("label")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -257,13 +259,15 @@ class _Batches:
         epoch, index, mask = self.plan(self.steps[position])
         index, mask = index[self.rows], mask[self.rows]
         image = np.empty((len(index), *self.source.shape), np.uint8)
-        label = np.empty(len(index), np.int32)
+        labels = []
         for row, i in enumerate(index.tolist()):
             if row and i == index[row - 1]:  # the last test batch is filled up with its last example
-                image[row], label[row] = image[row - 1], label[row - 1]
+                image[row], label = image[row - 1], labels[-1]
             else:
-                image[row], label[row] = self.source.view(i, self.seed, epoch)
-        return {"image": image, "label": label, "index": index, "mask": mask}
+                image[row], label = self.source.view(i, self.seed, epoch)
+            labels.append(label)
+        batch = {"image": image, "index": index, "mask": mask}
+        return batch if None in labels else {**batch, "label": np.array(labels, np.int32)}
 
 
 def _live_with_parent(worker: int, workers: int) -> None:

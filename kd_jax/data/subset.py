@@ -9,10 +9,10 @@ from kd_jax.typing import InputError
 
 
 def subset(source: Any, amount: float, *, seed: int) -> Any:
-    """A stratified random part of a source, in the source's order.
+    """A random part of a source, in the source's order; stratified where there are labels.
 
     Args:
-      source: of N examples: Arrays, or a Part, of which the labels of all examples are read.
+      source: of N examples: Arrays, or a Part, of which the labels of all examples are read, if it has any.
       amount: 0 for all; below 1 a fraction of N; otherwise a count, a whole number of at most N.
       seed: which examples; another seed draws others.
 
@@ -24,10 +24,11 @@ def subset(source: Any, amount: float, *, seed: int) -> Any:
     """
     if amount == 0:
         return source
-    n = _count(amount, len(source))
-    quotas = shares(np.bincount(source.labels, minlength=source.num_classes), n)
+    n, labels = _count(amount, len(source)), source.labels
+    labels = np.zeros(len(source), np.int32) if labels is None else labels  # without any, all are of one class
+    quotas = shares(np.bincount(labels), n)
     order = np.random.default_rng((seed, crc32(b"subset"))).permutation(len(source))
-    labels = source.labels[order]
+    labels = labels[order]
     chosen = np.concatenate([order[labels == k][:quota] for k, quota in enumerate(quotas)])
     return source.take(np.sort(chosen))
 

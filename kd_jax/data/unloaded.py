@@ -135,26 +135,31 @@ class Chosen:
 class Part:
     """The training or test part of a set, as a source of `streaming.Stream`.
 
-    files: Records, Files or Chosen. pixels: Whole, crops.RandomCrop or crops.CentreCrop.
+    files: Records, Files or Chosen. pixels: Whole, crops.RandomCrop or crops.CentreCrop. labelled: whether the labels
+    are read.
     """
 
     files: Records | Files | Chosen
     pixels: Any
     num_classes: int
     shape: tuple[int, int, int]
+    labelled: bool = True
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def view(self, i: int, seed: int, epoch: int) -> tuple[np.ndarray, int]:
-        """Pixels (H, W, C) uint8 and label of an example."""
+    def view(self, i: int, seed: int, epoch: int) -> tuple[np.ndarray, int | None]:
+        """Pixels (H, W, C) uint8 and label of an example, None where labels are not read."""
         encoded, label = self.files[i]
-        self._check(label, encoded.name)
-        return self.pixels(encoded, seed, epoch, i), label
+        if self.labelled:
+            self._check(label, encoded.name)
+        return self.pixels(encoded, seed, epoch, i), label if self.labelled else None
 
     @property
-    def labels(self) -> np.ndarray:
-        """(N,) int32. The first call reads all Records."""
+    def labels(self) -> np.ndarray | None:
+        """(N,) int32, or None where labels are not read. The first call reads all Records."""
+        if not self.labelled:
+            return None
         labels = self.files.labels
         for label in (labels.min(), labels.max()):
             self._check(label, "the training set")
@@ -164,19 +169,25 @@ class Part:
         """The examples at these positions."""
         return replace(self, files=Chosen(self.files, positions))
 
+    def unlabelled(self, num_classes: int) -> "Part":
+        """The images alone, for networks of so many classes."""
+        return replace(self, labelled=False, num_classes=num_classes)
+
     def _check(self, label: int, where: str) -> None:
         if not 0 <= label < self.num_classes:
             raise InputError(f"{where}: labels must be 0 to {self.num_classes - 1}, got {label}")
 
 
 def unloaded(
-    name: str, *, dir: str = "", size: int = 0, crop: int = 0, decoder: str = "pillow", test_fraction: float = 0.2
-) -> Dataset:
+    name: str, *, dir: str = "", size: int = 0, crop: int = 0, decoder: str = "pillow", test_fraction: float = 0.2,
+    labels: bool = True,
+) -> Dataset:  # fmt: skip
     """A set whose train and test are Parts, to be streamed.
 
     Args:
       name: "tfds:NAME" or "folder:DIR".
       dir, size, test_fraction: as in `data.load`.
+      labels: whether a folder's labels are read, see `folder.folder`.
       crop: 0 leaves augmentation to the device: the examples are those of `data.load`, and so are mean and std, for
         which the training set is read once. Above 0 it is ImageNet's: random resized crops of crop x crop, mirrored,
         for training, and the resized centre for tests; mean and std are ImageNet's, and all images are in colour.
@@ -192,7 +203,7 @@ def unloaded(
         raise InputError(f"data.size: {size}, but data.crop={crop} resizes the images already; give one of them")
     decoders.check(decoder)
     pixels = {"size": size, "crop": crop, "decoder": decoder}
-    return _tfds(rest, dir, **pixels) if kind == "tfds" else _folder(rest, dir, test_fraction, **pixels)
+    return _tfds(rest, dir, **pixels) if kind == "tfds" else _folder(rest, dir, test_fraction, labels, **pixels)
 
 
 def _tfds(name: str, dir: str, **pixels) -> Dataset:
@@ -206,8 +217,8 @@ def _tfds(name: str, dir: str, **pixels) -> Dataset:
     return _dataset(files, prepared.num_classes, prepared.channels, prepared.norm, **pixels, **about)
 
 
-def _folder(where: str, dir: str, test_fraction: float, **pixels) -> Dataset:
-    listed = listing(where, dir=dir, test_fraction=test_fraction)
+def _folder(where: str, dir: str, test_fraction: float, labels: bool, **pixels) -> Dataset:
+    listed = listing(where, dir=dir, test_fraction=test_fraction, labels=labels)
     files = []
     for part in (listed.train, listed.test):
         names = np.array([os.fsencode(e.path.relative_to(listed.root)) for e in part])

@@ -23,7 +23,7 @@ def total(terms: Terms, mask: Array) -> Array:
 
 def mask_of(batch: Batch) -> Array:
     """(B,): which examples count; all of them where the batch does not say."""
-    return batch.get("mask", jnp.ones(batch["label"].shape, jnp.float32))
+    return batch.get("mask", jnp.ones(batch["image"].shape[:1], jnp.float32))
 
 
 def objective(

@@ -56,6 +56,7 @@ def make_init_context(
     batch_size: int,
     needs: frozenset = frozenset(),
     mixes: bool = False,
+    labelled: bool = True,
     **more,
 ) -> InitContext:
     """What a distiller's init may know, for batches of images (H, W, C); computes shapes only.
@@ -67,6 +68,7 @@ def make_init_context(
       batch_size: B.
       needs: of the distiller, which decide what other views there are.
       mixes: whether images are mixed, and labels soft.
+      labelled: whether there are labels.
       **more: other fields of InitContext.
     """
     (variables, outputs), *others = (models.shapes(m, image_shape, batch_size) for m in (student, *teachers))
@@ -74,7 +76,8 @@ def make_init_context(
     image = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
 
     def view(outputs: Outputs, teachers: tuple[Outputs, ...], image: Array, rows: Array, step: Array) -> View:
-        batch = {"image": image, "label": rows, "index": rows} | ({"soft_label": outputs.logits} if mixes else {})
+        batch = {"image": image, "index": rows} | ({"label": rows} if labelled else {})
+        batch |= {"soft_label": outputs.logits} if labelled and mixes else {}
         batch["views"] = {name: {"image": image, "teachers": teachers} for name in extra_views_of(needs)}
         batch_view = student_views(lambda stats, *_: (outputs, stats), {}, teachers, batch, step, needs)
         return batch_view._replace(apply_student=None)

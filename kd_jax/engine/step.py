@@ -163,7 +163,7 @@ def eval_step(
     Args:
       variables: of the network.
       teacher: the teachers' prediction (for classification logits (B, K)), or None where there is no teacher.
-      batch: image (B, H, W, C) normalised, label (B,), mask (B,).
+      batch: image (B, H, W, C) normalised, label (B,) if the task has any, mask (B,).
       model: the network.
       task: what the network learns.
 

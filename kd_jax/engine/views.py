@@ -33,14 +33,14 @@ def make_view(
 
     Args:
       image, student, teachers, step: see View.
-      batch: label and, if there is one, index.
+      batch: label and index, as far as there are any.
       needs: of the distiller; `alone(i)` among them adds the view of that teacher alone.
       **more: other fields of View.
     """
     ours = student.logits if student.distill_logits is None else student.distill_logits
     match = Match(ours, mean_logits(teachers)) if teachers else None
     more["soft_labels"] = batch.get("soft_label")
-    view = View(image, student, teachers, match, batch["label"], batch.get("index"), step, **more)
+    view = View(image, student, teachers, match, batch.get("label"), batch.get("index"), step, **more)
     each = {alone(i): teachers[i : i + 1] for i in range(len(teachers)) if alone(i) in needs}
     single = {name: make_view(image, student, one, batch, step) for name, one in each.items()}
     return view._replace(extra_views=view.extra_views | single) if single else view

@@ -49,6 +49,7 @@ def loader(path: str, network: Network, *, prefix: str | None = None, partial: b
 
 
 def own_normalization(about: Mapping, network: Network) -> Network:
-    """The network with the mean and deviation that the description of its weights has, if it has them."""
-    described = about.get("network", {})
+    """The network with the mean and deviation that the description of its weights has, or else with those that its
+    published weights are for, if they are for images of another kind than the data's."""
+    described = {**getattr(network.model, "normalization", {}), **about.get("network", {})}
     return network._replace(**{k: tuple(described[k]) for k in ("mean", "std") if k in described})

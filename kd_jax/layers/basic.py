@@ -36,9 +36,9 @@ def norm(name: str, train: bool) -> nn.BatchNorm:
 
 
 def conv(width: int, size: int, stride: int = 1, **kwargs) -> nn.Conv:
-    """Convolution without bias, Kaiming fan-out. Padding is explicit: SAME shifts at stride 2."""
-    kwargs = {"use_bias": False, "kernel_init": kaiming, **kwargs}
-    return nn.Conv(width, (size, size), (stride, stride), padding=size // 2, **kwargs)
+    """Convolution without bias, Kaiming fan-out. PyTorch's padding is explicit: SAME shifts at stride 2."""
+    kwargs = {"use_bias": False, "kernel_init": kaiming, "padding": size // 2, **kwargs}
+    return nn.Conv(width, (size, size), (stride, stride), **kwargs)
 
 
 def depthwise(width: int, stride: int = 1, **kwargs) -> nn.Conv:

@@ -8,6 +8,7 @@ from kd_jax.losses.alpha_beta import alpha_beta
 from kd_jax.losses.contrastive import crd, crd_scales
 from kd_jax.losses.cross_view import crld
 from kd_jax.losses.decoupled import decoupled, left_for_others
+from kd_jax.losses.embedding import embed
 from kd_jax.losses.entropy import entropy_weight
 from kd_jax.losses.features import areas, at, cat_kd, fitnet, nst
 from kd_jax.losses.hints import hcl, ofd, vid
@@ -25,7 +26,7 @@ from kd_jax.losses.wasserstein import wkd_f
 
 __all__ = [
     "ab", "alpha_beta", "areas", "at", "cat_kd", "cc", "class_cka", "class_costs", "cosine_distances", "crd",
-    "crd_scales", "crld", "cross_entropy", "decoupled", "deviation", "dist", "dkd", "entropy_weight", "fitnet", "fsp",
-    "ft", "hcl", "kd", "kdsvd", "left_for_others", "mlld", "nkd", "nst", "ofa", "ofd", "pkt", "power_sum", "rkd",
-    "rld", "sp", "standardize", "transport", "ttm", "vid", "wkd_f", "wkd_l",
+    "crd_scales", "crld", "cross_entropy", "decoupled", "deviation", "dist", "dkd", "embed", "entropy_weight",
+    "fitnet", "fsp", "ft", "hcl", "kd", "kdsvd", "left_for_others", "mlld", "nkd", "nst", "ofa", "ofd", "pkt",
+    "power_sum", "rkd", "rld", "sp", "standardize", "transport", "ttm", "vid", "wkd_f", "wkd_l",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from kd_jax.methods.deepkd import deepkd
 from kd_jax.methods.deit import deit
 from kd_jax.methods.dml import dml
 from kd_jax.methods.ea import ea, ea_dkd, ea_kd
+from kd_jax.methods.embed import embed
 from kd_jax.methods.fcfd import fcfd
 from kd_jax.methods.features import at, kdsvd, nst
 from kd_jax.methods.fitnet import fitnet
@@ -38,10 +39,10 @@ from kd_jax.methods.wkd_l import wkd_l
 
 __all__ = [
     "CRITERIA", "REFINERS", "ab", "ab_kd", "at", "cat_kd", "cc", "ce", "chain", "crd", "crld", "ctkd", "dafa", "dam",
-    "deepkd", "deit", "dist", "dkd", "dml", "ea", "ea_dkd", "ea_kd", "everywhere", "fcfd", "fitnet", "fsp", "ft",
-    "identity", "kd", "kdsvd", "look_again", "lskd", "mlld", "nkd", "normkd", "nst", "ofa", "ofd", "paraphraser",
-    "pkt", "ramp", "reviewkd", "rkd", "rld", "sdd", "sdd_dkd", "sdd_kd", "sdd_nkd", "sftn_branches", "simkd", "skd",
-    "sp", "taught_by", "ttm", "vid", "weigh", "wkd_f", "wkd_l", "wttm",
+    "deepkd", "deit", "dist", "dkd", "dml", "ea", "ea_dkd", "ea_kd", "embed", "everywhere", "fcfd", "fitnet", "fsp",
+    "ft", "identity", "kd", "kdsvd", "look_again", "lskd", "mlld", "nkd", "normkd", "nst", "ofa", "ofd",
+    "paraphraser", "pkt", "ramp", "reviewkd", "rkd", "rld", "sdd", "sdd_dkd", "sdd_kd", "sdd_nkd", "sftn_branches",
+    "simkd", "skd", "sp", "taught_by", "ttm", "vid", "weigh", "wkd_f", "wkd_l", "wttm",
 ]  # fmt: skip
 
 # refiners change the view and stand first, in the order that a recipe names; where it names none, in this one
@@ -52,7 +53,7 @@ CRITERIA = {
     "nkd": nkd, "rld": rld, "ttm": ttm, "wttm": wttm, "ab_kd": ab_kd,
     "ea_kd": ea_kd, "ea_dkd": ea_dkd, "sdd_kd": sdd_kd, "sdd_dkd": sdd_dkd, "sdd_nkd": sdd_nkd,
     "crld": crld, "ofa": ofa, "deepkd": deepkd, "deit": deit, "wkd_l": wkd_l,
-    "fitnet": fitnet, "at": at, "nst": nst, "kdsvd": kdsvd, "cat_kd": cat_kd, "wkd_f": wkd_f,
+    "fitnet": fitnet, "at": at, "nst": nst, "kdsvd": kdsvd, "cat_kd": cat_kd, "wkd_f": wkd_f, "embed": embed,
     "fcfd": fcfd, "vid": vid, "ofd": ofd, "reviewkd": reviewkd,
     "sp": sp, "cc": cc, "rkd": rkd, "pkt": pkt, "crd": crd,
     "ab": ab, "fsp": fsp, "ft": ft, "paraphraser": paraphraser,

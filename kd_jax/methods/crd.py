@@ -19,7 +19,7 @@ from kd_jax.methods.base import fold, require, weigh
 from kd_jax.methods.stages import pooled
 from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, PyTree, RowUpdate, Schedule, Vars, View
 
-NEEDS = frozenset({Need.TEACHER_POOLED, Need.INDEX})
+NEEDS = frozenset({Need.TEACHER_POOLED, Need.INDEX, Need.LABELS})
 
 
 def embed(params: PyTree, view: View, dim: int) -> dict[str, Array]:

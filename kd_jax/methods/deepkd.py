@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from kd_jax import losses
 from kd_jax.losses.common import mean_logits
 from kd_jax.methods.base import NO_VARS, length_of, require, weigh
-from kd_jax.methods.terms import pair_of, reads
+from kd_jax.methods.terms import LABELS, pair_of, reads
 from kd_jax.typing import Array, Distiller, InitContext, InputError, Schedule, Vars, View
 
 
@@ -50,7 +50,7 @@ def deepkd(
       straight line. In the published code all classes count always, and the weight 1 - p of examples is averaged over
       the batch before it multiplies.
     """
-    needs, finite = reads("deepkd", temperature), float("inf")
+    needs, finite = reads("deepkd", temperature) | LABELS, float("inf")
     require(
         "deepkd",
         alpha=(alpha, 0 <= alpha < finite, "a finite number, at least 0"),

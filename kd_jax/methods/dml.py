@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from kd_jax import losses, models
 from kd_jax.methods.base import fold, require
-from kd_jax.methods.terms import targets_of
+from kd_jax.methods.terms import LABELS, targets_of
 from kd_jax.models.graft import head_of
 from kd_jax.typing import Array, AuxNetwork, Distiller, InitContext, Monitor, Schedule, Variables, Vars, View
 
@@ -76,7 +76,7 @@ def dml(*, weight: float | Schedule = 1.0, peer: str = "resnet32", temperature: 
         classes = head_of(_variables(vars))["bias"].shape[0]
         return {"": AuxNetwork(peer, models.create(peer, classes), _variables(vars))}
 
-    return Distiller(init, apply, monitors=MONITORS, networks=networks)
+    return Distiller(init, apply, LABELS, monitors=MONITORS, networks=networks)
 
 
 def _variables(vars: Vars) -> Variables:

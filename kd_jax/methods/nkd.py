@@ -3,7 +3,7 @@
 from kd_jax import losses
 from kd_jax.losses.common import mean_logits
 from kd_jax.methods.base import weigh
-from kd_jax.methods.terms import criterion, pair_of, reads
+from kd_jax.methods.terms import LABELS, criterion, pair_of, reads
 from kd_jax.typing import Distiller, Schedule, Terms, View
 
 
@@ -32,7 +32,7 @@ def nkd(
       Approach with Normalized Loss and Customized Soft Labels", 2023, arXiv 2303.13005.
     Differs: `divergence` is ours.
     """
-    needs = reads("nkd", temperature)
+    needs = reads("nkd", temperature) | LABELS
 
     def terms(view: View) -> Terms:
         pair = {**pair_of(view, temperature), "raw_teacher": mean_logits(view.teachers)}

@@ -8,7 +8,7 @@ from kd_jax import losses
 from kd_jax.layers.exits import MapExit, TokenExit
 from kd_jax.methods.base import fold, require, run, weigh
 from kd_jax.methods.stages import as_map, is_tokens, require_stages
-from kd_jax.methods.terms import pair_of, reads
+from kd_jax.methods.terms import LABELS, pair_of, reads
 from kd_jax.typing import Array, Distiller, InitContext, Schedule, Vars, View
 
 
@@ -47,7 +47,7 @@ def ofa(
     Differs: `all_classes` is the published code's. The width inside an exit's block, and that its class token is kept
       beside merged patches, are our reading.
     """
-    needs, finite = reads("ofa", temperature), float("inf")
+    needs, finite = reads("ofa", temperature) | LABELS, float("inf")
     require(
         "ofa",
         last_weight=(last_weight, 0 <= last_weight < finite, "a finite number, at least 0"),

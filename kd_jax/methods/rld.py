@@ -3,7 +3,7 @@
 from kd_jax import losses
 from kd_jax.losses.common import mean_logits
 from kd_jax.methods.base import require, weigh
-from kd_jax.methods.terms import criterion, pair_of, reads
+from kd_jax.methods.terms import LABELS, criterion, pair_of, reads
 from kd_jax.typing import Distiller, Schedule, Terms, View
 
 
@@ -35,7 +35,7 @@ def rld(
     Reference: Sun, Wang, et al., "Knowledge Distillation with Refined Logits", 2024, arXiv 2408.07703.
     Differs: the paper writes one temperature; the default of 1 for the confidence part is its code's.
     """
-    needs, a = reads("rld", temperature), confidence_temperature
+    needs, a = reads("rld", temperature) | LABELS, confidence_temperature
     accepted = a is None or 0 < a < float("inf")
     require("rld", confidence_temperature=(a, accepted, "a finite number above 0, or None"))
 

@@ -69,7 +69,7 @@ def sdd(host: Distiller, *, scales: tuple[int, ...] = (1, 2), inconsistent: floa
         mean = {name: jnp.mean(weights * x.reshape(regions, batch), axis=0) for name, x in terms.items()}
         return view, mean, {}, stats
 
-    return host._replace(init=init, apply=apply, needs=host.needs | {Need.STUDENT_CAM, Need.TEACHER_CAM})
+    return host._replace(init=init, apply=apply, needs=host.needs | {Need.STUDENT_CAM, Need.TEACHER_CAM, Need.LABELS})
 
 
 def _flat(logits: Array) -> Array:

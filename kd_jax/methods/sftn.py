@@ -18,7 +18,7 @@ from kd_jax import losses, models
 from kd_jax.layers.transform import FORMS, Transform
 from kd_jax.methods.base import fold, identity, require, run, weigh
 from kd_jax.methods.stages import as_map, is_tokens, maps_of
-from kd_jax.methods.terms import targets_of
+from kd_jax.methods.terms import LABELS, targets_of
 from kd_jax.typing import (
     Array,
     AuxNetwork,
@@ -152,7 +152,7 @@ def sftn_branches(
     def starts(vars: Vars) -> dict[str, AuxNetwork]:
         return {"": AuxNetwork(student, models.create(student, 2), _largest_part(vars))}
 
-    return weigh(Distiller(init, apply, monitors=MONITORS, starts=starts), weight)
+    return weigh(Distiller(init, apply, LABELS, monitors=MONITORS, starts=starts), weight)
 
 
 MONITORS = (Monitor("branch*/top1", unit="share of examples"), Monitor("branch*/kl", unit="nats"))

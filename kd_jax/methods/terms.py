@@ -8,6 +8,7 @@ from kd_jax import losses
 from kd_jax.methods.base import identity, no_vars, require, weigh
 from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, Schedule, Terms, Vars, View, extra_view
 
+LABELS = frozenset({Need.LABELS})
 KD_TEMPERATURE = 4.0  # where neither criterion nor refiner sets one: the classic papers' on CIFAR-100
 
 
@@ -68,13 +69,13 @@ def on_two_views(
     if weight == 0:
         return identity()
     compared = weigh(criterion(terms, needs | {extra_view("strong")}), weight)
-    parts = compared, weigh(criterion(task), ce_weight)
+    parts = compared, weigh(criterion(task, LABELS), ce_weight)
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
         first, second = (part.apply(vars, view, key, train)[1] for part in parts)
         return view, first | second, {}, vars.stats
 
-    return compared._replace(apply=apply)
+    return compared._replace(apply=apply, needs=compared.needs | parts[1].needs)
 
 
 def ce(*, weight: float | Schedule = 1.0, smoothing: float = 0.0) -> Distiller:
@@ -93,7 +94,7 @@ def ce(*, weight: float | Schedule = 1.0, smoothing: float = 0.0) -> Distiller:
         pair = {"student": view.student.logits, "labels": targets_of(view)}
         return {"": losses.cross_entropy(**pair, smoothing=smoothing)}
 
-    return weigh(criterion(terms)._replace(task_terms=frozenset({""})), weight)
+    return weigh(criterion(terms, LABELS)._replace(task_terms=frozenset({""})), weight)
 
 
 def kd(*, weight: float | Schedule = 1.0, temperature: float | None = None) -> Distiller:
@@ -141,7 +142,7 @@ def dkd(
     Reference: Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022,
       arXiv 2203.08679.
     """
-    needs = reads("dkd", temperature)
+    needs = reads("dkd", temperature) | LABELS
 
     def init(key: Array, context: InitContext) -> Vars:
         if context.num_classes < 3:

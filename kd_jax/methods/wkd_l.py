@@ -75,7 +75,7 @@ def wkd_l(
         value = losses.wkd_l(**pair, costs=vars.stats["costs"], gamma=g * gamma, iterations=iterations)
         return view, {"": value}, {}, vars.stats
 
-    needs |= {Need.FIXED_TEACHER} | ({Need.CLASS_CKA} if relation == "cka" else set())
+    needs |= {Need.FIXED_TEACHER, Need.LABELS} | ({Need.CLASS_CKA} if relation == "cka" else set())
     return weigh(Distiller(init, apply, needs), weight)
 
 

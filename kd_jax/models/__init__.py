@@ -4,7 +4,7 @@ from functools import partial
 
 from flax import linen as nn
 
-from kd_jax.models import imagenet, vit
+from kd_jax.models import efficientnet, imagenet, vit
 from kd_jax.models.base import apply, count_multiply_adds, count_parameters, init, shapes, tail, with_options
 from kd_jax.models.graft import create_graft, parse
 from kd_jax.models.mobilenet import MobileNetV2
@@ -56,6 +56,7 @@ MODELS = {
         ResNet, blocks=(3, 4, 6, 3), widths=(64, 256, 512, 1024, 2048), block=Bottleneck, **_CIFAR_STEM
     ),
     **imagenet.NETWORKS,
+    **efficientnet.NETWORKS,
     **vit.NETWORKS,
 }
 

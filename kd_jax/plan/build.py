@@ -25,12 +25,12 @@ from kd_jax.plan.distiller import check_fixed, check_members, check_mixed, membe
 from kd_jax.plan.phase_plan import PhasePlan, method_vars
 from kd_jax.plan.teachers import Teacher
 from kd_jax.plan.trace import trace_steps
-from kd_jax.tasks import CLASSIFICATION, Task
+from kd_jax.tasks import Task, task_of
 from kd_jax.typing import Distiller, InitContext, InputError, Need, Search, Vars, reads_teachers
 
 
 def build(
-    recipe: config.Recipe, dataset: data.Dataset, workdir: epath.Path, layout: Layout, task: Task = CLASSIFICATION
+    recipe: config.Recipe, dataset: data.Dataset, workdir: epath.Path, layout: Layout, task: Task | None = None
 ) -> tuple[PhasePlan, ...]:
     """Plan every phase of a recipe.
 
@@ -39,11 +39,12 @@ def build(
       dataset: loaded.
       workdir: where phases keep their checkpoints.
       layout: the devices.
-      task: what the networks learn.
+      task: what the networks learn; None for what the data is for.
 
     Raises:
       InputError: naming the phase's key.
     """
+    task = task or task_of(recipe.data.labels)
     by_name: dict[str, Network] = {}
     plans: dict[str, PhasePlan] = {}
     sizes = {"train": len(dataset.train), "test": len(dataset.test)}
@@ -73,13 +74,15 @@ def _plan(
     per_epoch = examples // phase.batch_size
     steps = phase.steps or phase.epochs * per_epoch
     members = members_of(phase, per_epoch)
+    labelled = recipe.data.labels or bool(phase.weights)  # steps that are never taken may read labels
+    task_of_steps = task if labelled == recipe.data.labels else task_of(labelled)
     distiller = config_key(phase.name, methods.chain, **members)
     # labels of streamed records cost a pass over all records: they are read only for what asks by example
     labels = dataset.train.labels if {Need.INDEX, Need.CLASS_CKA} & distiller.needs else None
     context_of = partial(
         make_init_context, network.model, tuple(t.network.model for t in teachers),
         image_shape=network.image_shape, needs=distiller.needs, num_examples=examples, labels=labels,
-        steps_per_epoch=per_epoch, steps=steps, initial_vars=initial[0], mixes=recipe.data.mix.is_on,
+        steps_per_epoch=per_epoch, steps=steps, initial_vars=initial[0], mixes=recipe.data.mix.is_on, labelled=labelled,
     )  # fmt: skip
     context = context_of(batch_size=phase.batch_size)
     check_members(phase, members, {"student": [network], "teacher": [t.network for t in teachers]}, context)
@@ -95,7 +98,7 @@ def _plan(
     state = config_key(phase.name, abstract_state, **shapes, tx=optax.identity())
     _check_what_trains(recipe, phase, distiller, state)
     optimizers.check_accumulate(phase, distiller, devices)
-    of_terms = (phase, network.model, distiller, task_terms, state, checked, task)
+    of_terms = (phase, network.model, distiller, task_terms, state, checked, task_of_steps)
     dependencies = config_key(f"{phase.name}.optim.delta", optimizers.term_dependencies, *of_terms)
     tx = optimizers.make_optimizer(phase, schedule, distiller.lr_multipliers, dependencies)
     state = state._replace(opt=jax.eval_shape(tx.init, trained(state.params, phase.trains)))
@@ -105,7 +108,7 @@ def _plan(
         check_cacheable(recipe, why_not)
     parts = {"student": network.model, "distiller": distiller, "tx": tx, "task_terms": task_terms}
     seeds = recipe.seeds_of(phase)
-    more = {"task": task, "parts": parts, "searches": split.steps > 0, "skip": recipe.skip_nonfinite}
+    more = {"task": task_of_steps, "parts": parts, "searches": split.steps > 0, "skip": recipe.skip_nonfinite}
     more |= {"count": len(seeds)}
     with single_value_norms() as norms:
         traced = config_key(phase.name, trace_steps, phase, layout, network, context, state, **more)

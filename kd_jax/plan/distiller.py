@@ -88,6 +88,9 @@ def check_members(
                 lacks = f"compares two views of an image, for which {network.name} has the same logits"
                 other = f"accepted: another config.{phase.name}.teacher"
                 raise InputError(f"{phase.member_key(label)}: {lacks}; {other}")
+        if Need.LABELS in member.needs and context.view_shapes.labels is None:
+            without = "accepted: weight=0, or a method that needs none (launch/list.py --only=methods)"
+            raise InputError(f"{phase.member_key(label)}: reads labels, but config.data.labels is False; {without}")
     for label, need in ((label, need) for label, member in members.items() for need in sorted(member.needs)):
         seat, _, what = need.partition(".")
         if seat in ("match", "teacher", "fixed", "classes") and not outputs["teacher"]:

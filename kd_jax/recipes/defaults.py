@@ -1,6 +1,6 @@
 """The values in which the papers' recipes for some networks differ from the defaults of kd_jax.config.records."""
 
-from kd_jax.models import imagenet, vit
+from kd_jax.models import efficientnet, imagenet, vit
 
 # learning rates of the papers' CIFAR-100 recipe, by network in lower case
 LEARNING_RATES = {name: {"optim.lr": 0.01} for name in ("mobilenetv2", "shufflev1", "shufflev2")}
@@ -16,6 +16,8 @@ VIT = {
     "schedule.name": "cosine", "schedule.milestones": (), "schedule.warmup_epochs": 5.0,
 }  # fmt: skip
 LARGE = {  # by network made for large images, in lower case
-    name.lower(): changes for family, changes in ((imagenet, IMAGENET), (vit, VIT)) for name in family.NETWORKS
+    name.lower(): changes
+    for family, changes in ((imagenet, IMAGENET), (efficientnet, IMAGENET), (vit, VIT))
+    for name in family.NETWORKS
 }
 IMAGENET_DATA = {"name": "tfds:imagenet2012", "stream": True, "crop": 224}

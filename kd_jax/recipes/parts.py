@@ -61,7 +61,7 @@ def distillation(name: str, arg: Argument, *parts: Part) -> Config:
 def _with_hosts(terms: dict[str, Config], parts: tuple[Part, ...]) -> dict[str, Config]:
     """The terms, and the hosts of parts whose work no term can see yet."""
     for part in sorted(parts, key=lambda p: not p.refine):  # refiners first: their hosts may do for the other parts
-        needs = [factory(m.kind)().needs for m in terms.values()]
+        needs = [factory(m.kind)().needs - {"labels"} for m in terms.values()]
         refines = [factory(m.kind)().refines for m in part.refine.values()]
         hosted = all(any(n & r for n in needs) for r in refines) if refines else any(needs)
         terms = _heavier(terms, {label: m for label, m in part.host.items() if not hosted or label in terms})

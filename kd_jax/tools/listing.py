@@ -74,7 +74,7 @@ def list_configs(where: Path) -> str:
     read = ((path, read_config(path)) for path in sorted(where.glob("*.py")))
     rows = [(f"{os.path.relpath(path)}:{about[0]}", about[1]) for path, about in read if about]
     title = "configs: --config=FILE.py or FILE.py:TEACHER,STUDENT; with smoke behind it, two steps on made-up data"
-    title += "\nimagenet_ and vit_ networks are trained as on ImageNet, all others as on CIFAR-100"
+    title += "\nimagenet_, EfficientNet and vit_ networks are trained as on ImageNet, all others as on CIFAR-100"
     return f"{title}\n\n{table(('spelled', 'what it is'), rows)}"
 
 

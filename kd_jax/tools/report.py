@@ -36,13 +36,13 @@ def report(folders: Sequence[str], *, rows: str = "", cols: str = "", baseline: 
         raise InputError("--rows and --cols: give both, or none")
     if not folders:
         raise InputError("give the folder of a sweep, or of runs: python launch/report.py DIR")
-    found = find(folders)
-    table = rows_of(found.runs, baseline or found.baseline)
+    results = find(folders)
+    table = rows_of(results.runs, baseline or results.baseline)
     pivots = pivot(table, rows, cols) if rows else []
-    headlines = {run.headline for run in found.runs if run.state == "done"}
+    headlines = {run.headline for run in results.runs if run.state == "done"}
     if len(headlines) > 1:
         raise InputError(f"the runs are measured by {', '.join(sorted(headlines))}: a report of each wanted")
-    notes = [*notes_on(found.runs), *_lacking(table)]
+    notes = [*notes_on(results.runs), *_lacking(table)]
     drawn = pictures(table, *headlines) if headlines else {}
     against = {name: name.removeprefix("against_") for name in drawn if name not in CAPTIONS}
     captions = CAPTIONS | {

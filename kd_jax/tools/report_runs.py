@@ -101,8 +101,8 @@ def _runs_in(home: Path, cell: dict | None) -> list[Run]:
     for phase in _last(tree):
         figures = summary["phases"][phase]
         for one in figures.get("seeds", [{"seed": seed}]):
-            own = [row for row in rows if row["phase"] == phase and row.get("seed", one["seed"]) == one["seed"]]
-            parts = (one["seed"], phase, "done", {**figures, **one}, summary, own, home, command)
+            phase_rows = [row for row in rows if row["phase"] == phase and row.get("seed", one["seed"]) == one["seed"]]
+            parts = (one["seed"], phase, "done", {**figures, **one}, summary, phase_rows, home, command)
             runs.append(Run(name, given, *parts))
     return runs
 
@@ -144,16 +144,17 @@ def _named(runs: list[Run]) -> list[Run]:
         if not run.name:
             tree = run.summary["config"]
             recipes_of.setdefault(tree["name"], {})[run.folder] = flatten(recipes.completed(tree))
-    found = {}
+    named_as = {}
     for recipe, trees in recipes_of.items():
         keys = [key for key in dict.fromkeys(key for tree in trees.values() for key in tree) if not _is_free(key)]
         keys = [key for key in keys if len({json.dumps(tree.get(key)) for tree in trees.values()}) > 1]
         for folder, tree in trees.items():
             settings = {key: _spelled(tree.get(key)) for key in keys}
             name = ",".join([recipe, *(f"{key}={value}" for key, value in settings.items())])
-            found[folder] = (name, {"recipe": recipe} | settings if len(recipes_of) > 1 else settings)
+            named_as[folder] = (name, {"recipe": recipe} | settings if len(recipes_of) > 1 else settings)
     named = [
-        run if run.name else run._replace(name=found[run.folder][0], settings=found[run.folder][1]) for run in runs
+        run if run.name else run._replace(name=named_as[run.folder][0], settings=named_as[run.folder][1])
+        for run in runs
     ]
     counts = Counter((run.name, run.phase, run.seed) for run in named)  # the same run in two folders: a row each
     return [

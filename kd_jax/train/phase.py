@@ -75,10 +75,11 @@ class PhaseRun:
         self.cache = open_cache(self.recipe, plan, compiled.teach, teachers, digests, **how)
         teach = self.cache or compiled.teach
         measured = evaluator.measure_teachers(teach, teachers) if plan.measures_teachers else None
-        if measured:
-            self.record.teacher[plan.task.headline] = measured[plan.task.headline]
-            log_line(f"{self.name}: teacher {self.record.teacher['origin']}, {describe(plan.task, measured)}")
-            if self.recipe.teacher_check:
+        if measured is not None:
+            self.record.teacher[plan.task.headline] = measured.get(plan.task.headline)
+            metrics = f", {describe(plan.task, measured)}" if measured else ""
+            log_line(f"{self.name}: teacher {self.record.teacher['origin']}{metrics}")
+            if self.recipe.teacher_check and measured:
                 check_teacher(plan, self.record.teacher["origin"], measured, self.source.sizes["test"])
         return compiled, teachers, evaluator
 

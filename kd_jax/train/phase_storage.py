@@ -137,8 +137,8 @@ class PhaseStorage:
             "rows": self.log.counts(plan.name, step),
         }
         self.log.flush()
-        tested = [results.at(step) for results in record.results]
-        score = statistics.fmean(row[plan.task.headline] for row in tested) if all(tested) else None
+        tested = [results.at(step).get(plan.task.headline) for results in record.results]
+        score = None if None in tested else statistics.fmean(tested)
         extras = tuple((loop.metrics, loop.health) for loop in loops)
         self.checkpoints.save(step, saved_state.split_seeds(plan.seeds, states, extras), meta, score)
 

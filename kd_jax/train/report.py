@@ -60,33 +60,37 @@ def summarize(recipe: config.Recipe, phases: dict[str, dict], tree: dict, data_i
 def table(summary: dict, task: Task = CLASSIFICATION) -> str:
     """A Markdown table, one row a phase. Results are of the last step."""
     title, last, best = task.titles[task.headline], f"{task.headline}_last", f"{task.headline}_best"
-    lines = [
-        f"| phase | model | {title} | best (chosen on test) | agreement with teacher | parameters | ms/step |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    beside = [name for name in task.shown if name != task.headline]
+    titles = [title, "best (chosen on test)", *(f"{task.titles[name]} with teacher" for name in beside)]
+    titles += ["parameters", "ms/step"]
+    lines = [f"| phase | model | {' | '.join(titles)} |", f"| --- | --- |{' ---: |' * len(titles)}"]
     for name, row in summary["phases"].items():
         method_params = f" + {row['method_params']:,}" if row["method_params"] else ""
-        agreement = "-" if row["agreement_last"] is None else f"{row['agreement_last']:.2%}"
         speed = "-" if row["ms_per_step"] is None else f"{row['ms_per_step']:.1f}"
         cells = (
             name,
             row["model"],
-            f"{row[last]:.2%}{_deviation(row, task)}",
-            f"{row[best]:.2%}",
-            agreement,
+            f"{_share(row[last])}{_deviation(row, task)}",
+            _share(row[best]),
+            *(_share(row[f"{name}_last"]) for name in beside),
             f"{row['params']:,}{method_params}",
             speed,
         )
         lines.append(f"| {' | '.join(cells)} |")
         for label, peer in row["networks"].items():
-            shares = (f"{peer[last]:.2%}{_deviation(peer, task)}", f"{peer[best]:.2%}")
-            lines.append(f"| {name}/{label} | {peer['model']} | {' | '.join(shares)} | - | {peer['params']:,} | - |")
+            cells = (f"{_share(peer[last])}{_deviation(peer, task)}", _share(peer[best]), *("-" for _ in beside))
+            lines.append(f"| {name}/{label} | {peer['model']} | {' | '.join(cells)} | {peer['params']:,} | - |")
     return "\n".join(lines)
+
+
+def _share(value: float | None) -> str:
+    """ "70.00%", or "-" where nothing was measured."""
+    return "-" if value is None else f"{value:.2%}"
 
 
 def _deviation(row: dict, task: Task) -> str:
     """ " ± 0.30%" behind a mean over seeds."""
-    return f" ± {row[f'{task.headline}_std']:.2%}" if "seeds" in row else ""
+    return f" ± {_share(row[f'{task.headline}_std'])}" if "seeds" in row else ""
 
 
 def reading(summary: dict, tests: int, task: Task = CLASSIFICATION) -> str:
@@ -94,7 +98,7 @@ def reading(summary: dict, tests: int, task: Task = CLASSIFICATION) -> str:
     (two standard errors of a difference of independent proportions) or, where both have several seeds, against two
     standard errors of the mean of the differences seed by seed."""
     last = f"{task.headline}_last"
-    rows = {name: row for name, row in summary["phases"].items() if row["teacher"]}
+    rows = {name: row for name, row in summary["phases"].items() if row["teacher"] and row[last] is not None}
     seeds = next((row["seeds"] for row in rows.values() if "seeds" in row), None)
     which = f"One seed ({summary['seed']})"
     if seeds:
@@ -153,8 +157,8 @@ def curves(rows: list[dict], units: dict[str, str], task: Task = CLASSIFICATION)
     axes = [figure.add_subplot(-(-count // 3), min(count, 3), i + 1) for i in range(count)]
     for phase in dict.fromkeys(row["phase"] for row in rows):
         for axis, split, key in ((axes[0], "test", task.headline), (axes[1], "train", "loss")):
-            there = [r for r in rows if r["phase"] == phase and r["split"] == split]
-            if there:  # a network that was loaded has no training rows
+            there = [r for r in rows if r["phase"] == phase and r["split"] == split and key in r]
+            if there:  # a network that was loaded has no training rows, one without teacher no agreement
                 epochs, means = ([r[name] for r in there] for name in ("epoch", key))
                 marker = "o" if len(there) < 40 else None
                 axis.plot(epochs, means, marker=marker, markersize=3, label=phase)

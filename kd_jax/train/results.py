@@ -17,9 +17,9 @@ class Results:
     def add(self, row: dict, task: Task) -> None:
         """Take in a test row."""
         self.last = row
-        for name, value in {task.headline: row[task.headline], **row.get("networks", {})}.items():
+        for name, value in {task.headline: row.get(task.headline), **row.get("networks", {})}.items():
             label, _, metric = name.rpartition("/")
-            if metric == task.headline:
+            if metric == task.headline and value is not None:
                 self.best[label] = max(value, self.best.get(label, value))
 
     def at(self, step: int) -> dict:
@@ -28,9 +28,10 @@ class Results:
 
     def summary(self, task: Task, label: str = "") -> dict[str, float | None]:
         """The entries of summary.json on a network."""
-        last = self.last["networks"] if label else self.last
+        last = self.last.get("networks", {}) if label else self.last
         prefix = f"{label}/" if label else ""
-        entries = {f"{task.headline}_last": last[prefix + task.headline], f"{task.headline}_best": self.best[label]}
+        values = {"last": last.get(prefix + task.headline), "best": self.best.get(label)}  # None: nothing to measure by
+        entries = {f"{task.headline}_{which}": value for which, value in values.items()}
         return entries | {f"{name}_last": last.get(prefix + name) for name in task.summary if name != task.headline}
 
 
@@ -45,7 +46,8 @@ def over_seeds(entries: dict[int, dict], headline: str) -> dict:
     rows = list(entries.values())
     if len(rows) == 1:
         return rows[0]
-    deviation = statistics.stdev(row[f"{headline}_last"] for row in rows)
+    values = [row[f"{headline}_last"] for row in rows]
+    deviation = None if None in values else statistics.stdev(values)
     return {**mean_of(rows), f"{headline}_std": deviation, "seeds": [{"seed": s, **row} for s, row in entries.items()]}
 
 

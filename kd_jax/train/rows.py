@@ -17,8 +17,9 @@ from kd_jax.typing import AuxNetwork, Variables
 
 
 def describe(task: Task, metrics: dict[str, Any]) -> str:
-    """The task's metrics as a line has room for them: "top-1 91.20%  agreement 88.00%"."""
-    return "  ".join(f"{task.titles[n]} {metrics[n]:.2%}" for n in task.shown if metrics.get(n) is not None)
+    """The task's metrics as a line has room for them: "top-1 91.20%  agreement 88.00%"; or that there are none."""
+    shown = (f"{task.titles[n]} {metrics[n]:.2%}" for n in task.shown if metrics.get(n) is not None)
+    return "  ".join(shown) or f"{task.titles[task.headline]} not measured"
 
 
 class Rows:
@@ -53,7 +54,8 @@ class Rows:
         if progress:
             mean = mean_of(list(measured))
             means = f"mean of {len(rows)} seeds: " if len(rows) > 1 else ""
-            shown = f"{means}test loss {mean['loss']:.4f}  {describe(plan.task, mean)}"
+            loss = f"test loss {mean['loss']:.4f}  " if "loss" in mean else ""
+            shown = f"{means}{loss}{describe(plan.task, mean)}"
             progress.line(step, rows[0]["epoch"], plan.steps / plan.steps_per_epoch, shown)
 
     def network_results(self, aux_networks: dict[str, AuxNetwork]) -> dict[str, dict]:

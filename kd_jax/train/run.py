@@ -65,7 +65,8 @@ def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
     plans = build(recipe, dataset, home.path, layout)
     for phase in recipe.phases:
         _refuse_headless(phase)
-    for plan in plans if recipe.teacher_check and isinstance(dataset.train, data.Arrays) else ():
+    in_memory = isinstance(dataset.train, data.Arrays) and dataset.train.labels is not None
+    for plan in plans if recipe.teacher_check and in_memory else ():
         check_order(plan, dataset.train.labels)
     return Prepared(recipe, home, layout, dataset, plans)
 

@@ -271,7 +271,7 @@ def test_weights_and_needs():
     one = run(*with_vars(crd(**SMALL, weight=1.0), context), view)[0]
     scheduled = crd(**SMALL, weight=lambda step: 3.0 + step)
     np.testing.assert_allclose(run(*with_vars(scheduled, context), view)[0], 3 * one, rtol=1e-6)
-    assert crd().needs == {"teacher.pooled", "index"}
+    assert crd().needs == {"teacher.pooled", "index", "labels"}
     off = crd(weight=0.0)
     assert off.init(None, None) == NO_VARS and off.needs == frozenset()
 

@@ -41,7 +41,7 @@ def setting_of(student, teacher, train=True):
 
 def view_of(context, student, variables, teachers, train, step=0, params=None, stages=None):
     params = variables.params if params is None else params
-    run = student_runner(student, params, train)
+    run = student_runner(student, params, jax.random.key(0), train)
     outputs, stats = run(variables.stats, IMAGE)
     outputs = outputs if stages is None else outputs._replace(stages=stages)
     match = kd_jax.Match(outputs.logits, teachers[0].logits)

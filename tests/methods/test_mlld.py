@@ -47,8 +47,8 @@ def test_it_compares_both_views_and_leaves_them_alone(view):
 def test_variables_and_needs(view):
     context = InitContext(jax.eval_shape(lambda: view), 10)
     assert mlld().init(KEY, context) == NO_VARS
-    assert mlld().needs == {"match", "match.temperature", "view.strong"}
-    assert mlld(temperature=3.0).needs == {"match", "view.strong"}
+    assert mlld().needs == {"match", "match.temperature", "view.strong", "labels"}
+    assert mlld(temperature=3.0, ce_weight=0.0).needs == {"match", "view.strong"}
     with pytest.raises(ValueError, match="one shape"):  # what the loss refuses, it refuses when variables are made
         short = jax.eval_shape(lambda: view_of(case(1, 6, 10)[0] | {"student_strong": jnp.zeros((5, 10))}))
         mlld().init(KEY, InitContext(short, 10))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kd_jax import models
-from kd_jax.models import imagenet, vit
+from kd_jax.models import efficientnet, imagenet, vit
 from kd_jax.models.base import multiply_adds
 
 # one network of every family, as small as the family allows
@@ -18,7 +18,7 @@ QUICK = {
 HEIGHT = {
     **dict.fromkeys(("vgg8", "vgg11", "vgg13", "vgg16", "vgg19", "ShuffleV1", "ShuffleV2", "ResNet18", "ResNet50"), 4),
     "MobileNetV2": 2,
-    **dict.fromkeys(imagenet.NETWORKS, 1),
+    **dict.fromkeys((*imagenet.NETWORKS, *efficientnet.NETWORKS), 1),
 }
 
 

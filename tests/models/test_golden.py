@@ -12,7 +12,7 @@ import pytest
 
 from kd_jax import models
 from kd_jax.interop import state_dict
-from kd_jax.models import imagenet, vit
+from kd_jax.models import efficientnet, imagenet, vit
 from tests.models import make_golden
 
 GOLDEN = np.load(make_golden.FILE)
@@ -34,7 +34,8 @@ def net(request):
 
 
 # the others: see test_imagenet.py and test_vit.py
-CIFAR = [name for name in models.MODELS if name not in imagenet.NETWORKS | vit.NETWORKS]
+LARGE = {**imagenet.NETWORKS, **efficientnet.NETWORKS, **vit.NETWORKS}
+CIFAR = [name for name in models.MODELS if name not in LARGE]
 DEEPER = ("resnet44", "resnet56", "resnet110", "wrn_40_1", "vgg16", "vgg19")  # than others of the same code
 
 

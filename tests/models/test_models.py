@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kd_jax import InputError, models
-from kd_jax.models import imagenet, network, vit
+from kd_jax.models import efficientnet, imagenet, network, vit
 
 apply = jax.jit(models.apply, static_argnums=0, static_argnames=("train", "after"))
 init = jax.jit(models.init, static_argnums=0, static_argnames="after")
@@ -17,7 +17,7 @@ HEIGHTS = {
     **dict.fromkeys(("ShuffleV1", "ShuffleV2"), [32, 16, 8, 4]),
     **dict.fromkeys(("ResNet18", "ResNet50"), [32, 32, 16, 8, 4]),
     "MobileNetV2": [16, 16, 8, 4, 2],
-    **dict.fromkeys(imagenet.NETWORKS, [16, 8, 4, 2, 1]),
+    **dict.fromkeys((*imagenet.NETWORKS, *efficientnet.NETWORKS), [16, 8, 4, 2, 1]),
     **{name: [6 if "distilled" in name else 5] * 5 for name in vit.NETWORKS},  # tokens
 }
 

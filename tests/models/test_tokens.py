@@ -245,6 +245,7 @@ READ = (
     "kdsvd",
     "vid",
     "wkd_f",
+    "embed",
     "ofa",
 )
 LOGITS = (

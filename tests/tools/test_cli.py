@@ -31,7 +31,8 @@ def test_every_config_is_tested():
 
 
 def spelled(name):
-    return {"compose": "sftn+skd+dist,resnet8,", "ema_teacher": ""}.get(name, "resnet8,") + "resnet8,smoke"
+    first = {"compose": "sftn+skd+dist,resnet8,", "ema_teacher": "", "unlabelled": ""}.get(name, "resnet8,")
+    return f"{first}resnet8,smoke"
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -58,7 +59,7 @@ TWICE = ("quickstart", "skd_dkd", "skd_sokd", "sokd_ablation", "sftn_vs_kd", "cr
 # between them all kinds of phases, states and networks; sokd_fitnet runs in tests/train/test_sokd_runs.py
 COVERING = (
     "ab", "crd", "ctkd", "dml", "dot", "ema_teacher", "ft", "kd", "mlld", "multi_teacher", "reviewkd", "sftn", "simkd",
-    "skd",
+    "skd", "unlabelled",
 )  # fmt: skip
 
 

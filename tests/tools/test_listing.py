@@ -49,7 +49,7 @@ def test_every_name_appears(printed):
     assert names(printed["methods"]) == [*methods.REFINERS, *methods.CRITERIA]
     files = sorted(p for p in (ROOT / "configs").glob("*.py") if "def get_config" in p.read_text())
     takes = {p.name: "TEACHER,STUDENT" for p in files} | {"compose.py": "METHODS,TEACHER,STUDENT"}
-    takes |= {"ema_teacher.py": "STUDENT", "multi_teacher.py": "TEACHER+TEACHER,STUDENT"}
+    takes |= {"ema_teacher.py": "STUDENT", "unlabelled.py": "STUDENT", "multi_teacher.py": "TEACHER+TEACHER,STUDENT"}
     assert names(printed["configs"]) == [f"configs/{name}:{takes[name]}" for name in takes]
     said = [line.partition("  ")[0].split(", ") for line in printed["data"][1:]]
     assert sum(said, []) == [*data.SOURCES, "folder:DIR", "tfds:NAME"]
@@ -78,7 +78,7 @@ def test_methods(printed):
             assert said in text or keyword == "kind", (kind, keyword)
         assert ("Reference" not in make.__doc__) or listing.reference(make.__doc__)[:40] in text
     row = {line.split()[0]: line.split()[1:] for line in printed["methods"][1:] if not line.startswith(" ")}
-    assert row["skd"][:2] == ["refiner", "match"] and row["ce"][:2] == ["criterion", "-"]
+    assert row["skd"][:2] == ["refiner", "match"] and row["ce"][:2] == ["criterion", "labels"]
     assert 'Neural Network", 2015, arXiv 1503.02531.' in text and "Differs" not in text and "Raises" not in text
 
 

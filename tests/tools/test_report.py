@@ -70,8 +70,8 @@ def home(tmp_path):
 
 
 def test_figures_against_a_slow_reference(home):
-    found = report_runs.find([str(home)])
-    one, four, eight = report_tables.rows_of(found.runs, "")
+    results = report_runs.find([str(home)])
+    one, four, eight = report_tables.rows_of(results.runs, "")
     assert [row.label for row in (one, four, eight)] == ["temperature=1", "temperature=4", "temperature=8"]
     values = [[TOP1[value, seed] for seed in range(3)] for value in "14"]
     assert one.mean == pytest.approx(np.mean(values[0])) and one.deviation == pytest.approx(np.std(values[0], ddof=1))
@@ -109,9 +109,9 @@ def test_single_runs_are_told_apart_by_what_differs(tmp_path):
     for value in ("1", "4"):
         for seed in range(2):
             put(tmp_path / f"T{value}" / str(seed), value, seed, TOP1[value, seed])
-    found = report_runs.find([str(tmp_path)])
-    assert found.keys == ["student.refine.skd.temperature"]
-    rows = report_tables.rows_of(found.runs, "")
+    results = report_runs.find([str(tmp_path)])
+    assert results.keys == ["student.refine.skd.temperature"]
+    rows = report_tables.rows_of(results.runs, "")
     assert [(row.label, len(row.values)) for row in rows] == [("skd, temperature=1.0", 2), ("skd, temperature=4.0", 2)]
     put(tmp_path / "again", "1", 0, 0.4)  # the same run a second time is no further seed
     rows = report_tables.rows_of(report_runs.find([str(tmp_path)]).runs, "")
