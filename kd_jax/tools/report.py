@@ -8,7 +8,7 @@ from kd_jax.storage.progress import log_line
 from kd_jax.tools.report_page import page
 from kd_jax.tools.report_plots import pictures
 from kd_jax.tools.report_runs import find, notes_on
-from kd_jax.tools.report_tables import HEAD, TEXT, cells_of, comma_separated, latex, markdown, pivot, rows_of
+from kd_jax.tools.report_tables import HEAD, TEXT, cells_of, comma_separated, highest, latex, markdown, pivot, rows_of
 from kd_jax.typing import InputError
 
 CAPTIONS = {
@@ -42,7 +42,7 @@ def report(folders: Sequence[str], *, rows: str = "", cols: str = "", baseline: 
     headlines = {run.headline for run in results.runs if run.state == "done"}
     if len(headlines) > 1:
         raise InputError(f"the runs are measured by {', '.join(sorted(headlines))}: a report of each wanted")
-    notes = [*notes_on(results.runs), *_lacking(table)]
+    notes = [line for line in (highest(table), *notes_on(results.runs), *_lacking(table)) if line]
     drawn = pictures(table, *headlines) if headlines else {}
     against = {name: name.removeprefix("against_") for name in drawn if name not in CAPTIONS}
     captions = CAPTIONS | {

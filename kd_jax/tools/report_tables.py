@@ -152,6 +152,21 @@ def gap_of(values: dict[int, float], base: dict[int, float]) -> Gap | None:
     return Gap(statistics.fmean(gaps), error, float(stats.t.ppf((1 + LEVEL) / 2, len(gaps) - 1)) * error, len(gaps))
 
 
+def highest(rows: Sequence[Row]) -> str:
+    """A line on the row with the highest mean, and on those that its seeds do not tell from it; "" without two rows."""
+    there = sorted((row for row in rows if row.values), key=lambda row: -row.mean)
+    if len(there) < 2:
+        return ""
+    best, *others = there
+    gaps = {row.label: gap_of(best.values, row.values) for row in others}
+    level = [label for label, gap in gaps.items() if gap is None or gap.reach is None or gap.mean <= gap.reach]
+    if len(level) == len(others):
+        apart = "its seeds tell it from no other row"
+    else:
+        apart = f"not told from it: {', '.join(level)}" if level else "told from all other rows"
+    return f"highest: {best.label}, {percent(best.mean)} %; {apart}"
+
+
 HEAD = ("setting", "n", "last, %", "deviation", "best (chosen on test), %", "agreement, %", "to the baseline, points",
         "standard error", "ms a step", "what the difference shows")  # fmt: skip
 TEXT = {0, 9}  # columns that are words

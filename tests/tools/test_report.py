@@ -96,6 +96,15 @@ def test_what_a_difference_shows(gaps, sentence):
     assert report_tables.gap_of(values, {99: 0.5}) is None
 
 
+def test_the_highest_row(home):
+    rows = report_tables.rows_of(report_runs.find([str(home)]).runs, "")
+    assert report_tables.highest(rows) == "highest: temperature=4, 62.33 %; not told from it: temperature=8"
+    assert report_tables.highest(rows[::2]).endswith("; its seeds tell it from no other row")
+    assert report_tables.highest(rows[:2]).endswith("; told from all other rows") and not report_tables.highest(
+        rows[:1]
+    )
+
+
 def test_another_baseline(home):
     runs = report_runs.find([str(home)]).runs
     for named in ("temperature=4", "student.refine.skd.temperature=4"):

@@ -253,3 +253,28 @@ def test_a_dry_run(tmp_path, capsys):
     assert "4 runs (2 cells, 2 seeds), and 2 phases that they share" in said
     assert "  student.terms.kd.weight=2/seed=1: new, takes teacher from shared/teacher-" in said
     assert said.count("2 steps taken") == 2 and "all together: about " in said and not (tmp_path / "new").exists()
+
+
+SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("[a-z]*.py"))
+PAIR = {"cifar100": "", "imagenet": ""}  # these have pairs of their own
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_sweep_as_data(name):
+    """All cells are configurations that can be, in full and under smoke; its baseline is one of them."""
+    pair = PAIR.get(name, "resnet20,resnet8")
+    for size in ("", "smoke"):
+        argument = ",".join(word for word in (pair, size) if word)
+        variants, more = sweep_cells.of_file(f"configs/sweeps/{name}.py" + (f":{argument}" if argument else ""))
+        there = sweep_cells.cells_of(variants, (), 1)
+        assert len(there) >= 5
+        if "baseline" in more:
+            sweep_cells.find(there, more["baseline"])
+        shared, _ = jobs_of(there)
+        assert shared  # a teacher at least
+
+
+def test_sweeps_are_listed():
+    done = launch("sweep", "--list")
+    assert done.returncode == 0 and all(f"configs/sweeps/{name}.py  " in done.stdout for name in SWEEPS)
+    assert "SKD" in done.stdout.splitlines()[SWEEPS.index("skd")]
