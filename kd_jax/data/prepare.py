@@ -14,9 +14,11 @@ from etils import epath
 
 from kd_jax.data.convert import convert
 from kd_jax.data.names import shown
+from kd_jax.data.openclipart import prepare_openclipart
 from kd_jax.data.tfds import FORMAT, INFO, describe, find, formats, root
 from kd_jax.typing import InputError, first_line
 
+OPENCLIPART = "openclipart"  # no set of TFDS
 _ARCHIVES = ("cifar10", "cifar100")
 _PATIENCE = 10  # seconds to wait for the first byte of a download
 
@@ -25,7 +27,7 @@ def prepare(name: str, *, data_dir: str = "", source: str = "") -> str:
     """Make a TFDS set readable by data.name=tfds:NAME.
 
     Args:
-      name: NAME or NAME/CONFIG, as TFDS has it.
+      name: NAME or NAME/CONFIG, as TFDS has it; or openclipart, see `openclipart.prepare_openclipart`.
       data_dir: TFDS's data_dir; "" is TFDS's own default.
       source: a folder with a tfrecord copy of the set, to be converted; or a downloaded archive, or
         a folder of them, that TFDS then takes instead of the network. "" takes what is in data_dir
@@ -37,6 +39,10 @@ def prepare(name: str, *, data_dir: str = "", source: str = "") -> str:
     Raises:
       InputError: TensorFlow is needed and missing, an unknown set, a wrong source, a failed download.
     """
+    if name == OPENCLIPART:
+        if not data_dir:
+            raise InputError("--data_dir: missing; name a new folder for the pictures")
+        return prepare_openclipart(data_dir, source=source)
     where, given = root(data_dir), epath.Path(source).expanduser()
     if source and not given.exists():
         raise InputError(f"--source={source}: no such file or folder")
