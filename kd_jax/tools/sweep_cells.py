@@ -49,7 +49,7 @@ class Variant(NamedTuple):
 
 
 def of_grids(spelled: str, grids: Iterable[str], where: str = "--grid") -> list[Variant]:
-    """Every combination of the values of some keys.
+    """Every combination of the values of some keys; without any, the config as it is.
 
     Args:
       spelled: FILE.py[:ARGUMENT].
@@ -70,7 +70,7 @@ def of_grids(spelled: str, grids: Iterable[str], where: str = "--grid") -> list[
             raise InputError(f"{where} {grid}: {key} has a grid already")
         axes[key] = values
     cells = (dict(zip(axes, values, strict=True)) for values in product(*axes.values()))
-    return [Variant(_name(settings), settings, spelled) for settings in cells]
+    return [Variant(_name(settings) or _stem(spelled), settings, spelled) for settings in cells]
 
 
 def of_file(spelled: str) -> tuple[list[Variant], dict[str, Any]]:
@@ -103,7 +103,7 @@ def of_file(spelled: str) -> tuple[list[Variant], dict[str, Any]]:
         settings = {key: _spell(value) for key, value in row.items()}
         if argument:
             file += ("," if ":" in file else ":") + argument
-        variants.append(Variant(name or _name(settings) or Path(file).stem, settings, file))
+        variants.append(Variant(name or _name(settings) or _stem(file), settings, file))
     if not variants:
         raise InputError(f"--sweep: sweep() of {path} yields nothing")
     more = {name: getattr(module, name.upper()) for name in ("seeds", "baseline") if hasattr(module, name.upper())}
@@ -177,6 +177,11 @@ def _spell(value: Any) -> str:
 
 def _name(settings: Mapping[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in settings.items())
+
+
+def _stem(spelled: str) -> str:
+    """The name of a config file."""
+    return Path(spelled.partition(":")[0]).stem
 
 
 def _folder_name(name: str) -> str:

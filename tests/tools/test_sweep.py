@@ -51,6 +51,11 @@ def test_every_combination_times_seeds():
     assert cell.tree["student"]["terms"]["kd"]["weight"] == 20.0
 
 
+def test_seeds_alone():
+    there = cells([], seeds=2)
+    assert [cell.folder for cell in there] == ["skd/seed=0", "skd/seed=1"]
+
+
 def test_a_sweep_as_data(tmp_path):
     file = tmp_path / "parts.py"
     file.write_text(
