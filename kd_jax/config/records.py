@@ -151,10 +151,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Log:
-    """every: steps between training rows. tensorboard: also write its event files."""
+    """every: steps between training rows. tensorboard: also write its event files. wandb: project of Weights & Biases
+    that gets the rows too, "" for none."""
 
     every: int = 50
     tensorboard: bool = False
+    wandb: str = ""
 
     def check(self, key: str) -> None:
         require(self.every > 0, f"{key}.every", self.every, "a number of steps above 0")

@@ -1,15 +1,16 @@
-"""metrics.jsonl, and TensorBoard's events beside it."""
+"""metrics.jsonl, and what shows its rows elsewhere as they come."""
 
 import json
 import os
 import time
 from collections import Counter
+from collections.abc import Iterable
 
 from etils import epath
 
 from kd_jax.distributed import processes
 from kd_jax.storage.files import on_store, write_text, writing
-from kd_jax.typing import InputError
+from kd_jax.storage.trackers import Tracker
 
 FLUSH = 20.0  # seconds between two writes of metrics.jsonl to an object store, which takes whole files only
 
@@ -25,7 +26,7 @@ class MetricsLog:
         self._path = path
         self._on_store, self._written = on_store(path), 0.0
         self.rows = _whole_rows(path) if path.exists() else []
-        self._board = None
+        self._trackers: list[Tracker] = []
 
     def rewind(self, phase: str, step: int) -> None:
         """Drop a phase's rows after a step: they will be written again."""
@@ -49,10 +50,9 @@ class MetricsLog:
                 file.write("".join(map(_line, rows)))
         elif time.monotonic() - self._written > FLUSH:
             self.flush()
-        for row in rows if self._board else ():
-            for name, value in _scalars(row):
-                seed = f"seed_{row['seed']}/" if "seed" in row else ""
-                self._board.add_scalar(f"{row['split']}/{seed}{name}", value, row["step"])
+        for row in rows:
+            for tracker in self._trackers:
+                tracker.add(row)
 
     def flush(self) -> None:
         """Have all rows on the disk: before a checkpoint is saved, for a run that resumes from it keeps them."""
@@ -67,35 +67,15 @@ class MetricsLog:
         """How many rows a phase has of every split, up to a step."""
         return dict(Counter(row["split"] for row in self.rows if row["phase"] == phase and row["step"] <= step))
 
-    def mirror(self, folder: epath.Path | None, phase: str, step: int) -> None:
-        """From `step` of a phase on, also write TensorBoard events under folder/phase; None: no longer."""
-        if self._board:
-            self._board.close()
-        self._board = (
-            folder and processes.is_main() and tensorboard().SummaryWriter(str(folder / phase), purge_step=step + 1)
-        )
+    def track(self, trackers: Iterable[Tracker]) -> None:
+        """From now on give rows to these trackers too, and no longer to others."""
+        for tracker in self._trackers:
+            tracker.close()
+        self._trackers = list(trackers)
 
     def of(self, phase: str, split: str) -> list[dict]:
         """The rows of one phase and split, in order."""
         return [r for r in self.rows if r["phase"] == phase and r["split"] == split]
-
-
-def tensorboard():
-    """The module tensorboardX; InputError where it is not installed."""
-    try:
-        import tensorboardX
-    except ImportError as e:
-        raise InputError("config.log.tensorboard: needs tensorboardX; pip install 'kd_jax[tensorboard]'") from e
-    return tensorboardX
-
-
-def _scalars(row: dict):
-    """(name, value) of a row's numbers, those of its groups too."""
-    for name, value in row.items():
-        if isinstance(value, dict):
-            yield from ((f"{name}/{inner}", v) for inner, v in value.items())
-        elif isinstance(value, float):
-            yield name, value
 
 
 def _line(row: dict) -> str:

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from etils import epath
+
 from kd_jax.storage import files
 from kd_jax.storage.progress import log_line
+from kd_jax.storage.trackers import WandB, required
 from kd_jax.tools.report_page import page
 from kd_jax.tools.report_plots import pictures
-from kd_jax.tools.report_runs import find, notes_on
+from kd_jax.tools.report_runs import Run, find, notes_on
 from kd_jax.tools.report_tables import HEAD, TEXT, cells_of, comma_separated, highest, latex, markdown, pivot, rows_of
 from kd_jax.typing import InputError
 
@@ -17,7 +20,9 @@ CAPTIONS = {
 }
 
 
-def report(folders: Sequence[str], *, rows: str = "", cols: str = "", baseline: str = "", out: str = "") -> list[Path]:
+def report(
+    folders: Sequence[str], *, rows: str = "", cols: str = "", baseline: str = "", out: str = "", wandb: str = ""
+) -> list[Path]:
     """Write a report.
 
     Args:
@@ -25,6 +30,7 @@ def report(folders: Sequence[str], *, rows: str = "", cols: str = "", baseline: 
       rows, cols: keys of a further table; both or none.
       baseline: row that the others are compared with; by default the sweep's, or the first.
       out: folder of the report; by default the first of `folders`.
+      wandb: project of Weights & Biases that gets the rows of all runs; "" for none.
 
     Returns:
       The files.
@@ -64,8 +70,21 @@ def report(folders: Sequence[str], *, rows: str = "", cols: str = "", baseline: 
     for name, picture in drawn.items():
         written.append(home / f"report_{name}.png")
         written[-1].write_bytes(picture)
+    if wandb:
+        _push(results.runs, wandb)
     log_line("\n".join([markdown(main, TEXT), *notes, "", *(f"written: {path}" for path in written)]))
     return written
+
+
+def _push(runs: Sequence[Run], project: str) -> None:
+    """Give the rows of finished runs to a project, as if they had been tracked while they trained."""
+    required("wandb")
+    for run in runs:
+        if run.state == "done":
+            tracker = WandB(project, epath.Path(run.folder.resolve()), run.phase, run.summary["config"])
+            for row in run.rows:
+                tracker.add(row)
+            tracker.close()
 
 
 def _lacking(table) -> list[str]:

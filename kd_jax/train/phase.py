@@ -12,6 +12,7 @@ from kd_jax.engine.loop import LoopState
 from kd_jax.methods.base import fold
 from kd_jax.plan import PhasePlan
 from kd_jax.storage.progress import Progress, log_line
+from kd_jax.storage.trackers import trackers_of
 from kd_jax.storage.workdir import Workdir
 from kd_jax.train import report
 from kd_jax.train.batches import Resident, Streamed
@@ -111,7 +112,7 @@ class PhaseRun:
         counts = self.record.cache_counts  # of the process that this one goes on for
         step, wall, mark = int(loops[0].state.step), self.record.clock.wall, None
         self.log.rewind(self.name, step)
-        self.log.mirror(self.folder.parent / "tensorboard" if self.recipe.log.tensorboard else None, self.name, step)
+        self.log.track(trackers_of(self.recipe, self.folder.parent, self.name, step))
         progress = Progress(self.name, step, plan.steps)
         steps = Steps(self.recipe, plan, compiled, self.source, teachers, loops, keys, self.cache)
         while step < plan.steps:

@@ -8,7 +8,7 @@ from kd_jax.distributed import preemption, processes
 from kd_jax.distributed.mesh import Layout
 from kd_jax.models import graft
 from kd_jax.plan import PhasePlan, build
-from kd_jax.storage import files, metrics_log
+from kd_jax.storage import files, metrics_log, trackers
 from kd_jax.storage.progress import log_line
 from kd_jax.storage.workdir import Workdir
 from kd_jax.train import machine, report
@@ -53,8 +53,9 @@ def load_data(recipe: config.Recipe) -> data.Dataset:
 def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
     """Validate, load the data and plan every phase; writes nothing. Arguments and errors as for `run`."""
     recipe = config.parse(tree)
-    if recipe.log.tensorboard:
-        metrics_log.tensorboard()  # missing: say so now
+    for extra in trackers.EXTRAS:
+        if getattr(recipe.log, extra):
+            trackers.required(extra)  # missing: say so now
     home = Workdir(workdir, tree, recipes.completed)
     home.check(overwrite=overwrite)
     machine.check_deterministic(recipe)
@@ -120,7 +121,10 @@ def _run(prepared: Prepared, tree: dict, stop) -> dict:
     results = {}
     for phase in runs:
         with source:  # which no longer computes ahead after the phase, however that ends
-            results[phase.name] = phase.result()
+            try:
+                results[phase.name] = phase.result()
+            finally:
+                log.track(())
     written, task = home.path / "summary.json", plans[0].task
     if any(phase.trained for phase in runs) or not processes.from_main(written.exists):
         summary = report.summarize(recipe, results, tree, data_identity)

@@ -6,6 +6,7 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -155,6 +156,30 @@ def test_files(home, tmp_path, capsys):
     assert "note: of 9 runs 1 failed, 1 missing" in text and "| temperature=4 | 3 | 62.33 |" in text
     assert r"temperature=4 & 3 & 62.33" in (tmp_path / "out" / "table.tex").read_text()
     assert capsys.readouterr().out.count("written: ") == len(written)
+
+
+def test_rows_go_to_weights_and_biases_afterwards(home, tmp_path, monkeypatch):
+    runs = []
+
+    class Run:
+        def __init__(self, **how):
+            self.how, self.rows = how, []
+            runs.append(self)
+
+        def define_metric(self, *args, **kwargs):
+            pass
+
+        def log(self, row):
+            self.rows.append(row)
+
+        def finish(self):
+            self.rows.append("finished")
+
+    monkeypatch.setitem(sys.modules, "wandb", type("module", (), {"init": Run}))
+    report.report([str(home)], out=str(tmp_path / "out"), wandb="project")
+    assert len(runs) == len({run.how["id"] for run in runs}) == len(TOP1)
+    assert all(run.how["project"] == "project" and run.rows[-1] == "finished" for run in runs)
+    assert runs[0].rows[2] == {"test/epoch": 3.0, "test/top1": 0.5, "step": 15, "epoch": 3.0}
 
 
 def test_a_table_of_two_keys(home):

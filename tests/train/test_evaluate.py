@@ -97,6 +97,24 @@ def test_the_reading_of_a_table():
     assert "skd against kd: +2.00 points, within the 4.06" in said
 
 
+def test_weights_and_biases_offline(tmp_path, host_patch, capfd):
+    """Without the package one line; with it a run for each phase, whose file holds the rows and the configuration."""
+    config_tree = tree(log__wandb="distillation")
+    host_patch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match=r"config.log.wandb: needs wandb; pip install 'kd_jax\[wandb\]'"):
+        run.run(config_tree, str(tmp_path))
+    host_patch.undo()
+    wandb = pytest.importorskip("wandb")
+    host_patch.setenv("WANDB_MODE", "offline")
+    host_patch.setenv("WANDB_SILENT", "true")
+    run.run(config_tree, str(tmp_path))
+    files = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(files) == 2 and wandb.run is None
+    held = [file.read_bytes() for file in files]
+    (student,) = (text for text in held if b"test/agreement" in text)
+    assert b"train/terms/kd" in student and b"distillation" in student and b"milestones" in student
+
+
 def test_tensorboard(tmp_path, monkeypatch):
     """With tensorboardX: an event file a phase; without: one line, before anything starts."""
     config_tree = tree(log__tensorboard=True)

@@ -217,8 +217,8 @@ def test_a_phase_starts_each_seed_from_its_own(tmp_path, capsys):
 def test_a_loss_that_is_not_finite_names_the_seed(home, tmp_path, host_patch):
     start = phase.PhaseRun._start_seed
 
-    def broken(self, compiled, teachers, seed):
-        loop = start(self, compiled, teachers, seed)
+    def broken(self, compiled, teachers, seed, *rest):
+        loop = start(self, compiled, teachers, seed, *rest)
         params = jax.tree.map(lambda x: x * (np.nan if seed == 6 else 1), loop.state.params)
         return loop._replace(state=loop.state._replace(params=params))
 
