@@ -10,6 +10,8 @@ from kd_jax.storage.progress import log_line
 from kd_jax.storage.trackers import WandB, required
 from kd_jax.tools.report_page import page
 from kd_jax.tools.report_plots import pictures
+from kd_jax.tools.report_predictions import CAPTIONS as OF_PREDICTIONS
+from kd_jax.tools.report_predictions import prediction_pictures
 from kd_jax.tools.report_runs import Run, find, notes_on
 from kd_jax.tools.report_tables import HEAD, TEXT, cells_of, comma_separated, highest, latex, markdown, pivot, rows_of
 from kd_jax.typing import InputError
@@ -21,8 +23,9 @@ CAPTIONS = {
 
 
 def report(
-    folders: Sequence[str], *, rows: str = "", cols: str = "", baseline: str = "", out: str = "", wandb: str = ""
-) -> list[Path]:
+    folders: Sequence[str], *, rows: str = "", cols: str = "", baseline: str = "", out: str = "", wandb: str = "",
+    predictions: bool = False,
+) -> list[Path]:  # fmt: skip
     """Write a report.
 
     Args:
@@ -30,6 +33,7 @@ def report(
       rows, cols: keys of a further table; both or none.
       baseline: row that the others are compared with; by default the sweep's, or the first.
       out: folder of the report; by default the first of `folders`.
+      predictions: whether to run the saved networks over the test set, for pictures of what they say.
       wandb: project of Weights & Biases that gets the rows of all runs; "" for none.
 
     Returns:
@@ -50,10 +54,14 @@ def report(
         raise InputError(f"the runs are measured by {', '.join(sorted(headlines))}: a report of each wanted")
     notes = [line for line in (highest(table), *notes_on(results.runs), *_lacking(table)) if line]
     drawn = pictures(table, *headlines) if headlines else {}
-    against = {name: name.removeprefix("against_") for name in drawn if name not in CAPTIONS}
-    captions = CAPTIONS | {
-        name: f"The last step against {key}; bars are one deviation." for name, key in against.items()
-    }
+    if predictions:
+        drawn |= prediction_pictures(table)
+    against = {name: name.removeprefix("against_") for name in drawn if name.startswith("against_")}
+    captions = (
+        CAPTIONS
+        | OF_PREDICTIONS
+        | {name: f"The last step against {key}; bars are one deviation." for name, key in against.items()}
+    )
     home = Path(out or folders[0])
     home.mkdir(parents=True, exist_ok=True)
     title = ", ".join(Path(folder).resolve().name for folder in folders)

@@ -31,7 +31,8 @@ def pictures(rows: Sequence[Row], metric: str) -> dict[str, bytes]:
     return {name: picture for name, picture in drawn.items() if picture}
 
 
-def _axes(title: str, x: str, y: str):
+def axes_of(title: str, x: str, y: str):
+    """A figure, and its axes with a title and the names of what they show."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -43,13 +44,15 @@ def _axes(title: str, x: str, y: str):
     return figure, axes
 
 
-def _png(figure) -> bytes:
+def png(figure) -> bytes:
+    """A figure as a file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     return buffer.getvalue()
 
 
-def _style(i: int) -> dict:
+def style(i: int) -> dict:
+    """How the i-th line looks."""
     return {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
 
 
@@ -58,7 +61,7 @@ def _legend(axes, shown: int, there: int) -> None:
     axes.legend(fontsize="small", title=title, title_fontsize="small")
 
 
-def _best(rows: Sequence[Row]) -> list[Row]:
+def best_of(rows: Sequence[Row]) -> list[Row]:
     """As many as a picture has colours for, in the order of the table."""
     chosen = sorted(rows, key=lambda row: -row.mean)[:MOST]
     return [row for row in rows if row in chosen]
@@ -66,22 +69,22 @@ def _best(rows: Sequence[Row]) -> list[Row]:
 
 def _curves(rows: Sequence[Row], metric: str) -> bytes | None:
     """The headline on the test set by epoch: mean over seeds, a band of one deviation."""
-    figure, axes = _axes("Test set", "epoch", f"{metric}, %")
-    for i, row in enumerate(_best(rows)):
+    figure, axes = axes_of("Test set", "epoch", f"{metric}, %")
+    for i, row in enumerate(best_of(rows)):
         points: dict[float, list[float]] = {}
         for test in itertools.chain(*(run.rows for run in row.runs)):
             if test["split"] == "test":
                 points.setdefault(test["epoch"], []).append(100 * test[metric])
         epochs = sorted(points)
         means = np.array([statistics.fmean(points[epoch]) for epoch in epochs])
-        axes.plot(epochs, means, label=row.label, **_style(i))
+        axes.plot(epochs, means, label=row.label, **style(i))
         if len(row.values) > 1:
             band = np.array([statistics.pstdev(points[epoch]) for epoch in epochs])
             axes.fill_between(epochs, means - band, means + band, color=COLORS[i % MOST], alpha=0.15, linewidth=0)
     if not axes.lines:
         return None
     _legend(axes, len(axes.lines), len(rows))
-    return _png(figure)
+    return png(figure)
 
 
 def _cost(rows: Sequence[Row], metric: str) -> bytes | None:
@@ -89,14 +92,14 @@ def _cost(rows: Sequence[Row], metric: str) -> bytes | None:
     rows = [row for row in rows if row.milliseconds]
     if len(rows) < 2:
         return None
-    figure, axes = _axes("Accuracy and cost", "ms a step, median of the runs", f"{metric} of the last step, %")
-    for i, row in enumerate(_best(rows)):
+    figure, axes = axes_of("Accuracy and cost", "ms a step, median of the runs", f"{metric} of the last step, %")
+    for i, row in enumerate(best_of(rows)):
         error = None if row.deviation is None else 100 * row.deviation
         axes.errorbar(
-            row.milliseconds, 100 * row.mean, yerr=error, capsize=3, linestyle="", label=row.label, **_style(i)
+            row.milliseconds, 100 * row.mean, yerr=error, capsize=3, linestyle="", label=row.label, **style(i)
         )
     _legend(axes, min(len(rows), MOST), len(rows))
-    return _png(figure)
+    return png(figure)
 
 
 def _numeric_keys(rows: Sequence[Row]) -> list[str]:
@@ -120,15 +123,15 @@ def _against(rows: Sequence[Row], key: str, metric: str) -> bytes:
         if value is not None:
             others = ", ".join(f"{k.split('.')[-1]}={v}" for k, v in row.runs[0].settings.items() if k != key)
             lines.setdefault(others, []).append((value, row))
-    figure, axes = _axes(key, key, f"{metric} of the last step, %")
+    figure, axes = axes_of(key, key, f"{metric} of the last step, %")
     for i, (label, points) in enumerate(list(lines.items())[:MOST]):
         points.sort(key=lambda point: point[0])
         means = [100 * row.mean for _, row in points]
         errors = [100 * (row.deviation or 0) for _, row in points]
-        axes.errorbar([x for x, _ in points], means, yerr=errors, capsize=3, label=label or None, **_style(i))
+        axes.errorbar([x for x, _ in points], means, yerr=errors, capsize=3, label=label or None, **style(i))
     values = sorted({x for points in lines.values() for x, _ in points})
     if values[0] > 0 and values[-1] / values[0] >= 20:
         axes.set_xscale("log")
     if any(lines):
         _legend(axes, min(len(lines), MOST), len(lines))
-    return _png(figure)
+    return png(figure)

@@ -22,7 +22,8 @@ class Run(NamedTuple):
 
     name: of the cell, or of the folder. settings: key -> value, of what differs between the runs; "phase" too. state:
     "done", or what else is the matter. figures: of summary.json, where it is done. summary: all of it. rows: of
-    metrics.jsonl, of the phase. command: that trains it, "" if it is not recorded.
+    metrics.jsonl, of the phase. command: that trains it, "" if it is not recorded. link: where a sweep has trained the
+    phase once for several cells, else "".
     """
 
     name: str
@@ -35,6 +36,7 @@ class Run(NamedTuple):
     rows: list[dict]
     folder: Path
     command: str
+    link: str = ""
 
     @property
     def headline(self) -> str:
@@ -76,7 +78,7 @@ def find(folders: Iterable[str]) -> Found:
         if len(entries) == before:
             raise InputError(f"{folder}: no run in it; a run has a config.json, a sweep a {RECORD}")
     runs = [run for home, cell in entries for run in _runs_in(home, cell)]
-    runs = _with_phases(_named(runs))
+    runs = _with_phases(_once(_named(runs)))
     return Found(runs, baseline, list(dict.fromkeys(key for run in runs for key in run.settings)))
 
 
@@ -93,16 +95,28 @@ def _runs_in(home: Path, cell: dict | None) -> list[Run]:
     tree, summary = (_json(path) if path.exists() else {} for path in about)
     name, given = (cell["name"], cell["settings"]) if cell else ("", {})
     seed, command = (cell["seed"], cell["command"]) if cell else (tree["seed"], "")
+    links = cell.get("links", {}) if cell else {}
     if not summary:
         state = _state(home, bool(tree))
-        return [Run(name, given, seed, phase, state, {}, {"config": tree}, [], home, command) for phase in _last(tree)]
+        about = (state, {}, {"config": tree}, [], home, command)
+        return [Run(name, given, seed, phase, *about, links.get(phase, "")) for phase in _last(tree)]
     rows = _rows(home / "metrics.jsonl")
     runs = []
     for phase in _last(tree):
         figures = summary["phases"][phase]
         for one in figures.get("seeds", [{"seed": seed}]):
             phase_rows = [row for row in rows if row["phase"] == phase and row.get("seed", one["seed"]) == one["seed"]]
-            parts = (one["seed"], phase, "done", {**figures, **one}, summary, phase_rows, home, command)
+            parts = (
+                one["seed"],
+                phase,
+                "done",
+                {**figures, **one},
+                summary,
+                phase_rows,
+                home,
+                command,
+                links.get(phase, ""),
+            )
             runs.append(Run(name, given, *parts))
     return runs
 
@@ -161,6 +175,21 @@ def _named(runs: list[Run]) -> list[Run]:
         run._replace(name=f"{run.name} in {run.folder}") if counts[run.name, run.phase, run.seed] > 1 else run
         for run in named
     ]
+
+
+def _once(runs: list[Run]) -> list[Run]:
+    """A phase that cells share is one run, with the settings that these cells have in common."""
+    shared: dict[tuple, list[Run]] = {}
+    for i, run in enumerate(runs):
+        shared.setdefault((run.link, run.seed) if run.link else (i,), []).append(run)
+    merged = []
+    for group in shared.values():
+        first, *others = group
+        common = {k: v for k, v in first.settings.items() if all(run.settings.get(k) == v for run in others)}
+        same = all(run.name == first.name for run in others)
+        name = first.name if same else ",".join(f"{key}={value}" for key, value in common.items())
+        merged.append(first._replace(name=name, settings=common if others else first.settings))
+    return merged
 
 
 def _with_phases(runs: list[Run]) -> list[Run]:

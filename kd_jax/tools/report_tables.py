@@ -98,7 +98,7 @@ def labels_of(runs: Sequence[Run]) -> list[str]:
             before = name.removesuffix(combined).rstrip(",")
             name = ", ".join([before] * bool(before) + [f"{_short_key(k, keys)}={v}" for k, v in values.items()])
         phase = run.settings.get("phase", "")
-        labels.append(phase if phase and one_name else f"{phase}: {name}" if phase else name)
+        labels.append(f"{phase}: {name}" if phase and name and not one_name else phase or name)
     return labels
 
 

@@ -24,7 +24,12 @@ from kd_jax.train.run import load_data
 from kd_jax.typing import InputError, Variables
 
 
-def _config(workdir: str) -> dict:
+def read_config(workdir: str) -> dict:
+    """The configuration of a run, with the defaults of keys that it lacks.
+
+    Raises:
+      InputError: no run there.
+    """
     written = resolve_path(workdir) / "config.json"
     if not written.exists():
         raise InputError(f"--workdir={workdir}: no run here (no config.json)")
@@ -56,7 +61,7 @@ def saved(
     """
     home, here = resolve_path(workdir), None
     if not (home / "checkpoints").exists():
-        tree = _config(workdir)
+        tree = read_config(workdir)
         phase, here = _phase(workdir, tree, phase), tree["seed"]
         home = home / phase
         if not (home / "checkpoints").exists():
@@ -124,7 +129,7 @@ def evaluate(
     Raises:
       InputError: no run there, no such phase, nothing saved.
     """
-    tree = _config(workdir)
+    tree = read_config(workdir)
     phase = _phase(workdir, tree, phase)
     if top1 and not tree["data"]["labels"]:
         raise InputError(f"--expect_top1: {workdir} is of data without labels, where agreement is measured, not top-1")
