@@ -129,9 +129,12 @@ def _against(rows: Sequence[Row], key: str, metric: str) -> bytes:
         means = [100 * row.mean for _, row in points]
         errors = [100 * (row.deviation or 0) for _, row in points]
         axes.errorbar([x for x, _ in points], means, yerr=errors, capsize=3, label=label or None, **style(i))
+    without = [row for row in rows if key not in row.runs[0].settings][: MOST - len(lines)]
+    for i, row in enumerate(without, len(lines)):  # such as the baseline
+        axes.axhline(100 * row.mean, color=COLORS[i % MOST], linestyle="--", linewidth=1, label=row.label)
     values = sorted({x for points in lines.values() for x, _ in points})
     if values[0] > 0 and values[-1] / values[0] >= 20:
         axes.set_xscale("log")
-    if any(lines):
+    if any(lines) or without:
         _legend(axes, min(len(lines), MOST), len(lines))
     return png(figure)

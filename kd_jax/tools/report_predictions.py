@@ -8,7 +8,7 @@ import numpy as np
 from kd_jax.storage.progress import log_line
 from kd_jax.tools.report_plots import COLORS, MOST, axes_of, best_of, png, style
 from kd_jax.tools.report_tables import Row
-from kd_jax.train.predict import Predictions, test_predictions
+from kd_jax.train.predict import Predictions, predict
 from kd_jax.typing import InputError
 
 BINS = 15
@@ -33,7 +33,7 @@ def prediction_pictures(rows: Sequence[Row]) -> dict[str, bytes]:
         if not run.summary["config"]["data"].get("labels", True):
             raise InputError(f"--predictions: {run.folder} is of data without labels")
         log_line(f"{row.label}: predictions of {run.folder}, {run.phase}")
-        said[row.label] = test_predictions(str(run.folder), phase=run.phase, seed=_together(run))
+        said[row.label] = predict(str(run.folder), phase=run.phase, seed=_together(run))
     base = next((row.label for row in rows if row.gap is None), "")
     drawn = {"reliability": _reliability(said), "classes": _classes(said, base), "correlation": _correlation(said)}
     return {name: picture for name, picture in drawn.items() if picture}
@@ -124,7 +124,7 @@ def _correlation(said: dict[str, Predictions]) -> bytes | None:
         return None
     columns = min(len(maps), 3)
     lines = -(-len(maps) // columns)
-    figure = Figure(figsize=(3.2 * columns + 0.8, 3.2 * lines), layout="constrained")
+    figure = Figure(figsize=(3.2 * columns + 0.8, 3.7 * lines), layout="constrained")
     FigureCanvasAgg(figure)
     places = np.ravel(figure.subplots(lines, columns, squeeze=False))
     top = max(each.max() for each in maps.values())

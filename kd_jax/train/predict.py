@@ -26,7 +26,7 @@ class Predictions(NamedTuple):
     classes: tuple[str, ...]
 
 
-def test_predictions(workdir: str, *, phase: str, seed: int | None = None) -> Predictions:
+def predict(workdir: str, *, phase: str, seed: int | None = None) -> Predictions:
     """Run a saved network, and its teachers where they stay as they are, over the test set.
 
     Args:
