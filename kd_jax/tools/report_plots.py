@@ -31,13 +31,19 @@ def pictures(rows: Sequence[Row], metric: str) -> dict[str, bytes]:
     return {name: picture for name, picture in drawn.items() if picture}
 
 
-def axes_of(title: str, x: str, y: str):
-    """A figure, and its axes with a title and the names of what they show."""
+def figure_of(size: tuple[float, float]):
+    """An empty figure. size: in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def axes_of(title: str, x: str, y: str):
+    """A figure, and its axes with a title and the names of what they show."""
+    figure = figure_of(SIZE)
     axes = figure.add_subplot()
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kd_jax.storage.progress import log_line
-from kd_jax.tools.report_plots import COLORS, MOST, axes_of, best_of, png, style
+from kd_jax.tools.report_plots import COLORS, MOST, axes_of, best_of, figure_of, png, style
 from kd_jax.tools.report_tables import Row
 from kd_jax.train.predict import Predictions, predict
 from kd_jax.typing import InputError
@@ -116,16 +116,12 @@ def correlation_difference(student: np.ndarray, teacher: np.ndarray) -> np.ndarr
 
 
 def _correlation(said: dict[str, Predictions]) -> bytes | None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     maps = {name: correlation_difference(of.logits, of.teacher) for name, of in said.items() if of.teacher is not None}
     if not maps:
         return None
     columns = min(len(maps), 3)
     lines = -(-len(maps) // columns)
-    figure = Figure(figsize=(3.2 * columns + 0.8, 3.7 * lines), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figure_of((3.2 * columns + 0.8, 3.7 * lines))
     places = np.ravel(figure.subplots(lines, columns, squeeze=False))
     top = max(each.max() for each in maps.values())
     for axes, (label, each) in zip(places, maps.items(), strict=False):
