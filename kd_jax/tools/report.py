@@ -13,7 +13,7 @@ from kd_jax.tools.report_plots import pictures
 from kd_jax.tools.report_predictions import CAPTIONS as OF_PREDICTIONS
 from kd_jax.tools.report_predictions import prediction_pictures
 from kd_jax.tools.report_runs import Run, find, notes_on
-from kd_jax.tools.report_tables import HEAD, TEXT, cells_of, comma_separated, highest, latex, markdown, pivot, rows_of
+from kd_jax.tools.report_tables import comma_separated, highest, latex, main_table, markdown, pivot, rows_of, words_in
 from kd_jax.typing import InputError
 
 CAPTIONS = {
@@ -52,7 +52,9 @@ def report(
     headlines = {run.headline for run in results.runs if run.state == "done"}
     if len(headlines) > 1:
         raise InputError(f"the runs are measured by {', '.join(sorted(headlines))}: a report of each wanted")
-    notes = [line for line in (highest(table), *notes_on(results.runs), *_lacking(table)) if line]
+    sources = dict.fromkeys(row.published[1] for row in table if row.published)
+    cited = f"note: published figures are those of {', '.join(sources)}: not ours" if sources else ""
+    notes = [line for line in (highest(table), cited, *notes_on(results.runs), *_lacking(table)) if line]
     drawn = pictures(table, *headlines) if headlines else {}
     if predictions:
         drawn |= prediction_pictures(table)
@@ -65,11 +67,14 @@ def report(
     home = Path(out or folders[0])
     home.mkdir(parents=True, exist_ok=True)
     title = ", ".join(Path(folder).resolve().name for folder in folders)
-    main = [HEAD, *map(cells_of, table)]
+    main = main_table(table)
+    words = words_in(main)
     texts = {
         "report.md": _text(title, main, pivots, notes, drawn, captions),
         "table.csv": comma_separated(table),
-        "table.tex": "\n\n".join(latex(each, {0}) for _, each in pivots) + "\n" if pivots else latex(main, TEXT) + "\n",
+        "table.tex": "\n\n".join(latex(each, {0}) for _, each in pivots) + "\n"
+        if pivots
+        else latex(main, words) + "\n",
         "report.html": page(title, table, pivots, notes, drawn, captions, home),
     }
     written = [home / name for name in texts]
@@ -80,7 +85,7 @@ def report(
         written[-1].write_bytes(picture)
     if wandb:
         _push(results.runs, wandb)
-    log_line("\n".join([markdown(main, TEXT), *notes, "", *(f"written: {path}" for path in written)]))
+    log_line("\n".join([markdown(main, words), *notes, "", *(f"written: {path}" for path in written)]))
     return written
 
 
@@ -104,7 +109,7 @@ def _lacking(table) -> list[str]:
 
 
 def _text(title: str, main, pivots, notes, drawn, captions) -> str:
-    parts = [f"# {title}", markdown(main, TEXT), *notes]
+    parts = [f"# {title}", markdown(main, words_in(main)), *notes]
     parts += [f"**{name or 'By two keys'}**\n\n{markdown(each, {0})}" for name, each in pivots]
     parts += [f"![{captions[name]}](report_{name}.png)" for name in drawn]
     return "\n\n".join(parts) + "\n"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from kd_jax.tools.report_tables import HEAD, TEXT, Row, cells_of
+from kd_jax.tools.report_tables import Row, main_table, words_in
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --mark: #0072B2; }
@@ -78,16 +78,20 @@ def page(
 
 
 def _main_table(rows: Sequence[Row], home: Path) -> str:
-    heads = "".join(
-        f'<th scope="col"{_words(i)}><button type="button">{html.escape(name)}</button></th>'
-        for i, name in enumerate(HEAD)
-    )
+    head, *lines = table = main_table(rows)
+    words = words_in(table)
+
+    def cell(i: int, inside: str, tag: str = "td") -> str:
+        kind = ' class="words"' if i in words else ""
+        return f"<{tag}{kind}>{inside}</{tag}>"
+
+    heads = "".join(cell(i, f'<button type="button">{html.escape(name)}</button>', "th") for i, name in enumerate(head))
     body = []
-    for row in rows:
+    for row, line in zip(rows, lines, strict=True):
         kind = "lacks" if not row.values else "base" if row.gap is None else ""
-        cells = list(map(html.escape, cells_of(row)))
+        cells = list(map(html.escape, line))
         cells[0] = f'<a href="{html.escape(_link(row.runs[0].folder, home))}">{cells[0]}</a>'
-        body.append(f'<tr class="{kind}">{"".join(f"<td{_words(i)}>{cell}</td>" for i, cell in enumerate(cells))}</tr>')
+        body.append(f'<tr class="{kind}">{"".join(cell(i, inside) for i, inside in enumerate(cells))}</tr>')
     inside = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody>"
     return f'<div class="wide"><table class="sorts">{inside}</table></div>'
 
@@ -110,10 +114,6 @@ def _commands(row: Row, home: Path) -> str:
         command = f"<pre>{html.escape(run.command)}</pre>" if run.command else ""
         items.append(f'<li><a href="{link}">seed {run.seed}</a>: {html.escape(run.state)}{command}</li>')
     return f"<details><summary>{html.escape(row.label)}</summary><ul>{''.join(items)}</ul></details>"
-
-
-def _words(i: int) -> str:
-    return ' class="words"' if i in TEXT else ""
 
 
 def _link(folder: Path, home: Path) -> str:

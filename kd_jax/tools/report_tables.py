@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from scipy import stats
 
+from kd_jax.tools.published import published
 from kd_jax.tools.report_runs import Run
 from kd_jax.typing import InputError, suggest
 
@@ -41,6 +42,12 @@ class Row(NamedTuple):
     def deviation(self) -> float | None:
         """Of the seeds; None of a single one."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+
+    @property
+    def published(self) -> tuple[float, str] | None:
+        """What others have published for it, and where."""
+        run = self.runs[0]
+        return published(run.summary["config"], run.phase) if run.summary.get("config") else None
 
     @property
     def missing(self) -> list[Run]:
@@ -167,23 +174,36 @@ def highest(rows: Sequence[Row]) -> str:
     return f"highest: {best.label}, {percent(best.mean)} %; {apart}"
 
 
-HEAD = ("setting", "n", "last, %", "deviation", "best (chosen on test), %", "agreement, %", "to the baseline, points",
-        "standard error", "ms a step", "what the difference shows")  # fmt: skip
-TEXT = {0, 9}  # columns that are words
+COLUMNS = (
+    "setting", "n", "last, %", "deviation", "best (chosen on test), %", "agreement, %", "to the baseline, points",
+    "standard error", "ms a step", "published, %", "what the difference shows",
+)  # fmt: skip
+WORDS = (COLUMNS[0], COLUMNS[-1])  # the others are numbers
 
 
-def cells_of(row: Row) -> tuple[str, ...]:
-    """A row of the main table as text, in the order of HEAD."""
+def main_table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """The rows as text, behind a head; without columns in which nothing stands."""
+    table = [COLUMNS, *map(_cells, rows)]
+    used = [i for i in range(len(COLUMNS)) if COLUMNS[i] in WORDS or any(line[i] for line in table[1:])]
+    return [tuple(line[i] for i in used) for line in table]
+
+
+def words_in(table: Sequence[Sequence[str]]) -> set[int]:
+    """The columns of words in the main table."""
+    return {i for i, name in enumerate(table[0]) if name in WORDS}
+
+
+def _cells(row: Row) -> tuple[str, ...]:
     missing = [f"{len(row.missing)} not done: {'; '.join(sorted({run.state for run in row.missing}))}"] * bool(
         row.missing
     )
-    gap = row.gap
+    gap, figure = row.gap, row.published
     words = [gap.sentence if gap else "the baseline" if row.values else ""]
     return (
         row.label, str(len(row.values)), percent(row.mean), percent(row.deviation), percent(row.best),
         percent(row.agreement), "" if gap is None else f"{100 * gap.mean:+.2f}",
         "" if gap is None else percent(gap.error), "" if row.milliseconds is None else f"{row.milliseconds:.1f}",
-        "; ".join([word for word in words if word] + missing),
+        f"{figure[0]:.2f}" if figure else "", "; ".join([word for word in words if word] + missing),
     )  # fmt: skip
 
 

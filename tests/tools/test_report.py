@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kd_jax import InputError
-from kd_jax.tools import report, report_runs, report_tables
+from kd_jax import InputError, config
+from kd_jax.tools import config_file, published, report, report_runs, report_tables
 from tests.commands import launch
-from tests.conftest import tree
+from tests.conftest import ROOT, tree
 
 TOP1 = {("1", 0): 0.5, ("1", 1): 0.6, ("1", 2): 0.55, ("4", 0): 0.58, ("4", 1): 0.69, ("4", 2): 0.60, ("8", 0): 0.5}
 CODE = {"revision": "a" * 40, "modified": False}
@@ -178,6 +178,23 @@ def test_files(home, tmp_path, capsys):
     assert "note: of 9 runs 1 failed, 1 missing" in text and "| temperature=4 | 3 | 62.33 |" in text
     assert r"temperature=4 & 3 & 62.33" in (tmp_path / "out" / "table.tex").read_text()
     assert capsys.readouterr().out.count("written: ") == len(written)
+
+
+@pytest.mark.parametrize(("arguments", "figure"), [
+    (("kd", "resnet56,resnet20", {}), (70.66, "mdistiller's README")),
+    (("crd", "resnet32x4,shufflev1", {}), (75.11, "RepDistiller's README")),
+    (("dkd", "ResNet50,vgg8", {}), None),  # none is known
+    (("kd", "resnet20,resnet8", {}), None),
+    (("kd", "resnet56,resnet20", {"student.epochs": 120}), None),
+    (("kd", "resnet56,resnet20", {"data.name": "cifar10"}), None),
+    (("kd", "resnet56,resnet20", {"data.subset": 0.5}), None),
+    (("skd", "resnet56,resnet20", {}), None),  # not available to us
+])  # fmt: skip
+def test_published_figures_stand_beside_what_they_are_of(arguments, figure):
+    name, pair, changes = arguments
+    config_dict = config_file.load(str(ROOT / "configs" / f"{name}.py") + f":{pair}")
+    config.override(config_dict, [f"--config.{key}={value}" for key, value in changes.items()])
+    assert published.published(json.loads(json.dumps(config_dict.to_dict())), "student") == figure
 
 
 def test_rows_go_to_weights_and_biases_afterwards(home, tmp_path, monkeypatch):
