@@ -1,5 +1,6 @@
 """Sweeps: which cells there are, what they share, what is refused before anything trains, and what becomes of runs."""
 
+import csv
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from kd_jax import InputError
 from kd_jax.tools import sweep, sweep_cells, sweep_jobs
+from kd_jax.tools.report import report
 from kd_jax.tools.sweep_cost import dry_run
 from kd_jax.tools.sweep_shared import jobs_of
 from kd_jax.train import run
@@ -283,3 +285,42 @@ def test_sweeps_are_listed():
     done = launch("sweep", "--list")
     assert done.returncode == 0 and all(f"configs/sweeps/{name}.py  " in done.stdout for name in SWEEPS)
     assert "SKD" in done.stdout.splitlines()[SWEEPS.index("skd")]
+
+
+def table_of(home, out):
+    """table.csv of a sweep without what depends on time and place."""
+    report([str(home)], out=str(out))
+    with open(out / "table.csv") as file:
+        lines = list(csv.DictReader(file))
+    timed = ("ms_per_step", "wall_seconds", "folder", "command")
+    return [{key: value for key, value in line.items() if key not in timed} for line in lines]
+
+
+@pytest.mark.full
+def test_a_sweep_that_is_killed_five_times_and_two_shards_end_alike(tmp_path):
+    """Six cells, SIGKILL at random moments; and the same in two shards, one after the other: bit for bit."""
+    flags = [f"--config={SKD}", "--grid=student.terms.kd.weight=1,2,3", "--seeds=2", "--config.student.steps=12",
+             "--config.checkpoint.every=3", "--config.teacher_check=False"]  # fmt: skip
+    command = [sys.executable, "launch/sweep.py", *flags]
+    quiet = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    assert subprocess.run([*command, f"--workdir={tmp_path / 'whole'}"], **quiet).returncode == 0
+    moments = np.random.default_rng(0).uniform(4, 25, 5)
+    for moment in moments:
+        process = subprocess.Popen([*command, f"--workdir={tmp_path / 'killed'}"], **quiet)
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    assert subprocess.run([*command, f"--workdir={tmp_path / 'killed'}"], **quiet).returncode == 0
+    for shard in ("0/2", "1/2"):
+        sharded = [*command, f"--workdir={tmp_path / 'shards'}", f"--shard={shard}"]
+        assert subprocess.run(sharded, **quiet).returncode == 0
+    whole, killed, shards = (
+        table_of(tmp_path / name, tmp_path / f"of_{name}") for name in ("whole", "killed", "shards")
+    )
+    assert len(whole) == 6 and all(line["state"] == "done" for line in whole)
+    assert whole == killed == shards
+    for line in (tmp_path / "whole").glob("*/seed=*/metrics.jsonl"):
+        for other in ("killed", "shards"):
+            assert line.read_bytes() == (tmp_path / other / line.relative_to(tmp_path / "whole")).read_bytes()
