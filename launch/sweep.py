@@ -19,6 +19,9 @@ SWEEP = flags.DEFINE_string(
     "sweep", "", "FILE.py[:ARG]: a sweep that is written as data, in place of --config and --grid"
 )
 SEEDS = flags.DEFINE_integer("seeds", 0, "how many seeds, from 0 on; by default 1, or those of the file", lower_bound=0)
+TOGETHER = flags.DEFINE_bool(
+    "together", False, "the seeds of a cell as one run, with one teacher and one order of the data for all"
+)
 TEACHER_SEED = flags.DEFINE_integer(
     "teacher_seed", None, "one seed for all teachers; by default a teacher has the seed of its run", lower_bound=0
 )
@@ -39,7 +42,7 @@ def run() -> None:
     shard = sweep.parse_shard(SHARD.value)
     planned = sweep.planned(
         CONFIG, WORKDIR.value, grids=GRID.value, file=SWEEP.value, seeds=SEEDS.value, teacher_seed=TEACHER_SEED.value,
-        baseline=BASELINE.value,
+        baseline=BASELINE.value, together=TOGETHER.value,
     )  # fmt: skip
     if DRY_RUN.value:
         from kd_jax.tools.sweep_cost import dry_run

@@ -1,5 +1,6 @@
 """The results that lie in some folders: of sweeps, with what is missing, and of single runs."""
 
+import itertools
 import json
 import os
 from collections import Counter
@@ -94,17 +95,18 @@ def _runs_in(home: Path, cell: dict | None) -> list[Run]:
     about = (home / "config.json", home / "summary.json")
     tree, summary = (_json(path) if path.exists() else {} for path in about)
     name, given = (cell["name"], cell["settings"]) if cell else ("", {})
-    seed, command = (cell["seed"], cell["command"]) if cell else (tree["seed"], "")
+    seeds, command = (cell["seeds"], cell["command"]) if cell else ([tree["seed"]], "")
     links = cell.get("links", {}) if cell else {}
     if not summary:
         state = _state(home, bool(tree))
         about = (state, {}, {"config": tree}, [], home, command)
-        return [Run(name, given, seed, phase, *about, links.get(phase, "")) for phase in _last(tree)]
+        places = itertools.product(seeds, _last(tree))
+        return [Run(name, given, seed, phase, *about, links.get(phase, "")) for seed, phase in places]
     rows = _rows(home / "metrics.jsonl")
     runs = []
     for phase in _last(tree):
         figures = summary["phases"][phase]
-        for one in figures.get("seeds", [{"seed": seed}]):
+        for one in figures.get("seeds", [{"seed": seeds[0]}]):
             phase_rows = [row for row in rows if row["phase"] == phase and row.get("seed", one["seed"]) == one["seed"]]
             parts = (
                 one["seed"],

@@ -43,7 +43,7 @@ class Sweep(NamedTuple):
 
 def planned(
     flag: ConfigFlag, workdir: str | None, *, grids: list[str], file: str, seeds: int, teacher_seed: int | None,
-    baseline: str,
+    baseline: str, together: bool = False,
 ) -> Sweep:  # fmt: skip
     """The sweep that a command line asks for: see launch/sweep.py for the arguments.
 
@@ -60,7 +60,7 @@ def planned(
         raise InputError("--grid: the values stand in the file of --sweep")
     variants, more = sweep_cells.of_file(file) if file else (sweep_cells.of_grids(flag.spelled, grids), {})
     changes = with_cache(flag.changes, workdir)
-    cells = sweep_cells.cells_of(variants, changes, seeds or more.get("seeds", 1))
+    cells = sweep_cells.cells_of(variants, changes, seeds or more.get("seeds", 1), together=together)
     chosen = baseline or more.get("baseline", "")
     return plan(workdir, cells, teacher_seed=teacher_seed, baseline=chosen and sweep_cells.find(cells, chosen))
 
@@ -158,7 +158,7 @@ def write_record(sweep: Sweep, train: Path) -> None:
     cells: dict[str, dict[str, Any]] = {cell["folder"]: cell for cell in before["cells"]}
     for cell, job in zip(sweep.cells, sweep.last, strict=True):
         cells[cell.folder] = {
-            "name": cell.name, "seed": cell.seed, "settings": cell.settings, "folder": cell.folder,
+            "name": cell.name, "seeds": list(cell.seeds), "settings": cell.settings, "folder": cell.folder,
             "config": cell.config, "command": shlex.join(commands[cell.folder]), "links": job.links,
         }  # fmt: skip
     files.write_json(
@@ -176,7 +176,7 @@ def with_cache(changes: tuple[str, ...], workdir: str) -> tuple[str, ...]:
 
 def _content(sweep: Sweep, jobs: list[Job]) -> str:
     cells = [job for job in jobs if job in sweep.last]
-    seeds = len({cell.seed for cell in sweep.cells})
+    seeds = len({seed for cell in sweep.cells for seed in cell.seeds})
     of_all = "" if len(cells) == len(sweep.cells) else f" of {len(sweep.cells)}"
     shared = len(jobs) - len(cells)
     trained = f", and {shared} phase{'s' * (shared > 1)} that they share" if shared else ""

@@ -23,8 +23,9 @@ PLAIN = " =:+@()[],._-'\"!"  # stand in a folder's name as they are
 class Cell(NamedTuple):
     """One run of a sweep.
 
-    name: of the folder that its seeds share. settings: key -> value, as a command line spells it. config:
-    FILE.py[:ARGUMENT]. flags: --config.KEY=VALUE of the run. tree: its resolved configuration.
+    name: of the folder that its seeds share. settings: key -> value, as a command line spells it. seed: the first, of
+    `count` that train together. config: FILE.py[:ARGUMENT]. flags: --config.KEY=VALUE of the run. tree: its resolved
+    configuration.
     """
 
     name: str
@@ -33,11 +34,18 @@ class Cell(NamedTuple):
     config: str
     flags: tuple[str, ...]
     tree: dict
+    count: int = 1
+
+    @property
+    def seeds(self) -> range:
+        """Of the run."""
+        return range(self.seed, self.seed + self.count)
 
     @property
     def folder(self) -> str:
         """Below that of the sweep."""
-        return f"{self.name}/seed={self.seed}"
+        seeds = f"seeds={self.seed}-{self.seeds[-1]}" if self.count > 1 else f"seed={self.seed}"
+        return f"{self.name}/{seeds}"
 
 
 class Variant(NamedTuple):
@@ -110,11 +118,14 @@ def of_file(spelled: str) -> tuple[list[Variant], dict[str, Any]]:
     return variants, more
 
 
-def cells_of(variants: Iterable[Variant], changes: tuple[str, ...], seeds: int) -> list[Cell]:
+def cells_of(
+    variants: Iterable[Variant], changes: tuple[str, ...], seeds: int, *, together: bool = False
+) -> list[Cell]:
     """The runs of some variants with the seeds 0 to seeds - 1, checked as far as their configuration goes.
 
     Args:
       changes: --config.KEY=VALUE that all have.
+      together: whether the seeds of a variant are one run.
 
     Raises:
       InputError: a wrong key or value; two variants with one name, or that are the same run.
@@ -124,11 +135,14 @@ def cells_of(variants: Iterable[Variant], changes: tuple[str, ...], seeds: int) 
         name = _folder_name(variant.name)
         if name in named:
             raise InputError(f"two cells are named {name}")
-        trees = []
-        for seed in range(seeds):
+        trees, count = [], seeds if together else 1
+        for seed in range(0, seeds, count):
             flags = (*changes, *(f"--config.{k}={v}" for k, v in variant.settings.items()), f"--config.seed={seed}")
             trees.append(_tree(variant, flags))
-            cells.append(Cell(name, variant.settings, seed, variant.config, flags, trees[-1]))
+            if count > 1:
+                flags = (*flags, f"--config.seeds={count}")
+                trees[-1] = _tree(variant, flags, count)
+            cells.append(Cell(name, variant.settings, seed, variant.config, flags, trees[-1], count))
         for other, tree in named.items():
             if difference(tree, trees[0]) is None:
                 raise InputError(f"the cells {other} and {name} are the same run")
@@ -136,8 +150,8 @@ def cells_of(variants: Iterable[Variant], changes: tuple[str, ...], seeds: int) 
     return cells
 
 
-def _tree(variant: Variant, flags: tuple[str, ...]) -> dict:
-    """The configuration of a cell, as JSON has it."""
+def _tree(variant: Variant, flags: tuple[str, ...], seeds: int = 1) -> dict:
+    """The configuration of a cell, as JSON has it. seeds: as many as it has to ask for."""
     for key in variant.settings:
         if key.partition("[")[0] in TAKEN:
             raise InputError(f"config.{key}: cannot differ between cells; {TAKEN[key.partition('[')[0]]}")
@@ -146,7 +160,7 @@ def _tree(variant: Variant, flags: tuple[str, ...]) -> dict:
     config.override(config_dict, list(flags))
     tree = config_dict.to_dict()
     recipe = config.parse(tree)
-    if recipe.seeds > 1:
+    if recipe.seeds != seeds:
         raise InputError(f"config.seeds: must be 1 in a sweep, got {recipe.seeds}; {TAKEN['seeds']}")
     return json.loads(json.dumps(tree))
 

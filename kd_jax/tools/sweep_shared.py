@@ -68,6 +68,8 @@ def _shared_job(cell: Cell, name: str, folder: str, links: dict[str, str], teach
     seed = _seed(cell, name, teacher_seed)
     # the name of the recipe is that of whoever comes first: here it is always the same
     flags = (*cell.flags, f"--config.seed={seed}", f"--config.phases={phases}", f"--config.name={name}")
+    if not _learns(cell.tree, [*before, name]):
+        flags = (*flags, "--config.seeds=1")
     return Job(f"{name} (seed {seed})", folder, cell, flags, (name,), {phase: links[phase] for phase in before})
 
 
@@ -81,6 +83,8 @@ def _key(cell: Cell, name: str, teacher_seed: int | None) -> str:
         for key, value in flatten({k: v for k, v in tree.items() if not _is_phase(v)}).items()
         if not any(key == each or key.startswith(f"{each}.") for each in free)
     }
+    if not _learns(tree, _upstream(tree, name)):
+        whole["seeds"] = 1  # several seeds share the pass of a teacher: without one there is one
     whole["data.seed"] = tree["seed"] if tree["data"]["seed"] is None else tree["data"]["seed"]
     if teacher_seed is not None and _is_teacher(tree, name) and tree["data"]["seed"] is None:
         whole["data.seed"] = teacher_seed
@@ -90,6 +94,11 @@ def _key(cell: Cell, name: str, teacher_seed: int | None) -> str:
 
 def _seed(cell: Cell, name: str, teacher_seed: int | None) -> int:
     return teacher_seed if teacher_seed is not None and _is_teacher(cell.tree, name) else cell.seed
+
+
+def _learns(tree: dict, phases: list[str]) -> bool:
+    """Whether one of the phases has a teacher."""
+    return any(tree[name]["teacher"] for name in phases)
 
 
 def _is_phase(section) -> bool:

@@ -56,7 +56,7 @@ def home(tmp_path):
             settings, below = {"student.refine.skd.temperature": value}, f"{name}/seed={seed}"
             cell = {
                 "name": name,
-                "seed": seed,
+                "seeds": [seed],
                 "settings": settings,
                 "folder": below,
                 "command": "python launch/train.py",
@@ -142,7 +142,7 @@ def test_a_phase_that_cells_share_is_one_row(tmp_path):
                 if file == "summary.json":
                     held["phases"]["kd"] = held["phases"]["teacher"] | {"top1_last": 0.4 + 0.1 * seed}
                 (tmp_path / folder / file).write_text(json.dumps(held))
-            cell = {"name": f"T={value}", "seed": seed, "settings": {"T": value}, "folder": folder, "command": "c"}
+            cell = {"name": f"T={value}", "seeds": [seed], "settings": {"T": value}, "folder": folder, "command": "c"}
             cells.append(cell | {"links": {"kd": f"shared/kd-{seed}", "teacher": "shared/t"}})
     (tmp_path / "sweep.json").write_text(json.dumps({"baseline": "", "cells": cells}))
     rows = report_tables.rows_of(report_runs.find([str(tmp_path)]).runs, "phase=kd")

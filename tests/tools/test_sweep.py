@@ -16,6 +16,8 @@ import pytest
 from kd_jax import InputError
 from kd_jax.tools import sweep, sweep_cells, sweep_jobs
 from kd_jax.tools.report import report
+from kd_jax.tools.report_runs import find
+from kd_jax.tools.report_tables import rows_of
 from kd_jax.tools.sweep_cost import dry_run
 from kd_jax.tools.sweep_shared import jobs_of
 from kd_jax.train import run
@@ -122,6 +124,32 @@ def test_phases_are_shared_where_they_are_the_same():
     alone = cells(["skd.refine.skd.temperature=1,2"], "configs/quickstart.py")
     assert {job.phases[0] for job in jobs_of(alone)[0]} == {"teacher", "alone", "kd"}
     assert jobs_of(cells(["student.epochs=7"]))[0] == []  # a single cell shares nothing
+
+
+def test_seeds_together():
+    """One run for all seeds of a cell, one teacher for all cells."""
+    variants = sweep_cells.of_grids(SKD, ["student.terms.kd.weight=1,2"])
+    there = sweep_cells.cells_of(variants, (), 3, together=True)
+    assert [cell.folder for cell in there] == [f"student.terms.kd.weight={w}/seeds=0-2" for w in (1, 2)]
+    assert all(cell.tree["seeds"] == 3 and list(cell.seeds) == [0, 1, 2] for cell in there)
+    shared, last = jobs_of(there)
+    assert [job.phases for job in shared] == [("teacher",)] and shared[0].flags[-1] == "--config.seeds=1"
+    assert jobs_of(cells(["student.terms.kd.weight=1,2"]))[0][0].folder == shared[0].folder  # also if alone
+    with pytest.raises(InputError, match="config.seeds: must be 1 in a sweep, got 2"):
+        cells([], changes=("--config.seeds=2",))
+
+
+@pytest.mark.usefixtures("tiny_resnet8", "shared_programs")
+def test_a_report_reads_seeds_that_trained_together(tmp_path):
+    small = ("--config.data.synthetic.size=8", "--config.data.synthetic.classes=5")
+    variants = sweep_cells.of_grids(SKD, ["student.terms.kd.weight=1,2"])
+    there = sweep.plan(str(tmp_path), sweep_cells.cells_of(variants, small, 2, together=True))
+    sweep.write_record(there, FAKE)
+    run.run(there.cells[0].tree, str(tmp_path / there.cells[0].folder))
+    one, two = rows_of(find([str(tmp_path)]).runs, "")
+    summary = json.loads((tmp_path / there.cells[0].folder / "summary.json").read_text())["phases"]["student"]
+    assert one.values == {entry["seed"]: entry["top1_last"] for entry in summary["seeds"]} and len(one.values) == 2
+    assert [run.seed for run in two.missing] == [0, 1]
 
 
 def test_recipes_of_other_names_share_too():
