@@ -18,6 +18,8 @@ from kd_jax.typing import InputError
 
 CAPTIONS = {
     "curves": "By epoch on the test set: mean over the seeds, and a band of one deviation.",
+    "policy": "How often a policy uses each operation while it is searched and after, in one run.",
+    "areas": "What a method has looked at, over test images, in one run.",
     "cost": "The last step against what a step takes on the machine of the runs; bars are one deviation.",
 }
 

@@ -14,6 +14,7 @@ from kd_jax.tools.report_tables import Row
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "osD^vP*X"
 MOST = len(COLORS)  # lines of one picture
+USES = "/use/"  # in the names of what a policy logs
 SIZE = (6.4, 4.2)  # inches
 
 
@@ -25,7 +26,12 @@ def pictures(rows: Sequence[Row], metric: str) -> dict[str, bytes]:
       metric: the headline, as rows of metrics.jsonl name it.
     """
     rows = [row for row in rows if row.values]
-    drawn = {"curves": _curves(rows, metric), "cost": _cost(rows, metric)}
+    drawn = {
+        "curves": _curves(rows, metric),
+        "cost": _cost(rows, metric),
+        "policy": _policy(rows),
+        "areas": _areas(rows),
+    }
     for key in _numeric_keys(rows):
         drawn[f"against_{key}"] = _against(rows, key, metric)
     return {name: picture for name, picture in drawn.items() if picture}
@@ -106,6 +112,34 @@ def _cost(rows: Sequence[Row], metric: str) -> bytes | None:
         )
     _legend(axes, min(len(rows), MOST), len(rows))
     return png(figure)
+
+
+def _policy(rows: Sequence[Row]) -> bytes | None:
+    """What a policy uses, by epoch, of the first run that has searched one."""
+    for run in itertools.chain(*(row.runs for row in rows)):
+        logs = [(row["epoch"], row["logs"]) for row in run.rows if row["split"] == "train" and row.get("logs")]
+        names = [name for name in (logs[0][1] if logs else ()) if USES in name]
+        if names and len(logs) > 1:
+            break
+    else:
+        return None
+    figure, axes = axes_of(f"Policy of {run.name}, seed {run.seed}", "epoch", "probability of use, %")
+    for i, name in enumerate(names):
+        look = {"color": COLORS[i % MOST], "linestyle": "-" if i < MOST else "--"}
+        axes.plot(
+            [epoch for epoch, _ in logs], [100 * each[name] for _, each in logs], label=name.split(USES)[1], **look
+        )
+    axes.legend(fontsize="small", ncols=2)
+    return png(figure)
+
+
+def _areas(rows: Sequence[Row]) -> bytes | None:
+    """The maps that a method has drawn over test images, of the first run that has any."""
+    for run in itertools.chain(*(row.runs for row in rows)):
+        drawn = run.folder / run.phase / "maps.png"
+        if drawn.exists():
+            return drawn.read_bytes()
+    return None
 
 
 def _numeric_keys(rows: Sequence[Row]) -> list[str]:

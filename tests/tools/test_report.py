@@ -276,6 +276,22 @@ def test_the_page_in_a_browser(home, tmp_path, width):
     assert state["down"] == ["62.33", "55.00", "50.00"] and state["up"] == ["50.00", "55.00", "62.33"]
 
 
+def test_a_policy_and_areas(home, tmp_path):
+    """Of the first run that has them."""
+    folder = home / "student.refine.skd.temperature=4" / "seed=1"
+    for i in (1, 2):
+        logs = {"dafa/use/Rotate": 0.1 * i, "dafa/use/Noise": 0.5, "dam/share": 0.3}
+        row = {"phase": "student", "split": "train", "step": i, "epoch": float(i), "logs": logs}
+        with open(folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+    (folder / "student").mkdir()
+    (folder / "student" / "maps.png").write_bytes(b"\x89PNG, of a method")
+    written = {path.name: path for path in report.report([str(home)], out=str(tmp_path / "out"))}
+    assert written["report_areas.png"].read_bytes() == b"\x89PNG, of a method"
+    assert written["report_policy.png"].read_bytes()[:4] == b"\x89PNG"
+    assert "uses each operation" in written["report.html"].read_text()
+
+
 def test_links_lead_to_the_runs(home, tmp_path):
     report.report([str(home)], out=str(tmp_path / "out"))
     page = (tmp_path / "out" / "report.html").read_text()
