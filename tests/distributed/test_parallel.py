@@ -24,6 +24,11 @@ def test_scopes(n):
 
 
 @pytest.mark.full
+def test_a_search():
+    assert_same("tests.distributed.devices", 4, "4", "search")
+
+
+@pytest.mark.full
 def test_several_seeds():
     assert_same("tests.distributed.seeds", 4)
 

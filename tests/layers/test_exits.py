@@ -22,6 +22,7 @@ def test_maps(halvings):
     assert variables["params"]["fc"]["kernel"].shape == (12, 5)
 
 
+@pytest.mark.full
 def test_tokens():
     """Every patch and the class token reach the logits; patches are merged with their neighbours."""
     layer = TokenExit(num_classes=5, grid=(4, 2), blocks=1)

@@ -308,6 +308,7 @@ def branched(image, network, variables, student):
     return run
 
 
+@pytest.mark.full
 def test_a_branch_into_tokens(tokens, setting):
     """By hand: cells of either sign in rows behind a class token, learned positions, then the student's tail."""
     image, net = tokens

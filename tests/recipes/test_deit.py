@@ -42,6 +42,7 @@ def test_values():
     assert (mixed.optim.name, mixed.optim.decay_all, mixed.drop_path) == ("sgd", True, 0.0)
 
 
+@pytest.mark.full
 def test_two_steps(tmp_path, capfd):
     run.run(small(deit.get_config("smoke")), str(tmp_path))
     assert capfd.readouterr().err == ""

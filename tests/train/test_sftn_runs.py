@@ -68,7 +68,7 @@ def first_student(workdir, **changes):
     return saved(str(workdir), phase="student")[1].params
 
 
-@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("share", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_a_student_that_starts_from_a_branch(tmp_path, share):
     changes = {"teacher__terms__sftn_branches__share": share}
     random = first_student(tmp_path / "a", **changes)
@@ -106,6 +106,7 @@ def test_what_is_wrong_is_named(tmp_path, changes, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.full
 def test_an_unknown_student(tmp_path):
     """Branches of one family, another one distilled; two families at once."""
     config_tree = tree(teacher__terms__sftn_branches__student="wrn_16_1")

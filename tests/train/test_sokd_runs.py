@@ -72,9 +72,13 @@ def test_held_out_examples_are_not_trained_on_during_the_search():
     np.testing.assert_array_equal(train_index(3, 7, **arguments)[1], train_index(3, 7, n=40, batch_size=8)[1])
 
 
+@pytest.mark.full
 def test_a_search_with_held_out_examples(tmp_path):
     run.run(tree(student__refine__dafa__holdout=0.25, student__refine__dafa__estimator="relaxed"), str(tmp_path))
     assert not any("control" in key for key in policy_at(tmp_path, 2))
+
+
+def test_too_few_held_out_examples(tmp_path):
     with pytest.raises(InputError, match="config.student: holdout 0.1 of 40 training examples is 4; that and the rest"):
         run.run(tree(student__refine__dafa__holdout=0.1), str(tmp_path / "other"))
 
