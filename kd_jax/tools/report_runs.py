@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from kd_jax import recipes
 from kd_jax.storage.workdir import NON_IDENTITY_KEYS, flatten
 from kd_jax.tools.sweep import RECORD
-from kd_jax.tools.sweep_jobs import OUTPUT, last_line
+from kd_jax.tools.sweep_jobs import OUTPUT, printed_error
 from kd_jax.tools.sweep_shared import FOLDER
 from kd_jax.typing import InputError
 
@@ -124,8 +124,8 @@ def _runs_in(home: Path, cell: dict | None) -> list[Run]:
 
 
 def _state(home: Path, begun: bool) -> str:
-    error = last_line(home / OUTPUT)
-    if error and not error.startswith(("stopped by", "$")) and "error: " in (home / OUTPUT).read_text(errors="replace"):
+    error = printed_error(home / OUTPUT)
+    if error and not error.startswith("stopped by"):
         return f"failed: {error}"
     return "unfinished" if begun else "missing"
 

@@ -19,6 +19,7 @@ from kd_jax.storage import files
 from kd_jax.tools.sweep_shared import Job
 
 OUTPUT = "output.txt"  # in a run's folder: what its process has printed
+PROMPT = "$ "  # there before the command of every start
 PAUSE = 0.1  # seconds between looks at the processes
 WAIT = 5.0  # seconds until a run that another sweep trains is looked at again
 DONE, FAILED, BUSY = "done", "failed", "busy"
@@ -79,7 +80,7 @@ class Runner:
         link(self.home, job)
         command = command_of(self.home, self.train, job)
         with open(folder / OUTPUT, "a", errors="backslashreplace") as output:
-            print("$", shlex.join(command), file=output, flush=True)
+            print(PROMPT + shlex.join(command), file=output, flush=True)
             process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
                 env={**os.environ, STARTER: str(os.getpid())},
@@ -99,7 +100,9 @@ class Runner:
                 again[folder] = time.monotonic() + WAIT
                 waiting.append(job)
             else:
-                self._ended(job, f"{FAILED}: {last_line(self.home / folder / OUTPUT) or f'exit code {code}'}", waiting)
+                self._ended(
+                    job, f"{FAILED}: {printed_error(self.home / folder / OUTPUT) or f'exit code {code}'}", waiting
+                )
 
     def _ended(self, job: Job, outcome: str, waiting: list[Job]) -> None:
         if job in waiting:
@@ -146,14 +149,12 @@ def link(home: Path, job: Job) -> None:
         files.write_text(folder / "metrics.jsonl", "".join(rows))
 
 
-def last_line(output: Path) -> str:
-    """The error that a process has printed, or else its last line."""
-    try:
-        lines = [line.strip() for line in output.read_text(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        return ""
-    errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines or [""])[-1].removeprefix("error: ")
+def printed_error(output: Path) -> str:
+    """The error that the last process of a run has printed, "" if none."""
+    lines = output.read_text(errors="replace").splitlines() if output.exists() else []
+    starts = [i for i, line in enumerate(lines) if line.startswith(PROMPT)]
+    errors = [line for line in lines[starts[-1] if starts else 0 :] if line.startswith("error: ")]
+    return errors[0].removeprefix("error: ") if errors else ""
 
 
 def _end(running: dict) -> None:

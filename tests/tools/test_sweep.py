@@ -212,6 +212,15 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(tmp_path, monkeypatch, c
     assert starts.pop("student.terms.kd.weight=1/seed=1") == 2 and set(starts.values()) == {1}
 
 
+def test_only_the_last_start_counts(tmp_path):
+    output = tmp_path / "output.txt"
+    assert sweep_jobs.printed_error(output) == ""
+    output.write_text("$ python train.py\nerror: no data\n")
+    assert sweep_jobs.printed_error(output) == "no data"
+    output.write_text("$ python train.py\nerror: no data\n$ python train.py\nstep 1\n")
+    assert sweep_jobs.printed_error(output) == ""
+
+
 def test_what_needs_a_failed_phase_fails_with_it(tmp_path, monkeypatch, capsys):
     there = planned(tmp_path, ["student.terms.kd.weight=1,2"])
     broken = there.shared[0].folder
