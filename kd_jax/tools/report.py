@@ -13,7 +13,17 @@ from kd_jax.tools.report_plots import pictures
 from kd_jax.tools.report_predictions import CAPTIONS as OF_PREDICTIONS
 from kd_jax.tools.report_predictions import prediction_pictures
 from kd_jax.tools.report_runs import Run, find, notes_on
-from kd_jax.tools.report_tables import comma_separated, highest, latex, main_table, markdown, pivot, rows_of, words_in
+from kd_jax.tools.report_tables import (
+    Row,
+    comma_separated,
+    highest,
+    latex,
+    main_table,
+    markdown,
+    pivot,
+    rows_of,
+    words_in,
+)
 from kd_jax.typing import InputError
 
 CAPTIONS = {
@@ -54,18 +64,11 @@ def report(
     headlines = {run.headline for run in results.runs if run.state == "done"}
     if len(headlines) > 1:
         raise InputError(f"the runs are measured by {', '.join(sorted(headlines))}: a report of each wanted")
-    sources = dict.fromkeys(row.published[1] for row in table if row.published)
-    cited = f"note: published figures are those of {', '.join(sources)}: not ours" if sources else ""
-    notes = [line for line in (highest(table), cited, *notes_on(results.runs), *_lacking(table)) if line]
+    notes = [*_notes(table), *notes_on(results.runs), *_lacking(table)]
     drawn = pictures(table, *headlines) if headlines else {}
     if predictions:
         drawn |= prediction_pictures(table)
-    against = {name: name.removeprefix("against_") for name in drawn if name.startswith("against_")}
-    captions = (
-        CAPTIONS
-        | OF_PREDICTIONS
-        | {name: f"The last step against {key}; bars are one deviation." for name, key in against.items()}
-    )
+    captions = {name: _caption(name) for name in drawn}
     home = Path(out or folders[0])
     home.mkdir(parents=True, exist_ok=True)
     title = ", ".join(Path(folder).resolve().name for folder in folders)
@@ -74,9 +77,7 @@ def report(
     texts = {
         "report.md": _text(title, main, pivots, notes, drawn, captions),
         "table.csv": comma_separated(table),
-        "table.tex": "\n\n".join(latex(each, {0}) for _, each in pivots) + "\n"
-        if pivots
-        else latex(main, words) + "\n",
+        "table.tex": "\n\n".join([latex(each, {0}) for _, each in pivots] or [latex(main, words)]) + "\n",
         "report.html": page(title, table, pivots, notes, drawn, captions, home),
     }
     written = [home / name for name in texts]
@@ -89,6 +90,19 @@ def report(
         _push(results.runs, wandb)
     log_line("\n".join([markdown(main, words), *notes, "", *(f"written: {path}" for path in written)]))
     return written
+
+
+def _caption(name: str) -> str:
+    """What a picture shows."""
+    against = f"The last step against {name.removeprefix('against_')}; bars are one deviation."
+    return (CAPTIONS | OF_PREDICTIONS).get(name, against)
+
+
+def _notes(table: Sequence[Row]) -> list[str]:
+    """The highest row, and whose published figures stand there."""
+    sources = dict.fromkeys(row.published[1] for row in table if row.published)
+    cited = f"note: published figures are those of {', '.join(sources)}: not ours" if sources else ""
+    return [line for line in (highest(table), cited) if line]
 
 
 def _push(runs: Sequence[Run], project: str) -> None:
