@@ -27,7 +27,9 @@ TEACHER_SEED = flags.DEFINE_integer(
 )
 BASELINE = flags.DEFINE_string("baseline", "", "name of the cell that a report compares the others with: KEY=V,...")
 JOBS = flags.DEFINE_integer("jobs", 1, "how many runs at once", lower_bound=1)
-SHARD = flags.DEFINE_string("shard", "0/1", "I/N: every N-th cell from the I-th on, 0 <= I < N, for arrays of jobs")
+SHARD = flags.DEFINE_string(
+    "shard", "0/1", "I/N: every N-th cell from the I-th on, I from 0 or from 1, for arrays of jobs"
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "list the runs, what they share and how long they take; write nothing")
 LIST = flags.DEFINE_bool("list", False, "name the sweeps in configs/sweeps")
 

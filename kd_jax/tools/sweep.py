@@ -66,15 +66,15 @@ def planned(
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """(I, N) of "I/N".
+    """(I, N) of "I/N"; N/N is 0/N, for those who count from 1.
 
     Raises:
-      InputError: no such text, or I is not 0 to N - 1.
+      InputError: no such text, or I is not 0 to N.
     """
     index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise InputError(f"--shard={text}: must be I/N with I from 0 to N - 1")
-    return int(index), int(count)
+    if not (index.isdecimal() and count.isdecimal() and 0 < int(count) >= int(index)):
+        raise InputError(f"--shard={text}: must be I/N with I from 0 to N - 1, or from 1 to N")
+    return int(index) % int(count), int(count)
 
 
 def plan(workdir: str, cells: Sequence[Cell], *, teacher_seed: int | None = None, baseline: str = "") -> Sweep:

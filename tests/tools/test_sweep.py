@@ -232,6 +232,13 @@ def test_what_needs_a_failed_phase_fails_with_it(tmp_path, monkeypatch, capsys):
     )  # said as it fails, and last
 
 
+def test_shards_count_from_0_or_from_1():
+    assert [sweep.parse_shard(f"{i}/3") for i in range(4)] == [(0, 3), (1, 3), (2, 3), (0, 3)]
+    for text in ("4/3", "0/0", "-1/2", "1", "a/b", "1/"):
+        with pytest.raises(InputError, match=f"--shard={text}: must be I/N"):
+            sweep.parse_shard(text)
+
+
 def test_shards_and_jobs(tmp_path, monkeypatch):
     """Two shards at once, each of two runs at once, are one sweep: every job has run once."""
     monkeypatch.setenv("FAKE", "seconds:0.5")
@@ -277,7 +284,7 @@ def test_no_run_outlives_its_sweep(tmp_path, number, code):
 @pytest.mark.parametrize(("flags", "message"), [
     (["--grid=student.epochs=1"], "--workdir: missing"),
     (["--workdir=w", "--sweep=configs/sweeps/none.py"], "give --config with --grid, or --sweep=FILE"),
-    (["--workdir=w", "--shard=2/2"], "--shard=2/2: must be I/N with I from 0 to N - 1"),
+    (["--workdir=w", "--shard=3/2"], "--shard=3/2: must be I/N with I from 0 to N - 1, or from 1 to N"),
     (["--workdir=w", "--grid=student.epoch=1"], "config.student.epoch: unknown key"),
     (["--workdir=w", "--grid=student.epochs=1", "--baseline=student.epochs=2"], "no cell is named so"),
     (["--workdir=gs://b/w", "--grid=student.epochs=1"], "a sweep needs a folder of this machine"),
