@@ -1,11 +1,12 @@
 """Top-1 on CIFAR-100 as others have published it: 240 epochs, batch 64, the last step, the mean of their runs.
 
-Only what stands in a README of the authors or of the benchmark that is named; figures that we only remember are left
-out.
+Only what stands in a README or a paper that is named, under that recipe; figures that we only remember are left out, and
+so are those of methods with another recipe: 480 epochs, Nesterov, stronger augmentation.
 """
 
 REPDISTILLER, MDISTILLER = "RepDistiller's README", "mdistiller's README"
 DIST, LSKD = "DIST_KD's README", "logit-standardization-KD's README"
+TTM, SDD = "TTM's paper", "SDD's paper (its repository's logs are lower for resnet8x4)"
 PAIRS = (
     ("resnet56", "resnet20"), ("resnet110", "resnet32"), ("resnet32x4", "resnet8x4"), ("wrn_40_2", "wrn_16_2"),
     ("wrn_40_2", "wrn_40_1"), ("vgg13", "vgg8"), ("resnet32x4", "ShuffleV1"), ("resnet32x4", "ShuffleV2"),
@@ -25,7 +26,22 @@ TOP1 = {
     "dkd": (MDISTILLER, (71.97, 74.11, 76.32, 76.24, 74.81, 74.68, 76.45, 77.07, 76.70, 69.71, 70.35, None)),
     "dist": (DIST, (71.75, None, 76.31, None, 74.43, None, 76.34, 77.35, None, None, 68.66, None)),
     "lskd": (LSKD, (71.43, 74.17, 76.62, 76.11, 74.37, 74.36, None, 75.56, None, 68.61, 69.02, None)),
+    "ttm": (TTM, (71.83, 73.97, 76.17, 76.23, 74.32, 74.33, 74.18, 76.57, 75.39, 68.98, 69.24, 74.87)),
+    "wttm": (TTM, (71.92, 74.13, 76.06, 76.37, 74.58, 74.44, 74.37, 76.55, 75.42, 69.16, 69.59, 74.82)),
+    "sdd_kd": (SDD, (None, None, 76.63, None, None, None, 76.30, 76.67, 76.65, 68.79, 69.55, 74.89)),
+    "sdd_dkd": (SDD, (None, None, None, None, None, None, 77.30, 78.05, 77.21, 70.25, 71.36, 75.86)),
+    "sdd_nkd": (SDD, (None, None, None, None, None, None, 76.34, 77.07, 76.81, 69.50, 70.25, 74.62)),
 }
+
+
+def table() -> str:
+    """All of them in Markdown."""
+    head = ("recipe", *(f"{teacher} to {student}" for teacher, student in PAIRS), "source")
+    lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * len(PAIRS)} --- |"]
+    for name, (source, figures) in TOP1.items():
+        cells = (name, *("" if figure is None else f"{figure:.2f}" for figure in figures), source)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def published(config: dict, phase: str) -> tuple[float, str] | None:
