@@ -1,7 +1,7 @@
 """Top-1 on CIFAR-100 as others have published it: 240 epochs, batch 64, the last step, the mean of their runs.
 
-Only what stands in a README or a paper that is named, under that recipe; figures that we only remember are left out, and
-so are those of methods with another recipe: 480 epochs, Nesterov, stronger augmentation.
+Only what stands in a README or a paper that is named, under that recipe. Figures that we only remember are left out,
+and so are those of methods with another recipe: 480 epochs, Nesterov, stronger augmentation.
 """
 
 REPDISTILLER, MDISTILLER = "RepDistiller's README", "mdistiller's README"
