@@ -128,7 +128,8 @@ def _row(label: str, runs: list[Run]) -> Row:
 
     headline = done[0].headline if done else ""
     speeds = [run.figures["ms_per_step"] for run in done if run.figures["ms_per_step"]]
-    values = {run.seed: run.figures[f"{headline}_last"] for run in done}
+    shares = {run.seed: run.figures[f"{headline}_last"] for run in done}
+    values = {seed: share for seed, share in shares.items() if share is not None}  # of networks that have one
     speed = statistics.median(speeds) if speeds else None
     return Row(label, runs, values, mean(f"{headline}_best"), mean("agreement_last"), speed)
 

@@ -167,8 +167,10 @@ def write_record(sweep: Sweep, train: Path) -> None:
 
 
 def with_cache(changes: tuple[str, ...], workdir: str) -> tuple[str, ...]:
-    """--config.KEY=VALUE of all cells, with one teacher cache for all where the user says nothing of it."""
-    if any(change.startswith(("--config.teacher_cache=", "-config.teacher_cache=")) for change in changes):
+    """--config.KEY=VALUE of all cells, with one teacher cache for all where the user says nothing of it, nor of the
+    steps a call, which a cache does not have."""
+    said = ("--config.teacher_cache=", "-config.teacher_cache=", "--config.steps_per_call=", "-config.steps_per_call=")
+    if any(change.startswith(said) for change in changes):
         return changes
     cache = resolve_path(workdir) / CACHE
     return (f"--config.teacher_cache={cache}", "--config.teacher_cache_optional=True", *changes)
@@ -192,6 +194,7 @@ def _result(home: Path, job: Job) -> str:
         for name, row in phases.items()
         if name not in job.links
         for key in [next(key for key in row if key.endswith("_last"))]
+        if row[key] is not None  # without labels, of a network without a teacher
     )
     return ", ".join(figures)
 

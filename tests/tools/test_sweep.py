@@ -55,6 +55,16 @@ def test_every_combination_times_seeds():
     assert cell.tree["student"]["terms"]["kd"]["weight"] == 20.0
 
 
+@pytest.mark.parametrize(("changes", "cached"), [
+    ((), True), (("--config.student.epochs=3",), True), (("--config.teacher_cache=",), False),
+    (("--config.teacher_cache=elsewhere",), False), (("--config.steps_per_call=50",), False),
+])  # fmt: skip
+def test_a_teacher_cache_for_all(tmp_path, changes, cached):
+    there = sweep.with_cache(changes, str(tmp_path))
+    assert (f"--config.teacher_cache={tmp_path / 'teacher_cache'}" in there) == cached and set(changes) <= set(there)
+    cells([], changes=there)  # a configuration that can be
+
+
 def test_seeds_alone():
     there = cells([], seeds=2)
     assert [cell.folder for cell in there] == ["skd/seed=0", "skd/seed=1"]
