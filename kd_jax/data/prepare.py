@@ -14,7 +14,6 @@ from etils import epath
 
 from kd_jax.data.convert import convert
 from kd_jax.data.names import shown
-from kd_jax.data.openclipart import prepare_openclipart
 from kd_jax.data.tfds import FORMAT, INFO, describe, find, formats, root
 from kd_jax.typing import InputError, first_line
 
@@ -40,6 +39,8 @@ def prepare(name: str, *, data_dir: str = "", source: str = "") -> str:
       InputError: TensorFlow is needed and missing, an unknown set, a wrong source, a failed download.
     """
     if name == OPENCLIPART:
+        from kd_jax.data.openclipart import prepare_openclipart
+
         if not data_dir:
             raise InputError("--data_dir: missing; name a new folder for the pictures")
         return prepare_openclipart(data_dir, source=source)
