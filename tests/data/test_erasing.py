@@ -110,6 +110,7 @@ def batch_of(dataset, changes=None):
         return batches.train(1, 8), batches.key
 
 
+@pytest.mark.full
 def test_memory_and_stream_erase_alike_before_they_mix():
     """As DeiT does: what is pasted or blended has its own rectangle."""
     dataset = data.load("synthetic", synthetic={"classes": 4, "size": 8, "channels": 3, "train": 16, "test": 8})

@@ -12,9 +12,10 @@ from kd_jax.distributed.mesh import Layout
 from tests.conftest import ROOT
 
 
-def test_split_parameters_train_the_same(tmp_path):
+@pytest.mark.parametrize("part", ["steps", pytest.param("runs", marks=pytest.mark.full)])
+def test_split_parameters_train_the_same(tmp_path, part):
     env = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"}
-    command = [sys.executable, "-m", "tests.distributed.fsdp", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.distributed.fsdp", str(tmp_path), part]
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT)
     assert done.stdout.endswith("same\n"), done.stderr[-3000:]
 

@@ -33,7 +33,8 @@ def test_shapes(name):
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(n, marks=pytest.mark.full) if n == "ShuffleV2" else n for n in QUICK]
+    scope="module",
+    params=[pytest.param(n, marks=pytest.mark.full) if n in ("MobileNetV2", "ShuffleV2") else n for n in QUICK],
 )
 def net(request):
     """A network with biases; images that are not square and end in a small map."""

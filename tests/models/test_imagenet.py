@@ -32,6 +32,7 @@ SIZES = {  # parameters as published, and multiply-adds at 224 x 224
 }
 # they take long: two are of other code than ResNet18, which the rest of `make test` holds by names, sizes and tails
 LARGE = (
+    "imagenet_ResNet18",
     "imagenet_ResNet34",
     "imagenet_ResNet50",
     "imagenet_ResNet101",

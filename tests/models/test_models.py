@@ -41,7 +41,7 @@ SMALL = {
 }  # fmt: skip
 
 
-LONGER = ("ShuffleV2", "ResNet50")
+LONGER = ("MobileNetV2", "ShuffleV2", "ResNet50")
 
 
 @pytest.fixture(scope="module", params=[pytest.param(n, marks=pytest.mark.full) if n in LONGER else n for n in SMALL])

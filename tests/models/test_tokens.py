@@ -284,7 +284,8 @@ def test_every_method_is_one_or_the_other():
     assert {*READ, *REFUSED, *LOGITS} == set(compose.PARTS)
 
 
-@pytest.mark.parametrize("pair", [MIXED, *(pytest.param(pair, marks=pytest.mark.full) for pair in PAIRS[1:])])
+@pytest.mark.full
+@pytest.mark.parametrize("pair", [MIXED, *PAIRS[1:]])
 def test_those_that_read_tokens(tiny, pair, tmp_path):
     """All at once; 4 x 4 patches are as many as the cells of stage 2 elsewhere, which FitNet's regressor needs."""
     config_dict = compose.get_config(f"{'+'.join(READ)},{pair},smoke")

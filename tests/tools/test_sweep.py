@@ -320,7 +320,7 @@ SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("[a-z]*
 PAIR = {"cifar100": "", "imagenet": ""}  # these have pairs of their own
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.full) if n == "cifar100" else n for n in SWEEPS])
 def test_every_sweep_as_data(name):
     """All cells are configurations that can be, in full and under smoke; its baseline is one of them."""
     pair = PAIR.get(name, "resnet20,resnet8")

@@ -130,6 +130,7 @@ def warm(teacher, method, **student):
     return {**config_tree, "phases": ["teacher", "student", "again"], "again": second}
 
 
+@pytest.mark.full
 def test_a_warm_start_of_crd(tmp_path):
     """From an earlier phase, and from its checkpoint: the tables, tuples in the method, come back as what they were."""
     still = {"steps": 2, "optim": {**warm("", "")["student"]["optim"], "lr": 1e-30, "weight_decay": 0.0}}

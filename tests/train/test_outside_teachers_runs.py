@@ -151,6 +151,7 @@ def test_rows_in_another_order_are_refused(here, right):
     run.prepare(alone("logits:turned.npz", teacher_check=False), str(here / "run"))
 
 
+@pytest.mark.full
 def test_several_teachers_under_augmentation_in_bfloat16(here, table):
     """A trained phase, a function and a table, of which a term reads one; what is not ours keeps its own precision."""
     config_tree = tree(student__teacher=f"phase:teacher,python:wrapped:teacher,logits:{table}", precision="bfloat16")
@@ -159,7 +160,7 @@ def test_several_teachers_under_augmentation_in_bfloat16(here, table):
     assert summary["digest"].count(",") == 2 and summary["top1"] is not None
 
 
-@pytest.mark.parametrize("kind", ["python", "logits"])
+@pytest.mark.parametrize("kind", ["python", pytest.param("logits", marks=pytest.mark.full)])
 def test_a_resume_under_another_teacher_is_refused(live, here, table, kind):
     origin = {"python": "python:wrapped:teacher", "logits": "logits:table.npz"}[kind]
     run.run(alone(origin), str(here / "run"))

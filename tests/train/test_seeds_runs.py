@@ -96,6 +96,7 @@ def test_each_seed_has_the_bits_of_its_own_run(home, tmp_path, seed):
     assert {key: single[key] for key in entry if key != "seed"} == {k: v for k, v in entry.items() if k != "seed"}
 
 
+@pytest.mark.full
 def test_vmapped_as_on_a_gpu_they_are_the_same(home, tmp_path, monkeypatch):
     monkeypatch.setattr(seeds, "vmaps", lambda: True)
     config_tree = alone(tree(**TWO), 5, home[0])

@@ -105,6 +105,7 @@ def test_strong_views_and_held_out_examples_stream_too(tmp_path, what):
     assert_same_run(tmp_path / "here", tmp_path / "there")
 
 
+@pytest.mark.full
 def test_imagenets_way_from_files_to_a_resumed_run(photos, tmp_path, capsys):
     changes = {**photos, "data__stream": True, "data__crop": 32}
     summary = trained(tmp_path / "whole", **changes, data__workers=0)
