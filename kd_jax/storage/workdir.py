@@ -4,7 +4,7 @@ import fcntl
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -58,19 +58,28 @@ def flatten(tree: dict, at: str = "") -> dict[str, Any]:
     return flat
 
 
+def is_below(key: str, keys: Iterable[str]) -> bool:
+    """Whether a dotted key is one of some keys, or in a section that one of them names."""
+    return any(key == one or key.startswith(f"{one}.") for one in keys)
+
+
+def is_phase(section: Any) -> bool:
+    """Whether an entry of a configuration is the section of a phase."""
+    return isinstance(section, dict) and "model" in section
+
+
 def difference(old: dict, new: dict) -> str | None:
     """The first key in which two configurations are different runs, as a phrase, or None."""
     old, new = flatten(_running(old)), flatten(_running(new))
     for key in sorted({*old, *new}):
-        free = any(key == f or key.startswith(f"{f}.") for f in NON_IDENTITY_KEYS)
-        if not free and old.get(key) != new.get(key):
+        if not is_below(key, NON_IDENTITY_KEYS) and old.get(key) != new.get(key):
             return f"{key} is {old.get(key)!r} there and {new.get(key)!r} here"
     return None
 
 
 def _running(tree: dict) -> dict:
     """A configuration without the sections of phases that do not run."""
-    idle = [k for k, v in tree.items() if isinstance(v, dict) and "model" in v and k not in tree.get("phases", ())]
+    idle = [key for key, value in tree.items() if is_phase(value) and key not in tree.get("phases", ())]
     return {key: value for key, value in tree.items() if key not in idle}
 
 

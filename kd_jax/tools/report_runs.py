@@ -8,11 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from etils import epath
+
 from kd_jax import recipes
-from kd_jax.storage.workdir import NON_IDENTITY_KEYS, flatten
+from kd_jax.storage.metrics_log import MetricsLog
+from kd_jax.storage.workdir import NON_IDENTITY_KEYS, flatten, is_below
 from kd_jax.tools.sweep import RECORD
 from kd_jax.tools.sweep_jobs import OUTPUT, printed_error
-from kd_jax.tools.sweep_shared import FOLDER
+from kd_jax.tools.sweep_shared import FOLDER, sources
 from kd_jax.typing import InputError
 
 FREE = (*NON_IDENTITY_KEYS, "name", "phases", "seed", "seeds", "data.seed", "teacher_cache_dtype")
@@ -45,7 +48,7 @@ class Run(NamedTuple):
         return next(key for key in self.figures if key.endswith("_last")).removesuffix("_last")
 
 
-class Found(NamedTuple):
+class Collection(NamedTuple):
     """All runs below some folders. baseline: what a sweep names so, or "". keys: of the settings, in their order."""
 
     runs: list[Run]
@@ -53,7 +56,7 @@ class Found(NamedTuple):
     keys: list[str]
 
 
-def find(folders: Iterable[str]) -> Found:
+def find(folders: Iterable[str]) -> Collection:
     """Read the runs below some folders.
 
     Args:
@@ -80,7 +83,7 @@ def find(folders: Iterable[str]) -> Found:
             raise InputError(f"{folder}: no run in it; a run has a config.json, a sweep a {RECORD}")
     runs = [run for home, cell in entries for run in _runs_in(home, cell)]
     runs = _with_phases(_once(_named(runs)))
-    return Found(runs, baseline, list(dict.fromkeys(key for run in runs for key in run.settings)))
+    return Collection(runs, baseline, list(dict.fromkeys(key for run in runs for key in run.settings)))
 
 
 def _json(path: Path) -> dict:
@@ -102,24 +105,15 @@ def _runs_in(home: Path, cell: dict | None) -> list[Run]:
         about = (state, {}, {"config": tree}, [], home, command)
         places = itertools.product(seeds, _last(tree))
         return [Run(name, given, seed, phase, *about, links.get(phase, "")) for seed, phase in places]
-    rows = _rows(home / "metrics.jsonl")
+    rows = MetricsLog(epath.Path(home / "metrics.jsonl")).rows
     runs = []
     for phase in _last(tree):
-        figures = summary["phases"][phase]
+        figures, link = summary["phases"][phase], links.get(phase, "")
         for one in figures.get("seeds", [{"seed": seeds[0]}]):
-            phase_rows = [row for row in rows if row["phase"] == phase and row.get("seed", one["seed"]) == one["seed"]]
-            parts = (
-                one["seed"],
-                phase,
-                "done",
-                {**figures, **one},
-                summary,
-                phase_rows,
-                home,
-                command,
-                links.get(phase, ""),
-            )
-            runs.append(Run(name, given, *parts))
+            seed = one["seed"]
+            its_rows = [row for row in rows if row["phase"] == phase and row.get("seed", seed) == seed]
+            about = ("done", {**figures, **one}, summary, its_rows, home, command, link)
+            runs.append(Run(name, given, seed, phase, *about))
     return runs
 
 
@@ -130,26 +124,11 @@ def _state(home: Path, begun: bool) -> str:
     return "unfinished" if begun else "missing"
 
 
-def _rows(path: Path) -> list[dict]:
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:  # cut when a run was stopped: the log is for pictures alone
-            break
-    return rows
-
-
 def _last(tree: dict) -> list[str]:
     """The phases that no other phase rests on; of a run without a configuration its student."""
     if not tree:
         return ["student"]
-    origins = []
-    for name in tree["phases"]:
-        section = tree[name]
-        origins += [*section["teacher"].split(","), section["init"]["student"], section["init"]["method"]]
-    used = {origin.strip().removeprefix("phase:").partition("/")[0] for origin in origins}
+    used = {source for name in tree["phases"] for source in sources(tree, name)}
     return [name for name in tree["phases"] if name not in used]
 
 
@@ -162,7 +141,7 @@ def _named(runs: list[Run]) -> list[Run]:
             recipes_of.setdefault(tree["name"], {})[run.folder] = flatten(recipes.completed(tree))
     named_as = {}
     for recipe, trees in recipes_of.items():
-        keys = [key for key in dict.fromkeys(key for tree in trees.values() for key in tree) if not _is_free(key)]
+        keys = [key for key in dict.fromkeys(key for tree in trees.values() for key in tree) if not is_below(key, FREE)]
         keys = [key for key in keys if len({json.dumps(tree.get(key)) for tree in trees.values()}) > 1]
         for folder, tree in trees.items():
             settings = {key: _spelled(tree.get(key)) for key in keys}
@@ -198,10 +177,6 @@ def _with_phases(runs: list[Run]) -> list[Run]:
     """The phase is a setting where there are several."""
     several = len({run.phase for run in runs}) > 1
     return [run._replace(settings={**run.settings, "phase": run.phase}) if several else run for run in runs]
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
 def _spelled(value: Any) -> str:

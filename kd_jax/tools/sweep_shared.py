@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from kd_jax.storage.workdir import NON_IDENTITY_KEYS, flatten
+from kd_jax.storage.workdir import NON_IDENTITY_KEYS, flatten, is_below, is_phase
 from kd_jax.tools.sweep_cells import Cell
 
 FOLDER = "shared"
@@ -80,8 +80,8 @@ def _key(cell: Cell, name: str, teacher_seed: int | None) -> str:
     free = (*NON_IDENTITY_KEYS, "name", "phases", "seed")
     whole = {
         key: value
-        for key, value in flatten({k: v for k, v in tree.items() if not _is_phase(v)}).items()
-        if not any(key == each or key.startswith(f"{each}.") for each in free)
+        for key, value in flatten({k: v for k, v in tree.items() if not is_phase(v)}).items()
+        if not is_below(key, free)
     }
     if not _learns(tree, _upstream(tree, name)):
         whole["seeds"] = 1  # several seeds share the pass of a teacher: without one there is one
@@ -101,23 +101,24 @@ def _learns(tree: dict, phases: list[str]) -> bool:
     return any(tree[name]["teacher"] for name in phases)
 
 
-def _is_phase(section) -> bool:
-    return isinstance(section, dict) and "model" in section
-
-
-def _sources(tree: dict, name: str) -> list[str]:
+def sources(tree: dict, name: str) -> list[str]:
     """The phases that a phase takes something from."""
     section = tree[name]
     origins = [*section["teacher"].split(","), section["init"]["student"], section["init"]["method"]]
-    named = (origin.strip().removeprefix("phase:") for origin in origins if origin.strip().startswith("phase:"))
-    return [where.partition("/")[0] for where in named]
+    return _named(origins)
+
+
+def _named(origins: Iterable[str]) -> list[str]:
+    """The phases among some origins."""
+    named = (origin.strip() for origin in origins if origin.strip().startswith("phase:"))
+    return [origin.removeprefix("phase:").partition("/")[0] for origin in named]
 
 
 def _upstream(tree: dict, name: str) -> list[str]:
     """A phase and all that it rests on, in the order of the recipe."""
     wanted, left = {name}, [name]
     while left:
-        for source in _sources(tree, left.pop()):
+        for source in sources(tree, left.pop()):
             if source not in wanted:
                 wanted.add(source)
                 left.append(source)
@@ -126,7 +127,5 @@ def _upstream(tree: dict, name: str) -> list[str]:
 
 def _is_teacher(tree: dict, name: str) -> bool:
     """Whether a phase rests on no other, and teaches one."""
-    teaches = any(
-        f"phase:{name}" in [o.strip().partition("/")[0] for o in tree[p]["teacher"].split(",")] for p in tree["phases"]
-    )
-    return teaches and not _sources(tree, name)
+    teaches = any(name in _named(tree[phase]["teacher"].split(",")) for phase in tree["phases"])
+    return teaches and not sources(tree, name)
