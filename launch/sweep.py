@@ -18,7 +18,8 @@ GRID = flags.DEFINE_multi_string("grid", [], "KEY=V1,V2,...: values of a key of 
 SWEEP = flags.DEFINE_string(
     "sweep", "", "FILE.py[:ARG]: a sweep that is written as data, in place of --config and --grid"
 )
-SEEDS = flags.DEFINE_integer("seeds", 0, "how many seeds, from 0 on; by default 1, or those of the file", lower_bound=0)
+SEEDS = flags.DEFINE_integer("seeds", 0, "how many seeds; by default 1, or those of the file", lower_bound=0)
+FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "the lowest seed; the others follow it", lower_bound=0)
 TOGETHER = flags.DEFINE_bool(
     "together", False, "the seeds of a cell as one run, with one teacher and one order of the data for all"
 )
@@ -43,8 +44,8 @@ def run() -> None:
         return
     shard = sweep.parse_shard(SHARD.value)
     planned = sweep.planned(
-        CONFIG, WORKDIR.value, grids=GRID.value, file=SWEEP.value, seeds=SEEDS.value, teacher_seed=TEACHER_SEED.value,
-        baseline=BASELINE.value, together=TOGETHER.value,
+        CONFIG, WORKDIR.value, grids=GRID.value, file=SWEEP.value, seeds=SEEDS.value,
+        first_seed=FIRST_SEED.value, teacher_seed=TEACHER_SEED.value, baseline=BASELINE.value, together=TOGETHER.value,
     )  # fmt: skip
     if DRY_RUN.value:
         from kd_jax.tools.sweep_cost import dry_run

@@ -42,8 +42,8 @@ class Sweep(NamedTuple):
 
 
 def planned(
-    flag: ConfigFlag, workdir: str | None, *, grids: list[str], file: str, seeds: int, teacher_seed: int | None,
-    baseline: str, together: bool = False,
+    flag: ConfigFlag, workdir: str | None, *, grids: list[str], file: str, seeds: int, first_seed: int,
+    teacher_seed: int | None, baseline: str, together: bool,
 ) -> Sweep:  # fmt: skip
     """The sweep that a command line asks for: see launch/sweep.py for the arguments.
 
@@ -60,7 +60,8 @@ def planned(
         raise InputError("--grid: the values stand in the file of --sweep")
     variants, more = sweep_cells.of_file(file) if file else (sweep_cells.of_grids(flag.spelled, grids), {})
     changes = with_cache(flag.changes, workdir)
-    cells = sweep_cells.cells_of(variants, changes, seeds or more.get("seeds", 1), together=together)
+    count = seeds or more.get("seeds", 1)
+    cells = sweep_cells.cells_of(variants, changes, count, first=first_seed, together=together)
     chosen = baseline or more.get("baseline", "")
     return plan(workdir, cells, teacher_seed=teacher_seed, baseline=chosen and sweep_cells.find(cells, chosen))
 

@@ -119,12 +119,13 @@ def of_file(spelled: str) -> tuple[list[Variant], dict[str, Any]]:
 
 
 def cells_of(
-    variants: Iterable[Variant], changes: tuple[str, ...], seeds: int, *, together: bool = False
+    variants: Iterable[Variant], changes: tuple[str, ...], seeds: int, *, first: int = 0, together: bool = False
 ) -> list[Cell]:
-    """The runs of some variants with the seeds 0 to seeds - 1, checked as far as their configuration goes.
+    """The runs of some variants with some seeds, checked as far as their configuration goes.
 
     Args:
       changes: --config.KEY=VALUE that all have.
+      seeds: how many. first: the lowest; the others follow it.
       together: whether the seeds of a variant are one run.
 
     Raises:
@@ -136,7 +137,7 @@ def cells_of(
         if name in named:
             raise InputError(f"two cells are named {name}")
         trees, count = [], seeds if together else 1
-        for seed in range(0, seeds, count):
+        for seed in range(first, first + seeds, count):
             flags = (*changes, *(f"--config.{k}={v}" for k, v in variant.settings.items()), f"--config.seed={seed}")
             trees.append(_tree(variant, flags))
             if count > 1:

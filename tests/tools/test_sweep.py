@@ -68,6 +68,10 @@ def test_a_teacher_cache_for_all(tmp_path, changes, cached):
 def test_seeds_alone():
     there = cells([], seeds=2)
     assert [cell.folder for cell in there] == ["skd/seed=0", "skd/seed=1"]
+    later = sweep_cells.cells_of(sweep_cells.of_grids(SKD, []), (), 2, first=5)
+    assert [(cell.folder, cell.tree["seed"]) for cell in later] == [("skd/seed=5", 5), ("skd/seed=6", 6)]
+    (run,) = sweep_cells.cells_of(sweep_cells.of_grids(SKD, []), (), 2, first=5, together=True)
+    assert run.folder == "skd/seeds=5-6"
 
 
 def test_a_sweep_as_data(tmp_path):

@@ -1,0 +1,41 @@
+"""Few labelled images: SKD, its parts and SoKD beside KD, tuned KD, DKD, DIST and feature methods alone.
+
+python launch/sweep.py --sweep=configs/sweeps/evidence.py:resnet20,resnet8 --workdir=runs/few \\
+  --config.data.name=fashion_mnist --config.teacher.weights=runs/standard.safetensors
+The teacher has seen all labels, its students 2,000 (docs/evidence.md has the commands for it, and what came out).
+"""
+
+CONFIG = "configs/kd.py"
+SEEDS = 5
+BASELINE = "KD, tuned"
+
+SHORT = {
+    "data.subset": 2000, "student.epochs": 20, "student.schedule.name": "cosine", "eval.every": 20
+}  # fmt: skip
+TUNED = {"student.terms.ce.weight": 1.0, "student.terms.kd.weight": 2.0}  # on seed 100
+RAMP = {"student.terms.dkd.warmup_epochs": 2.0}  # 20 of 240 epochs, in proportion; so is the search
+SEARCH = {"student.refine.dafa.search_epochs": 2}
+SKD = "student.refine.skd"
+LITERAL = {
+    f"{SKD}.simplifier": "batch", f"{SKD}.bound": None, f"{SKD}.normalize": False, f"{SKD}.rate": 1.0,
+    f"{SKD}.student_temperature": None, "student.terms.ce.weight": 0.1, "student.terms.kd.weight": 0.9,
+}  # fmt: skip
+
+
+def sweep():
+    """Alone, losses on logits, SKD whole and in parts, feature methods alone and behind SoKD."""
+    skd, skd_dkd, annealed = "configs/skd.py", "configs/compose.py:skd+dkd", "configs/skd_annealed.py"
+    yield SHORT | {"name": "alone", "student.terms.ce.weight": 1.0, "student.terms.kd.weight": 0.0}
+    yield SHORT | {"name": "KD"}
+    yield SHORT | {"name": "KD, tuned", **TUNED}
+    yield SHORT | {"name": "DKD", "config": "configs/dkd.py", **RAMP}
+    yield SHORT | {"name": "DIST", "config": "configs/dist.py"}
+    yield SHORT | {"name": "SKD", "config": skd}
+    yield SHORT | {"name": "SKD, softening alone", "config": skd, f"{SKD}.simplifier": "none"}
+    yield SHORT | {"name": "SKD, simplifier alone", "config": skd, f"{SKD}.temperature": 1.0}
+    yield SHORT | {"name": "SKD, annealed", "config": annealed}
+    yield SHORT | {"name": "SKD, literal", "config": skd, **LITERAL}
+    yield SHORT | {"name": "SKD + DKD", "config": skd_dkd, **RAMP}
+    for host, name in (("fitnet", "FitNet"), ("reviewkd", "ReviewKD")):
+        yield SHORT | {"name": name, "config": f"configs/compose.py:{host}"}
+        yield SHORT | {"name": f"SoKD + {name}", "config": f"configs/compose.py:sokd+{host}", **SEARCH}
