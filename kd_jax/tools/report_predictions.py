@@ -16,7 +16,8 @@ BINS = 15
 CAPTIONS = {
     "reliability": "How often the networks are right by how sure they are (15 bins of the test set, first seed of "
     "each row); on the dashed line both are equal. ECE: expected calibration error, in points.",
-    "classes": "Accuracy of every class of the test set, less that of the baseline; first seed of each row.",
+    "classes": "Accuracy of every class of the test set, less that of the baseline; first seed of each row with the "
+    "baseline's test set.",
     "correlation": "Absolute difference between the correlations of the student's and of the teacher's logits, by "
     "pairs of classes; first seed of each row. Darker is further from the teacher.",
 }
@@ -99,7 +100,9 @@ def by_class(of: Predictions) -> np.ndarray:
 
 
 def _classes(said: dict[str, Predictions], base: str) -> bytes | None:
-    if base not in said or len(said) < 2:
+    """Of the rows with the baseline's test set."""
+    said = {label: of for label, of in said.items() if base in said and _same_images(of, said[base])}
+    if len(said) < 2:
         return None
     names = said[base].classes or tuple(map(str, range(said[base].logits.shape[-1])))
     few = len(names) <= 20
@@ -116,6 +119,11 @@ def _classes(said: dict[str, Predictions], base: str) -> bytes | None:
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes.legend(fontsize="small")
     return png(figure)
+
+
+def _same_images(one: Predictions, other: Predictions) -> bool:
+    """Whether two networks are of one test set, as far as labels and classes tell."""
+    return one.logits.shape == other.logits.shape and np.array_equal(one.labels, other.labels)
 
 
 def correlation_difference(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:

@@ -172,11 +172,12 @@ def test_the_command_refuses(flags, message):
 def test_a_dry_run(tmp_path, capsys):
     small = ("--config.data.synthetic.size=8", "--config.data.synthetic.classes=5")
     there = sweep.plan(str(tmp_path / "new"), cells(["student.terms.kd.weight=1,2"], seeds=2, changes=small))
-    dry_run(there, FAKE, (0, 1))
+    dry_run(there, FAKE, (0, 1), minutes=600)
     said = capsys.readouterr().out
     assert "4 runs (2 cells, 2 seeds), and 2 phases that they share" in said
     assert "  student.terms.kd.weight=2/seed=1: new, takes teacher from shared/teacher-" in said
     assert said.count("2 steps taken") == 2 and "all together: about " in said and not (tmp_path / "new").exists()
+    assert "into 600 min fit seeds 0 to 1: about " in said and "left out" not in said
 
 
 def table_of(home, out):
