@@ -14,7 +14,7 @@ WANDB = flags.DEFINE_string("wandb", "", "project of Weights & Biases that gets 
 PREDICTIONS = flags.DEFINE_bool(
     "predictions",
     False,
-    "run the saved networks over the test set: calibration, gains by class, correlations of logits",
+    "run the saved networks over the test set: calibration, gains by class, correlations of logits, refined targets",
 )
 OUT = flags.DEFINE_string("out", "", "folder of the report; by default the first DIR")
 

@@ -31,6 +31,9 @@ JOBS = flags.DEFINE_integer("jobs", 1, "how many runs at once", lower_bound=1)
 SHARD = flags.DEFINE_string(
     "shard", "0/1", "I/N: every N-th cell from the I-th on, I from 0 or from 1, for arrays of jobs"
 )
+MINUTES = flags.DEFINE_float(
+    "minutes", None, "measure steps, and run as many seeds, each with all cells, as fit into so many minutes"
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "list the runs, what they share and how long they take; write nothing")
 LIST = flags.DEFINE_bool("list", False, "name the sweeps in configs/sweeps")
 
@@ -47,11 +50,21 @@ def run() -> None:
         CONFIG, WORKDIR.value, grids=GRID.value, file=SWEEP.value, seeds=SEEDS.value,
         first_seed=FIRST_SEED.value, teacher_seed=TEACHER_SEED.value, baseline=BASELINE.value, together=TOGETHER.value,
     )  # fmt: skip
+    train, minutes = HERE / "train.py", MINUTES.value
+    if minutes is not None:
+        from kd_jax.tools import sweep_minutes
+
+        sweep_minutes.check(planned, shard)
     if DRY_RUN.value:
         from kd_jax.tools.sweep_cost import dry_run
 
-        dry_run(planned, HERE / "train.py", shard)
-    elif not sweep.run(planned, HERE / "train.py", count=JOBS.value, shard=shard):
+        dry_run(planned, train, shard, minutes)
+        return
+    if minutes is not None:
+        done = sweep_minutes.run(planned, train, minutes, count=JOBS.value)
+    else:
+        done = sweep.run(planned, train, count=JOBS.value, shard=shard)
+    if not done:
         sys.exit(1)
 
 

@@ -5,7 +5,7 @@ from kd_jax.engine.deepkd import deepkd
 from kd_jax.engine.dot import dot
 from kd_jax.engine.optim import adamw, cosine_schedule, sgd, step_schedule
 from kd_jax.engine.state import TrainState, init_state, make_init_context
-from kd_jax.engine.step import eval_step, teacher_outputs, train_step, visualizations
+from kd_jax.engine.step import eval_step, refine, teacher_outputs, train_step, visualizations
 
 __all__ = [
     "OPTIMIZERS",
@@ -15,6 +15,7 @@ __all__ = [
     "init_state",
     "make_init_context",
     "policy_step",
+    "refine",
     "teacher_outputs",
     "train_step",
     "visualizations",

@@ -18,6 +18,7 @@ from kd_jax.typing import (
     Array,
     Batch,
     Distiller,
+    Match,
     Mean,
     Need,
     Outputs,
@@ -153,6 +154,23 @@ def visualizations(
     outputs, _ = models.apply(model, state.student, batch["image"])
     view = make_view(batch["image"], outputs, as_teachers(teacher_outputs), batch, state.step)
     return distiller.visualizations(Vars(state.params["method"], state.stats["method"], state.policy), view)
+
+
+def refine(
+    state: TrainState,
+    teacher_outputs: Outputs | tuple[Outputs, ...],
+    batch: Batch,
+    key: Array,
+    *,
+    model: nn.Module,
+    refiners: Distiller,
+) -> tuple[Match, Match]:
+    """The pair of logits of a batch before and after some refiners, the network and they in eval mode. Arguments as for
+    `train_step`."""
+    outputs, _ = models.apply(model, state.student, batch["image"])
+    view = make_view(batch["image"], outputs, as_teachers(teacher_outputs), batch, state.step)
+    vars = Vars(state.params["method"], state.stats["method"], state.policy)
+    return view.match, refiners.apply(vars, view, key, False)[0].match
 
 
 def eval_step(

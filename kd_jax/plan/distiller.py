@@ -27,6 +27,13 @@ def members_of(phase: config.Phase, steps_per_epoch: int) -> dict[str, Distiller
     return {m.label: _member(phase, part, m, steps_per_epoch) for part, group in groups.items() for m in group}
 
 
+def match_refiners(phase: config.Phase, steps_per_epoch: int) -> Distiller | None:
+    """The refiners of a phase that change what criteria on logits compare, in their order; None without any."""
+    members = members_of(phase, steps_per_epoch)
+    labels = [r.label for r in phase.refine if members[r.label].refines & {Need.MATCH, Need.MATCH_TEMPERATURE}]
+    return methods.chain(**{label: members[label] for label in labels}) if labels else None
+
+
 def _member(phase: config.Phase, part: str, member: config.Member, steps_per_epoch: int) -> Distiller:
     key = f"{phase.name}.{part}.{member.label}"
     factories = methods.REFINERS if part == "refine" else methods.CRITERIA

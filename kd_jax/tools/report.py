@@ -10,7 +10,7 @@ from kd_jax.storage.progress import log_line
 from kd_jax.storage.trackers import WandB, required
 from kd_jax.tools.report_page import page
 from kd_jax.tools.report_plots import pictures
-from kd_jax.tools.report_predictions import CAPTIONS as OF_PREDICTIONS
+from kd_jax.tools.report_predictions import caption as caption_of_predictions
 from kd_jax.tools.report_predictions import prediction_pictures
 from kd_jax.tools.report_runs import Run, find, notes_on
 from kd_jax.tools.report_tables import (
@@ -95,7 +95,7 @@ def report(
 def _caption(name: str) -> str:
     """What a picture shows."""
     against = f"The last step against {name.removeprefix('against_')}; bars are one deviation."
-    return (CAPTIONS | OF_PREDICTIONS).get(name, against)
+    return caption_of_predictions(name) or CAPTIONS.get(name, against)
 
 
 def _notes(table: Sequence[Row]) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 from kd_jax.storage.progress import log_line
 from kd_jax.tools.report_plots import COLORS, MOST, axes_of, best_of, figure_of, png, style
 from kd_jax.tools.report_tables import Row
+from kd_jax.tools.report_targets import CAPTION, targets_picture
 from kd_jax.train.predict import Predictions, predict
 from kd_jax.typing import InputError
 
@@ -15,14 +16,16 @@ BINS = 15
 CAPTIONS = {
     "reliability": "How often the networks are right by how sure they are (15 bins of the test set, first seed of "
     "each row); on the dashed line both are equal. ECE: expected calibration error, in points.",
-    "classes": "Accuracy of every class of the test set, less that of the baseline; first seed of each row.",
+    "classes": "Accuracy of every class of the test set, less that of the baseline; first seed of each row with the "
+    "baseline's test set.",
     "correlation": "Absolute difference between the correlations of the student's and of the teacher's logits, by "
     "pairs of classes; first seed of each row. Darker is further from the teacher.",
 }
+TARGETS = "targets_"  # and a number: what the refiners of a row's phase make of its teacher's logits
 
 
 def prediction_pictures(rows: Sequence[Row]) -> dict[str, bytes]:
-    """Name -> PNG, the names of CAPTIONS as far as there is something to draw. Runs the saved networks.
+    """Name -> PNG, as far as there is something to draw: see `caption`. Runs the saved networks.
 
     Raises:
       InputError: the data or a network is not there.
@@ -36,7 +39,15 @@ def prediction_pictures(rows: Sequence[Row]) -> dict[str, bytes]:
         said[row.label] = predict(str(run.folder), phase=run.phase, seed=_together(run))
     base = next((row.label for row in rows if row.gap is None), "")
     drawn = {"reliability": _reliability(said), "classes": _classes(said, base), "correlation": _correlation(said)}
+    refined = [(label, of) for label, of in said.items() if of.targets is not None]
+    for number, (label, of) in enumerate(refined, 1):
+        drawn[f"{TARGETS}{number}"] = targets_picture(label, of.targets, of.classes)
     return {name: picture for name, picture in drawn.items() if picture}
+
+
+def caption(name: str) -> str | None:
+    """What a picture shows, None of one that is not of predictions."""
+    return CAPTION if name.startswith(TARGETS) else CAPTIONS.get(name)
 
 
 def _together(run) -> int | None:
@@ -89,7 +100,9 @@ def by_class(of: Predictions) -> np.ndarray:
 
 
 def _classes(said: dict[str, Predictions], base: str) -> bytes | None:
-    if base not in said or len(said) < 2:
+    """Of the rows with the baseline's test set."""
+    said = {label: of for label, of in said.items() if base in said and _same_images(of, said[base])}
+    if len(said) < 2:
         return None
     names = said[base].classes or tuple(map(str, range(said[base].logits.shape[-1])))
     few = len(names) <= 20
@@ -106,6 +119,11 @@ def _classes(said: dict[str, Predictions], base: str) -> bytes | None:
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes.legend(fontsize="small")
     return png(figure)
+
+
+def _same_images(one: Predictions, other: Predictions) -> bool:
+    """Whether two networks are of one test set, as far as labels and classes tell."""
+    return one.logits.shape == other.logits.shape and np.array_equal(one.labels, other.labels)
 
 
 def correlation_difference(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:

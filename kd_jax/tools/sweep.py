@@ -1,9 +1,10 @@
 """A sweep: every combination of some values, times seeds, a folder each. The same command again goes on."""
 
+import math
 import os
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,11 +35,22 @@ class Sweep(NamedTuple):
     last: list[Job]
     baseline: str
 
+    @property
+    def seeds(self) -> list[int]:
+        """Of the cells, in their order; of seeds that train together the first."""
+        return sorted({cell.seed for cell in self.cells})
+
     def shard(self, index: int, count: int) -> list[Job]:
-        """The jobs of every count-th cell, and those that they need."""
+        """The jobs of every count-th cell, and those that they need: seed by seed, so that the cells that are done are
+        paired wherever a sweep is stopped."""
         last = self.last[index::count]
         needs = {need for job in last for need in job.needs}
-        return [job for job in self.shared if job.folder in needs] + last
+        return sorted([job for job in self.shared if job.folder in needs] + last, key=lambda job: job.cell.seed)
+
+    def of_seeds(self, seeds: Collection[int]) -> "Sweep":
+        """What it runs for some of its seeds, in the same folders."""
+        cells = [cell for cell in self.cells if cell.seed in seeds]
+        return self._replace(cells=cells, last=[job for job in self.last if job.cell.seed in seeds])
 
 
 def planned(
@@ -101,16 +113,17 @@ def plan(workdir: str, cells: Sequence[Cell], *, teacher_seed: int | None = None
     return Sweep(Path(home), list(cells), shared, last, baseline)
 
 
-def run(sweep: Sweep, train: Path, *, count: int = 1, shard: tuple[int, int] = (0, 1)) -> bool:
+def run(sweep: Sweep, train: Path, *, count: int = 1, shard: tuple[int, int] = (0, 1), until: float = math.inf) -> bool:
     """Run what is not done yet.
 
     Args:
       train: the script that trains.
       count: how many runs at once.
       shard: (index, count): every count-th cell, from the index-th on.
+      until: time on the monotonic clock from which on no run starts; those that run go on.
 
     Returns:
-      Whether all cells of the shard are done.
+      Whether no run of the shard has failed.
 
     Raises:
       Interrupted: SIGTERM or SIGINT came; the same command goes on.
@@ -129,12 +142,14 @@ def run(sweep: Sweep, train: Path, *, count: int = 1, shard: tuple[int, int] = (
         result = _result(sweep.home, job) if outcome == DONE else outcome
         log_line(f"[{ended}/{len(jobs)}] {job.name}: {result}{_time_left(runner, len(jobs) - ended)}")
 
-    runner = Runner(sweep.home, train, count, say)
+    runner = Runner(sweep.home, train, count, say, until)
     runner.run(jobs)
-    failed = [job for job in jobs if runner.outcomes[job.folder] != DONE]
+    failed = [job for job in jobs if runner.outcomes.get(job.folder, DONE) != DONE]
     for job in failed:
         log_line(f"failed: {job.folder}: {runner.outcomes[job.folder]}; all it printed: {sweep_jobs.OUTPUT} there")
-    if not failed:
+    if runner.left:
+        log_line(f"the time is over: {len(runner.left)} runs were not started; the same command goes on")
+    elif not failed:
         log_line(f"all are done; python launch/report.py {shlex.quote(os.path.relpath(sweep.home))}")
     return not failed
 

@@ -3,6 +3,7 @@ what became of them."""
 
 import fcntl
 import json
+import math
 import os
 import shlex
 import signal
@@ -30,18 +31,21 @@ class Runner:
     """Runs jobs.
 
     home: folder of the sweep. train: the script that trains. count: how many at once. say: takes a line when a job
-    has ended. outcomes: folder -> DONE, or why it failed. seconds: of the jobs that this process has run to their end.
+    has ended. until: time on the monotonic clock from which on no job starts. outcomes: folder -> DONE, or why it
+    failed. seconds: of the jobs that this process has run to their end. left: jobs that the time did not reach.
     """
 
     home: Path
     train: Path
     count: int
     say: Callable[[Job, str], None]
+    until: float = math.inf
     outcomes: dict[str, str] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
+    left: list[Job] = field(default_factory=list)
 
     def run(self, jobs: Iterable[Job]) -> None:
-        """Run all jobs that are not done yet; one that fails stops only those that need it.
+        """Run all jobs that are not done yet, as far as the time reaches; one that fails stops only those that need it.
 
         Raises:
           Interrupted: SIGTERM or SIGINT came; the processes have saved and ended.
@@ -54,6 +58,9 @@ class Runner:
                     _end(running)
                     raise Interrupted(number, f"sweep {self.home}")
                 self._collect(running, waiting, again)
+                if time.monotonic() >= self.until:
+                    self.left += [job for job in waiting if not is_done(self.home, job)]
+                    waiting.clear()
                 self._start_next(running, waiting, again)
                 time.sleep(PAUSE)
 

@@ -11,7 +11,7 @@ from kd_jax.distributed.preemption import Interrupted
 from kd_jax.engine.loop import LoopState
 from kd_jax.methods.base import fold
 from kd_jax.plan import PhasePlan
-from kd_jax.storage.progress import Progress, log_line
+from kd_jax.storage.progress import NOTHING_LATER, Later, Progress, log_line
 from kd_jax.storage.trackers import trackers_of
 from kd_jax.storage.workdir import Workdir
 from kd_jax.train import report
@@ -46,12 +46,12 @@ class PhaseRun:
         self.rows = Rows(plan, log, self.record)
         self.cache: CachedTeachers | None = None
 
-    def result(self) -> dict:
-        """The phase's entry in summary.json; trains whatever is not trained yet."""
+    def result(self, later: Later = NOTHING_LATER) -> dict:
+        """The phase's entry in summary.json; trains whatever is not trained yet. later: what the run does then."""
         try:
             outcome = self.storage.outcome()
             if outcome is None:
-                outcome = self._train() if self.plan.weights is None else self._take_weights()
+                outcome = self._train(later) if self.plan.weights is None else self._take_weights()
                 self.trained = True
                 self.storage.write_outcome(outcome)
         except BaseException:
@@ -104,7 +104,7 @@ class PhaseRun:
         self.storage.checkpoints.wait()
         return self._outcome((loop,))
 
-    def _train(self) -> dict:
+    def _train(self, later: Later) -> dict:
         plan, began = self.plan, time.monotonic()
         log_line(f"{plan.name}: {plan.batch_line}")
         compiled, teachers, evaluator = self._begin()
@@ -113,36 +113,35 @@ class PhaseRun:
         step, wall, mark = int(loops[0].state.step), self.record.clock.wall, None
         self.log.rewind(self.name, step)
         self.log.track(trackers_of(self.recipe, self.folder.parent, self.name, step))
-        progress = Progress(self.name, step, plan.steps)
         steps = Steps(self.recipe, plan, compiled, self.source, teachers, loops, keys, self.cache)
-        while step < plan.steps:
-            loops, step = steps.take(loops, step)
-            if mark is None:  # the first call loads programs: wait for it, then start to count
-                jax.block_until_ready(loops)
+        with Progress(self.name, step, plan.steps, later) as progress:
+            while step < plan.steps:
+                loops, step = steps.take(loops, step)
+                if mark is None:  # the first call loads programs: wait for it, then start to count
+                    jax.block_until_ready(loops)
+                    mark = (time.monotonic(), step)
+                due, signal = self._due(step), self.stop(step)
+                if not any(due) and signal is None:
+                    continue
+                self.storage.stop_if_not_finite(loops)
+                self.record.clock.training += time.monotonic() - mark[0]
+                self.record.clock.steps += step - mark[1]
+                row, test, save = due
+                if row:
+                    self.rows.add_train(loops, step, progress)
+                    loops = tuple(loop._replace(metrics=compiled.no_metrics()) for loop in loops)
+                if test:
+                    self.rows.add_test(self._measure(evaluator, loops), step, progress)
+                if save or signal is not None:
+                    self.record.clock.wall = wall + time.monotonic() - began
+                    self.record.cache_counts = self.cache.counts_since(counts) if self.cache else {}
+                    self.storage.save(loops, self.record)
+                if signal is not None:
+                    self.storage.checkpoints.wait()
+                    raise Interrupted(signal, f"phase {self.name}, step {step} of {plan.steps}")
                 mark = (time.monotonic(), step)
-            due, signal = self._due(step), self.stop(step)
-            if not any(due) and signal is None:
-                continue
-            self.storage.stop_if_not_finite(loops)
-            self.record.clock.training += time.monotonic() - mark[0]
-            self.record.clock.steps += step - mark[1]
-            row, test, save = due
-            if row:
-                self.rows.add_train(loops, step, progress)
-                loops = tuple(loop._replace(metrics=compiled.no_metrics()) for loop in loops)
-            if test:
-                self.rows.add_test(self._measure(evaluator, loops), step, progress)
-            if save or signal is not None:
-                self.record.clock.wall = wall + time.monotonic() - began
-                self.record.cache_counts = self.cache.counts_since(counts) if self.cache else {}
-                self.storage.save(loops, self.record)
-            if signal is not None:
-                self.storage.checkpoints.wait()
-                raise Interrupted(signal, f"phase {self.name}, step {step} of {plan.steps}")
-            mark = (time.monotonic(), step)
-        if not self.record.results[0].at(plan.steps):  # the last checkpoint is of a version that did not keep them
-            self.rows.add_test(self._measure(evaluator, loops), plan.steps, progress)
-        progress.close()
+            if not self.record.results[0].at(plan.steps):  # the last checkpoint is of a version that did not keep them
+                self.rows.add_test(self._measure(evaluator, loops), plan.steps, progress)
         self.storage.checkpoints.wait()
         self._draw(compiled, teachers, loops[0])
         self.log.in_order([p.name for p in self.recipe.phases])

@@ -1,4 +1,4 @@
-"""What a saved network, and its teacher, say of the test set."""
+"""What a saved network, and its teacher, say of the test set; and what the phase's refiners make of both."""
 
 from typing import NamedTuple
 
@@ -13,17 +13,19 @@ from kd_jax.train.compiled import Teachers
 from kd_jax.train.evaluate import read_config, saved
 from kd_jax.train.inputs import load_teachers
 from kd_jax.train.run import load_data
+from kd_jax.train.targets import Targets, targets_of
 from kd_jax.typing import Outputs
 
 
 class Predictions(NamedTuple):
     """Of the N test images: logits (N, K) of the network, and of its teachers' mean or None; labels (N,); names of the
-    classes, () where they have none."""
+    classes, () where they have none; targets: of the first test batch, None without refiners of logits."""
 
     logits: np.ndarray
     teacher: np.ndarray | None
     labels: np.ndarray
     classes: tuple[str, ...]
+    targets: Targets | None = None
 
 
 def predict(workdir: str, *, phase: str, seed: int | None = None) -> Predictions:
@@ -50,9 +52,11 @@ def predict(workdir: str, *, phase: str, seed: int | None = None) -> Predictions
     run = Teachers(layout, networks[: 1 + len(teachers)], frozenset())
     with batches_of(recipe, layout, dataset) as source:
         outputs, labels = _over_the_test_set(run, (layout.put(variables), *layout.put(teachers, "s")), source, size)
+        targets = targets_of(plan, resolve_path(workdir) / phase, teachers, next(source.test(size)), seed)
     student, *others = ([each.logits for each in seat] for seat in zip(*outputs, strict=True))
     logits = [np.concatenate(parts)[: len(labels)] for parts in (student, *others)]
-    return Predictions(logits[0], np.mean(logits[1:], axis=0) if others else None, labels, tuple(dataset.classes))
+    mean = np.mean(logits[1:], axis=0) if others else None
+    return Predictions(logits[0], mean, labels, tuple(dataset.classes), targets)
 
 
 def _over_the_test_set(

@@ -16,9 +16,10 @@ from kd_jax.train.results import mean_of, over_seeds
 from kd_jax.typing import AuxNetwork, Variables
 
 
-def describe(task: Task, metrics: dict[str, Any]) -> str:
-    """The task's metrics as a line has room for them: "top-1 91.20%  agreement 88.00%"; or that there are none."""
-    shown = (f"{task.titles[n]} {metrics[n]:.2%}" for n in task.shown if metrics.get(n) is not None)
+def describe(task: Task, metrics: dict[str, Any], names: tuple[str, ...] = ()) -> str:
+    """The task's metrics as a line has room for them: "top-1 91.20%  agreement 88.00%"; or that there are none. names:
+    of some of them."""
+    shown = (f"{task.titles[n]} {metrics[n]:.2%}" for n in names or task.shown if metrics.get(n) is not None)
     return "  ".join(shown) or f"{task.titles[task.headline]} not measured"
 
 
@@ -56,7 +57,8 @@ class Rows:
             means = f"mean of {len(rows)} seeds: " if len(rows) > 1 else ""
             loss = f"test loss {mean['loss']:.4f}  " if "loss" in mean else ""
             shown = f"{means}{loss}{describe(plan.task, mean)}"
-            progress.line(step, rows[0]["epoch"], plan.steps / plan.steps_per_epoch, shown)
+            headline = describe(plan.task, mean, (plan.task.headline,))
+            progress.line(step, rows[0]["epoch"], plan.steps / plan.steps_per_epoch, shown, headline)
 
     def network_results(self, aux_networks: dict[str, AuxNetwork]) -> dict[str, dict]:
         """The entries of the networks that are trained beside the student."""

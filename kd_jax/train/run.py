@@ -14,6 +14,7 @@ from kd_jax.storage.workdir import Workdir
 from kd_jax.train import machine, report
 from kd_jax.train.batches import batches_of, share_of, workers_of
 from kd_jax.train.cache_size import cache_lines
+from kd_jax.train.later import later_of
 from kd_jax.train.phase import PhaseRun
 from kd_jax.train.teacher_check import check_order
 from kd_jax.typing import InputError
@@ -120,9 +121,11 @@ def _run(prepared: Prepared, tree: dict, stop) -> dict:
     runs = [PhaseRun(recipe, plan, home, source, log, stop, data_identity) for plan in plans]
     results = {}
     for phase in runs:
+        waiting = [plan for plan in not_done if plan.name not in (*results, phase.name)]
+        later = later_of(phase.plan, waiting, [(run.plan, results[run.name]) for run in runs[: len(results)]])
         with source:  # which no longer computes ahead after the phase, however that ends
             try:
-                results[phase.name] = phase.result()
+                results[phase.name] = phase.result(later)
             finally:
                 log.track(())
     written, task = home.path / "summary.json", plans[0].task

@@ -34,6 +34,17 @@ def test_accuracy_by_class():
     np.testing.assert_array_equal(by_class(said), [0.5, 0.5, np.nan])
 
 
+def test_gains_are_among_rows_of_one_test_set(rng):
+    """A report may hold runs on several data sets."""
+    one, two = (Predictions(rng.normal(size=(8, 3)), None, np.arange(8) % 3, ()) for _ in range(2))
+    other = Predictions(rng.normal(size=(8, 5)), None, np.arange(8) % 5, ())
+    shuffled = two._replace(labels=two.labels[::-1])
+    assert report_predictions._classes({"a": one, "b": other, "c": shuffled}, "a") is None
+    drawn = report_predictions._classes({"a": one, "b": other, "c": two}, "a")
+    assert drawn == report_predictions._classes({"a": one, "c": two}, "a") and drawn[:4] == b"\x89PNG"
+    assert report_predictions._classes({"a": one, "c": two}, "") is None  # the baseline has no result
+
+
 def test_correlations(rng):
     teacher = rng.normal(size=(50, 3))
     np.testing.assert_allclose(correlation_difference(5 * teacher + 1, teacher), 0, atol=1e-12)
