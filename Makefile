@@ -20,7 +20,7 @@ test-all: .venv/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov-fail-under=95 $(TESTED:%=--cov=kd_jax/%)
 
 docs: .venv/.docs
-	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs . docs/_build
+	$(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning --keep-going --conf-dir docs . docs/_build
 
 lint: .venv/.test
 	$(BIN)/ruff check .

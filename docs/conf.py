@@ -21,7 +21,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc"]
 
 myst_heading_anchors = 4
 highlight_language = "none"
-smartquotes = False  # "classes" is a value that somebody copies
+smartquotes_action = "D"  # dashes alone: "classes" is a value that somebody copies
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_preserve_defaults = True
@@ -46,7 +46,7 @@ def read_notebook(app, docname: str, source: list[str]) -> None:
 
 def read_docstring(app, kind: str, name: str, what, options, lines: list[str]) -> None:
     """Turn a docstring into reStructuredText."""
-    lines[:] = docstrings.to_rst(lines)
+    lines[:] = docstrings.to_rst(lines, getattr(what, "_fields", ()) or getattr(what, "__dataclass_fields__", ()))
 
 
 def skip_field(app, kind: str, name: str, member, skip: bool, options) -> bool | None:

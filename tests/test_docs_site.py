@@ -20,7 +20,7 @@ LOADED = re.compile(  # what a browser gets by itself; a link to click is none o
 
 
 def build(source, target):
-    command = "-m sphinx --quiet --fail-on-warning --keep-going --conf-dir".split()
+    command = "-m sphinx --quiet --fresh-env --fail-on-warning --keep-going --conf-dir".split()
     return subprocess.run(
         [sys.executable, *command, str(ROOT / "docs"), str(source), str(target)], capture_output=True, text=True
     )
@@ -44,7 +44,7 @@ def docstrings():
 
 def test_make_docs_builds_as_this_test_does():
     done = subprocess.run(["make", "-n", "docs"], capture_output=True, text=True, cwd=ROOT)
-    command = "-m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs . docs/_build"
+    command = "-m sphinx --quiet --fresh-env --fail-on-warning --keep-going --conf-dir docs . docs/_build"
     assert done.returncode == 0 and command in done.stdout
 
 
@@ -72,6 +72,7 @@ def test_public_names_are_in_the_pages_on_the_api(site):
     expected |= {f"kd_jax.typing.{name}" for name in records if not name.startswith("_")}
     assert len(expected) > 140
     assert not {name for name in expected if f'id="{name}"' not in text}
+    assert "<ol" not in text  # no docstring has a numbered list: "K." is none
     assert not re.findall(r"<p>(?:Args|Returns|Raises|Reference|Differs):", text)  # every section is a field
 
 
@@ -99,6 +100,7 @@ def test_a_docstring_as_fields(docstrings):
           x, y: both: (B,),
             or ().
           **more: others.
+          classes: K.
 
         Raises:
           ValueError: not
@@ -117,6 +119,18 @@ def test_a_docstring_as_fields(docstrings):
         ":param x: both: (B,), or ().",
         ":param y: both: (B,), or ().",
         r":param \*\*more: others.",
+        r":param classes: \K.",
         ":raises ValueError: not equal.",
         ':Reference: Somebody, "A title", 2020, arXiv.',
     ]
+
+
+def test_the_fields_of_a_record(docstrings):
+    lines = ["A pair. Say: it. left: the", "first. right, both: more. other: nothing."]
+    assert [line for line in docstrings.to_rst(lines, ("left", "right", "both")) if line] == [
+        "A pair. Say: it.",
+        ":param left: the first.",
+        ":param right: more. other: nothing.",
+        ":param both: more. other: nothing.",
+    ]
+    assert docstrings.to_rst(lines)[0] == "A pair. Say: it. left: the first. right, both: more. other: nothing."
