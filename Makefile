@@ -1,11 +1,12 @@
 # make quickstart   set up .venv and run the main job on embedded data
 # make test         set up .venv and run the test suite
 # make test-all     the full matrices too, and coverage
+# make docs         the pages of docs/ and the API as a site, docs/_build/index.html
 PYTHON ?= python3
 BIN := .venv/bin
 TESTED := losses layers methods engine
 
-.PHONY: quickstart test test-all lint clean
+.PHONY: quickstart test test-all docs lint clean
 
 quickstart: .venv/.run
 	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
@@ -17,6 +18,9 @@ test: .venv/.test
 test-all: export XLA_FLAGS := --xla_backend_optimization_level=0
 test-all: .venv/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov-fail-under=95 $(TESTED:%=--cov=kd_jax/%)
+
+docs: .venv/.docs
+	$(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning --keep-going --conf-dir docs . docs/_build
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -32,5 +36,9 @@ lint: .venv/.test
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
+.venv/.docs: .venv/.run
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs docs/_build

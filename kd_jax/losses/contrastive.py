@@ -83,7 +83,8 @@ def crd_scales(
 
     over the positives and the negatives, for the student and for the teacher as the anchor. Nothing is detached.
 
-    Args: as `crd`.
+    Args:
+      student, teacher, student_bank, teacher_bank, index, negatives, temperature: as for `crd`.
 
     Returns:
       student_scale, teacher_scale: each (), in [e^-80, e^80].
