@@ -11,10 +11,9 @@ import tempfile
 from itertools import count
 from pathlib import Path
 
+import runs
 from record import Goal, Measured, Table, at_least
 from worker import NotAvailable, ratio, rounds
-
-import runs
 
 VIEWS = 162  # of an image under crop (pad 4) and flip: 9 x 9 x 2
 METHODS = ("kd", "skd")

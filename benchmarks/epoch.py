@@ -9,11 +9,10 @@ import statistics
 import tempfile
 from pathlib import Path
 
+import runs
 from record import Goal, Measured, Table, at_least
 from step import torch_flags, torch_workers
 from worker import ratio, rounds
-
-import runs
 
 
 def flags(parser) -> None:

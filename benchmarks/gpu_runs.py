@@ -12,15 +12,15 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent / "stand_ins"))  # last: the real ones go first
 
-import gpu_parts  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from worker import NotAvailable  # noqa: E402
 
+import gpu_parts  # noqa: E402
 import runs  # noqa: E402
 from kd_jax.distributed import preemption  # noqa: E402
 from kd_jax.train import report, run  # noqa: E402
 from kd_jax.train.phase_storage import PhaseStorage  # noqa: E402
+from worker import NotAvailable  # noqa: E402
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 

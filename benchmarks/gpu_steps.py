@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-import gpu_parts
 import jax
 import numpy as np
-import programs
-from worker import NotAvailable, Worker, rounds
 
+import gpu_parts
+import programs
 from kd_jax import engine
 from kd_jax.engine.loop import normalized
 from kd_jax.engine.step import select_outputs
 from kd_jax.models.network import normalize
+from worker import NotAvailable, Worker, rounds
 
 PRECISIONS = {"float32": "highest", "tf32": "default", "bf16": "default"}  # of matrix products and convolutions
 REPEAT, ROUNDS = 20, 5

@@ -15,8 +15,8 @@ def main() -> None:
     answers = worker.quiet()
     pair, batch, image, method = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     import jax
-    import programs
 
+    import programs
     from kd_jax.tools import environment
 
     environment.keep_memory()  # as the commands do

@@ -36,8 +36,8 @@ def check(flags, parser) -> None:
 
 def measure(flags) -> Measured:
     import jax
-    import programs
 
+    import programs
     from configs import compose
     from kd_jax import InputError
 

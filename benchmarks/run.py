@@ -18,7 +18,6 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import page  # noqa: E402
 import record  # noqa: E402
-
 from kd_jax.tools import environment  # noqa: E402
 
 ALL = ("step", "cache", "seeds", "input", "start", "scaling", "epoch", "memory")

@@ -67,7 +67,6 @@ def measure(flags) -> Measured:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     os.environ["JAX_PLATFORMS"] = "cpu"
     import programs
-
     from kd_jax import InputError
 
     methods, numbers, rows = tuple(flags.methods.split(",")), [], []

@@ -5,10 +5,9 @@ import statistics
 import tempfile
 from pathlib import Path
 
+import runs
 from record import Goal, Measured, Table, at_least
 from worker import ratio, rounds
-
-import runs
 
 
 def flags(parser) -> None:

@@ -18,9 +18,9 @@ from kd_jax.distributed import environment, processes
 from kd_jax.train.evaluate import saved
 from tests.conftest import ROOT
 
-# every method of ours at once: SFTN's branches, SKD, SoKD's search. Sums in another order differ by 1e-7, and that stays
-# so until an activation crosses a ReLU's kink: hence few steps, and a seed under which none does (seed 1: one channel of
-# the student's last map, in step 2; all else was equal to 1e-8)
+# every method of ours at once: SFTN's branches, SKD, SoKD's search. Sums in another order differ by 1e-7, and that
+# stays so until an activation crosses a ReLU's kink: hence few steps, and a seed under which none does (seed 1: one
+# channel of the student's last map, in step 2; all else was equal to 1e-8)
 RECIPE = [
     "--config=configs/compose.py:sftn+skd+sokd,resnet8,resnet8,smoke",
     "--config.seed=2",
