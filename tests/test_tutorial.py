@@ -28,7 +28,7 @@ def test_it_runs():
 @pytest.mark.full
 def test_it_learns():
     space = run()
-    assert all(result > 0.85 for result in space["results"].values())
+    assert all(result > 0.7 for result in space["results"].values()), space["results"]  # chance is 0.1
 
 
 def test_nothing_is_stored_in_it():
