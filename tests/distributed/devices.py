@@ -1,6 +1,6 @@
 """Checks that need several devices; tests/distributed/test_parallel.py runs it with forced CPU devices.
 
-python -m tests.distributed.devices N [search]
+python -m tests.distributed.devices N
 """
 
 import sys
@@ -22,7 +22,7 @@ from kd_jax.plan.trace import step_inputs
 from kd_jax.tasks import CLASSIFICATION
 from kd_jax.train.compiled import Teachers
 from kd_jax.typing import Distiller, Outputs, Variables, Vars
-from tests.tiny import TinyNet, in_place, simple_operations
+from tests.tiny import TinyNet, in_place
 
 BATCH, STEPS = 16, 10
 STUDENT = TinyNet(num_classes=10)
@@ -64,28 +64,6 @@ def run(layout, tx, steps=STEPS):
         state, metrics = step(state, taught, batch, KEY)
         losses.append(float(metrics["loss"].total / metrics["loss"].count))
     return jax.tree.map(np.asarray, state), losses
-
-
-def search(layout):
-    """SoKD + FitNet: a step of the policy before every step of the student."""
-    refiners = {"dam": methods.dam(weight=1.0, areas=2, channels=8), "dafa": methods.dafa(stages=(2,), rate=0.01)}
-    distiller = methods.chain(**refiners, ce=methods.ce(), fitnet=methods.fitnet(weight=1.0))
-    parts = {"student": STUDENT, "distiller": distiller, "tx": optax.sgd(0.02, momentum=0.9)}
-    context = kd_jax.make_init_context(STUDENT, (STUDENT,), image_shape=(8, 8, 3), batch_size=BATCH)
-    shapes = context.view_shapes.teachers[0].stages
-    state = layout.put(jax.jit(lambda: kd_jax.init_state(KEY, context=context, **parts))())
-    parts["axis_name"] = layout.axis_name
-    policy_step = layout.jit_step(partial(kd_jax.engine.policy_step, **parts), ins="rbbr", outs="rr")
-    train_step = layout.jit_step(partial(kd_jax.train_step, **parts), ins="rbbr", outs="rr")
-    taught = []
-    for i, (batch, logits) in enumerate(batches()):
-        keys = jax.random.split(jax.random.fold_in(KEY, STEPS + i), len(shapes))
-        stages = tuple(jax.random.normal(k, s.shape) for k, s in zip(keys, shapes, strict=True))
-        taught.append(((logits._replace(stages=stages),), batch))
-    for inner, outer in zip(taught, taught[1:] + taught[:1], strict=True):
-        state, _ = policy_step(state, inner, outer, KEY)
-        state, _ = train_step(state, *inner, KEY)
-    return jax.tree.map(np.asarray, state)
 
 
 def drawn(key, shapes):
@@ -294,16 +272,6 @@ def main(n):
     print("same")
 
 
-def check_search(n):
-    """SoKD's policy, searched through the look-ahead, on n devices as on one."""
-    with simple_operations():
-        alone, together = search(Layout((1,))), search(Layout((n,)))
-    for part in ("params", "stats", "policy"):
-        assert far(getattr(alone, part), getattr(together, part)) < 1e-4, part
-    assert np.std(alone.policy["dafa"]["weight"]) > 0.01  # it has moved
-    print("same")
-
-
 if __name__ == "__main__":
     with in_place():
-        {"": main, "search": check_search}[sys.argv[2] if len(sys.argv) > 2 else ""](int(sys.argv[1]))
+        main(int(sys.argv[1]))
