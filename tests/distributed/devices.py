@@ -4,7 +4,7 @@ python -m tests.distributed.devices N
 """
 
 import sys
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -98,8 +98,9 @@ def prepared(distiller, batch, tx, **how):
     return context, jax.jit(partial(init, tx=tx))
 
 
-def classics(layout, steps=3):
-    """CRD, MLLD and DML on two views under DOT, with an average of the student."""
+@cache
+def classics_parts():
+    """CRD, MLLD and DML on two views under DOT, with an average of the student: the step, its first state, batches."""
     crd = methods.crd(negatives=8, dim=4)
     distiller = methods.chain(ce=methods.ce(), crd=crd, mlld=methods.mlld(), dml=methods.dml(peer="resnet8"))
     parts, task_terms = {"student": STUDENT, "distiller": distiller}, frozenset({"ce"})
@@ -113,11 +114,17 @@ def classics(layout, steps=3):
     rest = (shapes, *step_inputs(context, distiller.needs, CLASSIFICATION), KEY)
     pair = tuple(loss_dependencies(partial(part, i), shapes.params, *rest) for i in range(2))
     tx = dot(lambda step: 0.02, dependencies=pair, delta=0.05)
-    state = layout.put(prepared(distiller, BATCH, tx, ema=True)[1](KEY))
-    step = partial(kd_jax.train_step, **parts, tx=tx, task_terms=task_terms, ema=0.5, axis_name=layout.axis_name)
-    step = compiled(layout, step)
-    history = [jax.tree.map(np.asarray, state)]
-    for taught, batch in full_batches(BATCH, steps):
+    state = prepared(distiller, BATCH, tx, ema=True)[1](KEY)
+    step = partial(kd_jax.train_step, **parts, tx=tx, task_terms=task_terms, ema=0.5)
+    return step, jax.tree.map(np.asarray, state), [*full_batches(BATCH, 3)]
+
+
+def classics(layout):
+    """The state before and after every step."""
+    step, first, inputs = classics_parts()
+    state, step = layout.put(first), compiled(layout, partial(step, axis_name=layout.axis_name))
+    history = [first]
+    for taught, batch in inputs:
         state, _ = step(state, taught, batch, KEY)
         history.append(jax.tree.map(np.asarray, state))
     return history
@@ -258,12 +265,12 @@ def main(n):
     plain = optax.sgd(1.0)  # so that a step's change is the gradient
     mapped, _ = run(Layout((n,), "device"), plain, steps=1)
     (batch, taught), first = next(batches()), start(plain)
-    shards = []
+    step, shards = step_of(Layout((1,)), plain), []
     for i in range(n):
         cut = lambda x, i=i: x[i * BATCH // n : (i + 1) * BATCH // n]  # noqa: E731
         part = {k: cut(v) for k, v in batch.items()}
         outputs = taught._replace(logits=cut(taught.logits))
-        shards.append(step_of(Layout((1,)), plain)(first, outputs, part, KEY)[0])
+        shards.append(step(first, outputs, part, KEY)[0])
     mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *[(s.params, s.stats) for s in shards])
     assert far(mean, (mapped.params, mapped.stats)) < 1e-5
     if n > 1:  # and that is another step than the global one: BatchNorm and attention see less
