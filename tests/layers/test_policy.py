@@ -126,9 +126,16 @@ def test_redrawn_values_are_of_the_same_distribution():
 
 def test_a_redraw_has_a_key_of_its_own(monkeypatch):
     """Neither the key of the draw nor one of those that the draw splits it into."""
-    key, redraw, used = jax.random.key(3), policies._redraw, []
-    monkeypatch.setattr(policies, "_redraw", lambda sample, key: used.append(key) or redraw(sample, key))
-    policies.score(example(), key, jnp.float32(1.0))
+    key, redraw = jax.random.key(3), policies._redraw
+
+    @jax.jit
+    def keys_of_redraws(policy):
+        used = []
+        monkeypatch.setattr(policies, "_redraw", lambda sample, key: used.append(key) or redraw(sample, key))
+        policies.score(policy, key, jnp.float32(1.0))
+        return used
+
+    used = keys_of_redraws(example())
     assert used
     for other in (key, *jax.random.split(key)):
         assert all(not np.array_equal(jax.random.key_data(k), jax.random.key_data(other)) for k in used)

@@ -158,7 +158,7 @@ def test_a_learned_degree(x64):
         given = Vars({"skd": params}, {"skd": vars.stats}, {})
         return pair.apply(given, make_view(student, teacher), KEY, True)[1]["kd"].mean()
 
-    slopes = jax.grad(loss)(vars.params)
+    slopes = jax.jit(jax.grad(loss))(vars.params)
     assert float(jnp.abs(slopes["bias"]).max()) > 1e-6 and float(jnp.abs(slopes["output"]).max()) > 1e-6
 
 
