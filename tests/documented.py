@@ -32,7 +32,7 @@ from tests.data.test_data import cifar_batch, idx
 from tests.data.test_folder import fill
 from tests.shared_programs import sharing
 
-PROGRAMS = "python|bash|sbatch|make|pip|apt-get|unzip"
+PROGRAMS = "python|bash|sbatch|make(?= quickstart| test| lint| clean)|pip|apt-get|unzip"
 TYPED = re.compile(rf"^(?: {{4}})?((?:{PROGRAMS}) .*)$", re.M)  # a line of its own
 QUOTED = re.compile(rf"`((?:{PROGRAMS}) [^`]*|launch/\w+\.py [^`]*--(?:workdir|data_dir)=[^`]*)`")
 SIZES = {"size": 8, "classes": 100, "train": 40, "test": 13}
@@ -84,13 +84,14 @@ def _smoke(match: re.Match) -> str:
 
 
 def run_page(lines: list[str], folder: Path) -> str:
-    """Run commands of launch/ one after the other. Returns the first that failed and what it printed, "" if none."""
+    """Run commands of launch/ in order. Returns what they printed up to the first that failed, "" if none failed."""
     for name in ("launch", "configs"):
         (folder / name).symlink_to(ROOT / name)
     process = FORKS.Process(target=_work, args=(lines, str(folder)))
     process.start()
     process.join()
-    return "" if process.exitcode == 0 else (folder / "output.txt").read_text()[-4000:]
+    output = (folder / "output.txt").read_text()[-4000:]
+    return "" if process.exitcode == 0 else f"{output}\nexit code {process.exitcode}"
 
 
 def _work(lines: list[str], folder: str) -> None:
