@@ -11,7 +11,7 @@ from kd_jax.data.randaugment import BOX, OPS, Draw, cut, draw, randaugment, stro
 
 NAMES = list(OPS)
 INDEX = jnp.arange(64)
-run = jax.jit(transformed)
+run, drawn_of = jax.jit(transformed), jax.jit(draw, static_argnums=1, static_argnames=("ops", "magnitude"))
 views = jax.jit(strong_views, static_argnames=("augment", "pad", "ops", "magnitude"))
 
 
@@ -145,7 +145,7 @@ def test_the_whole_is_pillows_one_after_the_other(rng):
     ours = np.asarray(jax.jit(lambda image: randaugment(image, keys, ops=3))(scaled(x)))
     assert ours.dtype == np.float32
     np.testing.assert_array_equal(scaled(np.rint(ours * 255)), ours)
-    drawn = draw(keys, (32, 32), ops=3)
+    drawn = drawn_of(keys, (32, 32), ops=3)
     different = 0
     for image, mine, d in zip(x, np.rint(ours * 255), zip(*drawn, strict=True), strict=True):
         d = Draw(*map(np.asarray, d))
@@ -180,7 +180,7 @@ def test_draws(rng):
 
 def test_magnitude_goes_towards_what_changes_nothing(rng):
     keys = keys_of(2, 300)
-    full, half, none = (draw(keys, (8, 8), magnitude=m) for m in (10, 5.0, 0))
+    full, half, none = (drawn_of(keys, (8, 8), magnitude=m) for m in (10, 5.0, 0))
     still = np.array([r.still for r in OPS.values()])[full.op]
     np.testing.assert_array_equal(half.op, full.op)
     np.testing.assert_allclose(half.value, (full.value + still) / 2, rtol=1e-5, atol=1e-6)
@@ -222,7 +222,8 @@ def test_strong_views_are_cropped_and_flipped_apart_from_the_weak_ones(rng):
     x = scaled(rng.integers(1, 256, (64, 8, 8, 3)))
     bare = strong(x, ops=0, magnitude=0)
     number = augment.num_views("crop_flip", 1)
-    crops = np.stack([augment.crop_flip(x, jnp.full(64, i), pad=1) for i in range(number)])
+    crop = jax.jit(lambda i: augment.crop_flip(x, jnp.full(64, i), pad=1))
+    crops = np.stack([crop(i) for i in range(number)])
     which = np.argmax((crops == bare).all(axis=(2, 3, 4)), axis=0)
     np.testing.assert_array_equal(crops[which, np.arange(64)], bare)
     weak = np.asarray(augment.view_ids(jax.random.key(0), 3, INDEX, augment="crop_flip", pad=1))

@@ -1,10 +1,10 @@
 """Checks that need several devices; tests/distributed/test_parallel.py runs it with forced CPU devices.
 
-python -m tests.distributed.devices N [search]
+python -m tests.distributed.devices N
 """
 
 import sys
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from kd_jax.plan.trace import step_inputs
 from kd_jax.tasks import CLASSIFICATION
 from kd_jax.train.compiled import Teachers
 from kd_jax.typing import Distiller, Outputs, Variables, Vars
-from tests.tiny import TinyNet, in_place, simple_operations
+from tests.tiny import TinyNet, in_place
 
 BATCH, STEPS = 16, 10
 STUDENT = TinyNet(num_classes=10)
@@ -66,28 +66,6 @@ def run(layout, tx, steps=STEPS):
     return jax.tree.map(np.asarray, state), losses
 
 
-def search(layout):
-    """SoKD + FitNet: a step of the policy before every step of the student."""
-    refiners = {"dam": methods.dam(weight=1.0, areas=2, channels=8), "dafa": methods.dafa(stages=(2,), rate=0.01)}
-    distiller = methods.chain(**refiners, ce=methods.ce(), fitnet=methods.fitnet(weight=1.0))
-    parts = {"student": STUDENT, "distiller": distiller, "tx": optax.sgd(0.02, momentum=0.9)}
-    context = kd_jax.make_init_context(STUDENT, (STUDENT,), image_shape=(8, 8, 3), batch_size=BATCH)
-    shapes = context.view_shapes.teachers[0].stages
-    state = layout.put(jax.jit(lambda: kd_jax.init_state(KEY, context=context, **parts))())
-    parts["axis_name"] = layout.axis_name
-    policy_step = layout.jit_step(partial(kd_jax.engine.policy_step, **parts), ins="rbbr", outs="rr")
-    train_step = layout.jit_step(partial(kd_jax.train_step, **parts), ins="rbbr", outs="rr")
-    taught = []
-    for i, (batch, logits) in enumerate(batches()):
-        keys = jax.random.split(jax.random.fold_in(KEY, STEPS + i), len(shapes))
-        stages = tuple(jax.random.normal(k, s.shape) for k, s in zip(keys, shapes, strict=True))
-        taught.append(((logits._replace(stages=stages),), batch))
-    for inner, outer in zip(taught, taught[1:] + taught[:1], strict=True):
-        state, _ = policy_step(state, inner, outer, KEY)
-        state, _ = train_step(state, *inner, KEY)
-    return jax.tree.map(np.asarray, state)
-
-
 def drawn(key, shapes):
     """Normal numbers in these shapes."""
     leaves, structure = jax.tree.flatten(shapes)
@@ -120,8 +98,9 @@ def prepared(distiller, batch, tx, **how):
     return context, jax.jit(partial(init, tx=tx))
 
 
-def classics(layout, steps=3):
-    """CRD, MLLD and DML on two views under DOT, with an average of the student."""
+@cache
+def classics_parts():
+    """CRD, MLLD and DML on two views under DOT, with an average of the student: the step, its first state, batches."""
     crd = methods.crd(negatives=8, dim=4)
     distiller = methods.chain(ce=methods.ce(), crd=crd, mlld=methods.mlld(), dml=methods.dml(peer="resnet8"))
     parts, task_terms = {"student": STUDENT, "distiller": distiller}, frozenset({"ce"})
@@ -135,11 +114,17 @@ def classics(layout, steps=3):
     rest = (shapes, *step_inputs(context, distiller.needs, CLASSIFICATION), KEY)
     pair = tuple(loss_dependencies(partial(part, i), shapes.params, *rest) for i in range(2))
     tx = dot(lambda step: 0.02, dependencies=pair, delta=0.05)
-    state = layout.put(prepared(distiller, BATCH, tx, ema=True)[1](KEY))
-    step = partial(kd_jax.train_step, **parts, tx=tx, task_terms=task_terms, ema=0.5, axis_name=layout.axis_name)
-    step = compiled(layout, step)
-    history = [jax.tree.map(np.asarray, state)]
-    for taught, batch in full_batches(BATCH, steps):
+    state = prepared(distiller, BATCH, tx, ema=True)[1](KEY)
+    step = partial(kd_jax.train_step, **parts, tx=tx, task_terms=task_terms, ema=0.5)
+    return step, jax.tree.map(np.asarray, state), [*full_batches(BATCH, 3)]
+
+
+def classics(layout):
+    """The state before and after every step."""
+    step, first, inputs = classics_parts()
+    state, step = layout.put(first), compiled(layout, partial(step, axis_name=layout.axis_name))
+    history = [first]
+    for taught, batch in inputs:
         state, _ = step(state, taught, batch, KEY)
         history.append(jax.tree.map(np.asarray, state))
     return history
@@ -280,12 +265,12 @@ def main(n):
     plain = optax.sgd(1.0)  # so that a step's change is the gradient
     mapped, _ = run(Layout((n,), "device"), plain, steps=1)
     (batch, taught), first = next(batches()), start(plain)
-    shards = []
+    step, shards = step_of(Layout((1,)), plain), []
     for i in range(n):
         cut = lambda x, i=i: x[i * BATCH // n : (i + 1) * BATCH // n]  # noqa: E731
         part = {k: cut(v) for k, v in batch.items()}
         outputs = taught._replace(logits=cut(taught.logits))
-        shards.append(step_of(Layout((1,)), plain)(first, outputs, part, KEY)[0])
+        shards.append(step(first, outputs, part, KEY)[0])
     mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *[(s.params, s.stats) for s in shards])
     assert far(mean, (mapped.params, mapped.stats)) < 1e-5
     if n > 1:  # and that is another step than the global one: BatchNorm and attention see less
@@ -294,16 +279,6 @@ def main(n):
     print("same")
 
 
-def check_search(n):
-    """SoKD's policy, searched through the look-ahead, on n devices as on one."""
-    with simple_operations():
-        alone, together = search(Layout((1,))), search(Layout((n,)))
-    for part in ("params", "stats", "policy"):
-        assert far(getattr(alone, part), getattr(together, part)) < 1e-4, part
-    assert np.std(alone.policy["dafa"]["weight"]) > 0.01  # it has moved
-    print("same")
-
-
 if __name__ == "__main__":
     with in_place():
-        {"": main, "search": check_search}[sys.argv[2] if len(sys.argv) > 2 else ""](int(sys.argv[1]))
+        main(int(sys.argv[1]))

@@ -25,7 +25,7 @@ def test_scopes(n):
 
 @pytest.mark.full
 def test_a_search():
-    assert_same("tests.distributed.devices", 4, "4", "search")
+    assert_same("tests.distributed.searches", 4, "4")
 
 
 @pytest.mark.full

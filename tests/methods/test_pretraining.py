@@ -1,103 +1,32 @@
-"""AB, FSP and FT as criteria: wiring, their own variables, what earlier phases hand over, focus, refusals, steps."""
+"""AB and FSP as criteria, and what is true of AB, FSP and FT alike: gradients, stages, focus, weights, refusals."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from kd_jax import models
-from kd_jax.engine.state import abstract_state, init_state, make_init_context
-from kd_jax.engine.step import teacher_outputs, train_step
-from kd_jax.layers.factors import LinearRegressor, Paraphraser, encoder
-from kd_jax.losses import fitnet
+from kd_jax.engine.state import make_init_context
 from kd_jax.losses import pretraining as losses
 from kd_jax.methods import ab, fsp, ft, paraphraser
 from kd_jax.methods.base import NO_VARS, chain
 from kd_jax.methods.stages import mask_for
-from kd_jax.methods.terms import ce
-from kd_jax.typing import Outputs, Vars
-from tests.methods.test_vid import init_vars, run, tiny
-
-# student's and teacher's stages behind the stem: the first pair of AB's is of one shape
-STUDENT, TEACHER = [(8, 8, 4), (4, 4, 3), (3, 2, 4)], [(8, 8, 4), (5, 7, 6), (6, 4, 8)]
-HIGHER = [(8, 8, 4), (8, 8, 3), (6, 5, 4)]  # of the student, so that a convolution takes them to the teacher's
-
-
-def paraphrased(width=8, rate=0.5, batch_norm=False, seed=5):
-    """What a phase with a term `paraphraser` leaves, as if trained: nothing in it stands where it starts."""
-    _, context = tiny([(4, 4, width)], [(4, 4, width)])
-    vars = init_vars(paraphraser(rate=rate, batch_norm=batch_norm), context, seed)
-
-    def shifted(x):
-        return x + 0.1 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)
-
-    return jax.tree.map(shifted, vars)
-
-
-def with_given(context, given):
-    return context._replace(initial_vars={"paraphraser": given})
-
-
-def falls(distiller, vars, view):
-    """A step of the method's parameters lowers the loss by about as much as its gradient says; every layer has one."""
-
-    def loss(params):
-        return distiller.apply(vars._replace(params=params), view, jax.random.key(2), True)[1][""].mean()
-
-    @jax.jit
-    def descend(params):
-        before, grads = jax.value_and_grad(loss)(params)
-        size = sum(jnp.sum(g**2) for g in jax.tree.leaves(grads))
-        return before, loss(jax.tree.map(lambda p, g: p - 1e-2 * before * g / size, params, grads)), grads
-
-    before, after, grads = descend(vars.params)
-    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads)) and 0.97 * before < after < 0.995 * before
-    for path, g in jax.tree.leaves_with_path(grads):
-        assert path[-1].key == "bias" or float(jnp.abs(g).max()) > 1e-6, jax.tree_util.keystr(path)
-
-
-def pair(student=STUDENT, teacher=TEACHER):
-    return tiny(student, teacher)
-
-
-@pytest.fixture(scope="module")
-def boundaries():
-    view, context = pair(HIGHER)
-    return view, context, ab(), init_vars(ab(), context)
-
-
-@pytest.fixture(scope="module")
-def transfer():
-    """FT, given a paraphraser."""
-    view, context = pair()
-    context = with_given(context, paraphrased())
-    return view, context, ft(), init_vars(ft(), context)
-
-
-@pytest.fixture(scope="module")
-def autoencoder():
-    """The paraphraser of the network in the student's seat; there is no teacher."""
-    view, context = pair()
-    view, shapes = view._replace(teachers=()), context.view_shapes._replace(teachers=())
-    context = context._replace(view_shapes=shapes)
-    return view, context, paraphraser(), init_vars(paraphraser(), context)
-
+from kd_jax.typing import Outputs
+from tests.methods.pretraining import (
+    HIGHER,
+    TEACHER,
+    connected,
+    equally_wide,
+    expected_ft,
+    falls,
+    pair,
+    with_given,
+)
+from tests.methods.test_vid import init_vars, run
 
 # --- AB
-
-
-def connected(vars, view, train=True):
-    out, stats = [view.student.preacts[1]], {}
-    for i in (2, 3):
-        variables = {"params": vars.params[f"stage{i}"], "batch_stats": vars.stats[f"stage{i}"]}
-        layer = LinearRegressor(view.teachers[0].preacts[i].shape[1:])
-        x, moved = layer.apply(variables, view.student.preacts[i], train, mutable=["batch_stats"])
-        stats[f"stage{i}"] = moved["batch_stats"]
-        out.append(x)
-    return out, stats
 
 
 def test_ab_compares_before_the_relu_behind_the_connectors(boundaries):
@@ -142,10 +71,6 @@ def test_ab_steps(boundaries):
 # --- FSP
 
 
-def equally_wide():
-    return pair([(8, 8, 4), (4, 4, 6), (3, 2, 8)])
-
-
 def test_fsp_reads_all_stages_with_the_stem():
     view, context = equally_wide()
     vars = init_vars(fsp(), context)
@@ -162,151 +87,6 @@ def test_fsp_refuses_other_widths():
     message = "fsp: stages of equal widths wanted, the student has 2, 4, 3, 4, the teacher 2, 4, 6, 8"
     with pytest.raises(ValueError, match=message):
         fsp().init(jax.random.key(0), pair()[1])
-
-
-# --- FT: the paraphraser
-
-
-def test_paraphraser_rebuilds_the_last_stage_of_the_network_in_training(autoencoder):
-    view, _, distiller, vars = autoencoder
-    assert set(vars.params) == {"encoder", "decoder"} and vars.stats == {} == vars.policy
-    assert distiller.needs == frozenset() and vars.params["encoder"]["conv2"]["bias"].shape == (2,)
-    value, stats = run(distiller, vars, view)
-    last = view.student.stages[-1]
-    _, rebuilt = Paraphraser(2).apply({"params": vars.params}, last)
-    assert value.shape == (6,) and stats == {}
-    np.testing.assert_allclose(value, fitnet(student=rebuilt, teacher=last), rtol=1e-5)
-    falls(distiller, vars, view)
-
-
-def test_paraphraser_with_batch_norm_and_another_rate(autoencoder):
-    view, context, _, _ = autoencoder
-    distiller = paraphraser(rate=0.8, batch_norm=True)
-    vars = init_vars(distiller, context)
-    assert vars.params["encoder"]["conv2"]["bias"].shape == (3,) and set(vars.stats) == {"encoder", "decoder"}
-    _, stats = run(distiller, vars, view)
-    assert jax.tree.structure(stats) == jax.tree.structure(vars.stats)
-    assert all(not np.array_equal(*x) for x in zip(*map(jax.tree.leaves, (stats, vars.stats)), strict=True))
-    jax.tree.map(np.testing.assert_array_equal, run(distiller, vars, view, train=False)[1], vars.stats)
-
-
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_paraphraser_learns_while_the_network_stays(nets, batch_norm):
-    """The engine's part too: trains="method" leaves parameters and statistics of the network as they are."""
-    distiller, tx = chain(paraphraser=paraphraser(batch_norm=batch_norm)), optax.adam(3e-3)
-    context = make_init_context(nets["teacher"], (), image_shape=(8, 8, 3), batch_size=8)
-    parts = {"student": nets["teacher"], "distiller": distiller, "tx": tx, "trains": "method"}
-    state = jax.jit(partial(init_state, context=context, **parts))(jax.random.key(0))
-    student, stats = nets["tv"]
-    state = state._replace(params={**state.params, "student": student}, stats={**state.stats, "student": stats})
-    shapes = jax.tree.map(jnp.shape, state.opt)
-    assert shapes == jax.tree.map(jnp.shape, tx.init({"method": state.params["method"]}))  # no moments of the network
-    go = jax.jit(partial(train_step, **parts))
-    start, values = state, []
-    for _ in range(30):
-        state, metrics = go(state, None, nets["batch"], jax.random.key(1))
-        values.append(float(metrics["terms/paraphraser"].total / metrics["terms/paraphraser"].count))
-    assert np.isfinite(values).all() and values[-1] < 0.6 * values[0] and state.step == 30
-    jax.tree.map(np.testing.assert_array_equal, state.student, nets["tv"])
-    for (path, x), y in zip(
-        jax.tree.leaves_with_path(start.params["method"]), jax.tree.leaves(state.params["method"]), strict=True
-    ):
-        assert path[-1].key == "bias" or not np.array_equal(x, y), jax.tree_util.keystr(path)
-    logits = teacher_outputs(nets["teacher"], nets["tv"], nets["batch"]["image"]).logits  # eval mode was measured
-    top1 = float((logits.argmax(-1) == nets["batch"]["label"]).mean())
-    np.testing.assert_allclose(metrics["top1"].total / metrics["top1"].count, top1)
-
-
-# --- FT: the transfer
-
-
-def expected_ft(vars, view, train=True, mask=(1.0, 1.0), **powers):
-    student, teacher = view.student.stages[-1], view.teachers[0].stages[-1]
-    variables = {"params": vars.params["translator"], "batch_stats": vars.stats["translator"]}
-    translator = encoder(student.shape[-1], 4, bool(variables["batch_stats"]))
-    translated, moved = translator.apply(variables, student, train, mutable=["batch_stats"])
-    frozen = vars.stats["encoder"]
-    factors = encoder(teacher.shape[-1], 4, bool(frozen["batch_stats"])).apply(frozen, teacher, False)
-    return losses.ft(student=mask[0] * translated, teacher=mask[1] * factors, **powers), moved
-
-
-def test_ft_is_200_times_the_loss_of_factors(transfer):
-    view, context, distiller, vars = transfer
-    assert distiller.needs == {"teacher.stages", "given.paraphraser"}
-    value, stats = run(distiller, vars, view)
-    expected, moved = expected_ft(vars, view)
-    assert value.shape == (6,) and (value > 0).all()
-    np.testing.assert_allclose(value, 200 * expected, rtol=1e-4)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), stats["translator"], moved["batch_stats"])
-    powers = run(ft(p1=1, p2=2), vars, view)[0]
-    np.testing.assert_allclose(powers, 200 * expected_ft(vars, view, p1=1, p2=2)[0], rtol=1e-4)
-    value, still = run(distiller, vars, view, train=False)
-    jax.tree.map(np.testing.assert_array_equal, still, vars.stats)
-    np.testing.assert_allclose(value, 200 * expected_ft(vars, view, train=False)[0], rtol=1e-4)
-
-
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_ft_keeps_the_paraphraser_and_owns_a_translator(transfer, batch_norm):
-    """Also of a paraphraser with statistics, and a translator without."""
-    view, context, _, _ = transfer
-    given, distiller = paraphrased(batch_norm=batch_norm), ft(batch_norm=not batch_norm)
-    vars = init_vars(distiller, with_given(context, given))
-    assert set(vars.params) == {"translator"} and set(vars.stats) == {"translator", "encoder"} and vars.policy == {}
-    kernels = [vars.params["translator"][f"conv{i}"]["kernel"].shape[2:] for i in range(3)]
-    assert kernels == [(4, 4), (4, 4), (4, 4)] and bool(vars.stats["translator"]) != batch_norm
-    value, stats = run(distiller, vars, view)
-    np.testing.assert_allclose(value, 200 * expected_ft(vars, view)[0], rtol=1e-4)
-    for held in (vars.stats["encoder"], stats["encoder"]):
-        jax.tree.map(np.testing.assert_array_equal, held["params"], given.params["encoder"])
-        jax.tree.map(np.testing.assert_array_equal, held["batch_stats"], given.stats.get("encoder", {}))
-    assert jax.tree.structure(stats) == jax.tree.structure(vars.stats)
-
-
-def test_factors_are_as_many_as_the_paraphrasers(transfer):
-    vars = init_vars(ft(), with_given(transfer[1], paraphrased(rate=0.25)))
-    assert vars.params["translator"]["conv2"]["bias"].shape == (2,)
-
-
-def test_ft_trains_beside_ce_and_the_paraphraser_stays(nets):
-    """Real steps: the student and the translator move, what was given does not."""
-    distiller, tx = chain(ce=ce(), ft=ft()), optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.01, momentum=0.9))
-    given = {"paraphraser": paraphrased(16, batch_norm=True)}
-    context = make_init_context(
-        nets["student"], (nets["teacher"],), image_shape=(8, 8, 3), batch_size=8, initial_vars=given
-    )
-    parts = {"student": nets["student"], "distiller": distiller, "tx": tx}
-    state = start = jax.jit(partial(init_state, context=context, **parts))(jax.random.key(0))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), given)
-    checked = abstract_state(context=context._replace(initial_vars=shapes), **parts)
-    assert jax.tree.map(jnp.shape, state) == jax.tree.map(lambda x: x.shape, checked)
-    taught = teacher_outputs(nets["teacher"], nets["tv"], nets["batch"]["image"])
-    go = jax.jit(partial(train_step, **parts))
-    for _ in range(3):
-        state, metrics = go(state, taught, nets["batch"], jax.random.key(1))
-    assert set(state.params["method"]) == {"ft"} and set(state.params["method"]["ft"]) == {"translator"}
-    frozen = state.stats["method"]["ft"]["encoder"]
-    jax.tree.map(np.testing.assert_array_equal, frozen["params"], given["paraphraser"].params["encoder"])
-    jax.tree.map(np.testing.assert_array_equal, frozen["batch_stats"], given["paraphraser"].stats["encoder"])
-    for x, y in zip(*map(jax.tree.leaves, (start.params, state.params)), strict=True):
-        assert np.isfinite(y).all() and not np.array_equal(x, y)
-    assert {"terms/ce", "terms/ft", "loss"} <= set(metrics) and float(metrics["terms/ft"].total) > 0
-
-
-def test_ft_refuses_what_is_no_paraphraser_of_the_teacher(transfer):
-    context, key = transfer[1], jax.random.key(0)
-    with pytest.raises(ValueError, match='ft: there is no trained paraphraser: give init.method="phase:NAME" of a ph'):
-        ft().init(key, context._replace(initial_vars={}))
-    some = paraphrased()
-    strange = (
-        paraphrased(6),
-        Vars({"regressor": some.params}, {}, {}),
-        NO_VARS,
-        some._replace(params=some.params["encoder"]),
-    )
-    for given in strange:
-        message = "ft: the given paraphraser is not one of maps of width 8, the teacher's: give init.method="
-        with pytest.raises(ValueError, match=message):
-            ft().init(key, with_given(context, given))
 
 
 # --- all of them

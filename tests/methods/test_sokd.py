@@ -23,7 +23,8 @@ def setting():
     init = jax.jit(models.init, static_argnums=0)
     teacher, student = (init(m, jax.random.key(i), image) for i, m in enumerate((TEACHER, STUDENT)))
     context = kd_jax.make_init_context(STUDENT, (TEACHER,), image_shape=SHAPE, batch_size=BATCH)
-    outputs = [models.apply(m, v, image)[0] for m, v in ((TEACHER, teacher), (STUDENT, student))]
+    apply = jax.jit(models.apply, static_argnums=0)
+    outputs = [apply(m, v, image)[0] for m, v in ((TEACHER, teacher), (STUDENT, student))]
     view = context.view_shapes._replace(
         image=image, teachers=(outputs[0],), student=outputs[1], labels=jnp.arange(BATCH) % 5, step=jnp.int32(0)
     )
@@ -92,21 +93,23 @@ def test_all_off_is_the_host_alone(setting):
     view, context = setting
     tx, batch = optax.sgd(0.1, momentum=0.9), {"image": view.image, "label": view.labels}
 
-    def train(chain, policy=None):
+    def train(chain, *policies):
+        """The state after three steps, one for every policy."""
         parts = {"student": STUDENT, "distiller": chain, "tx": tx}
-        state = kd_jax.init_state(jax.random.key(0), context=context, **parts)
-        state = state._replace(policy=policy) if policy else state
+        start = jax.jit(lambda: kd_jax.init_state(jax.random.key(0), context=context, **parts))()
         step = jax.jit(lambda s: kd_jax.train_step(s, view.teachers, batch, jax.random.key(1), **parts)[0])
-        for _ in range(3):
-            state = step(state)
-        return state
+        for values in policies:
+            state = start._replace(policy=values)
+            for _ in range(3):
+                state = step(state)
+            yield state
 
     host = {"ce": methods.ce(), "fit": methods.fitnet()}
-    alone = train(methods.chain(**host))
+    (alone,) = train(methods.chain(**host), {})
     off = methods.chain(dam=methods.dam(weight=0.0), dafa=methods.dafa(search_epochs=0), **host)
-    refined = train(off, policy={"dafa": fixed(probability=0.0)})
+    policies = fixed(probability=0.0), fixed(probability=1.0, magnitude=1.0)
+    refined, on = train(off, *({"dafa": values} for values in policies))
     jax.tree.map(np.testing.assert_array_equal, alone.params, refined.params)
-    on = train(off, policy={"dafa": fixed(probability=1.0, magnitude=1.0)})
     assert not np.array_equal(on.params["student"]["conv1"]["kernel"], alone.params["student"]["conv1"]["kernel"])
 
 
@@ -120,16 +123,18 @@ def test_dams_term_teaches_student_regressor_and_heads(setting):
         refined, terms, _, _ = distiller.apply(vars._replace(params=params), view._replace(student=student), None, True)
         return jnp.mean(terms[""]) + 0 * jnp.sum(refined.spatial_mask)
 
-    grads, stage = jax.grad(loss, argnums=(0, 1))(vars.params, view.student.stages[2])
+    grads, stage = jax.jit(jax.grad(loss, argnums=(0, 1)))(vars.params, view.student.stages[2])
     assert float(jnp.abs(stage).max()) > 0
     for part in ("regressor", "heads"):
         assert float(optax.tree.norm(grads[part])) > 0
-    refined, terms, logs, stats = distiller.apply(vars, view, None, True)
-    assert (
-        set(logs) == {"share", "heat_std"}
-        and terms[""].shape == (BATCH,)
-        and refined.spatial_mask.shape == (BATCH, 4, 4, 1)
-    )
+
+    @jax.jit
+    def applied():
+        refined, *others = distiller.apply(vars, view, None, True)
+        return refined.spatial_mask, *others
+
+    mask, terms, logs, stats = applied()
+    assert set(logs) == {"share", "heat_std"} and terms[""].shape == (BATCH,) and mask.shape == (BATCH, 4, 4, 1)
     assert not np.array_equal(stats["regressor"]["bn0"]["mean"], vars.stats["regressor"]["bn0"]["mean"])
 
 

@@ -11,7 +11,7 @@ from kd_jax import InputError, models, recipes
 from kd_jax.models.vit import VisionTransformer
 from kd_jax.train import phase, run
 from tests.conftest import shrunk
-from tests.train.test_run import last_state
+from tests.train.resuming import last_state
 
 TINY = partial(VisionTransformer, width=8, heads=2, blocks=(1, 1), patch=8)
 

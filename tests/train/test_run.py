@@ -2,52 +2,29 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from etils import epath
 
-from kd_jax import InputError, losses, models
-from kd_jax.engine.loop import normalized
+from kd_jax import InputError
 from kd_jax.engine.metrics import NonFiniteError
-from kd_jax.layers.keys import fold
 from kd_jax.storage.checkpoints import Checkpoints
 from kd_jax.train import phase, run
-from kd_jax.train.compiled import CompiledPhase
 from tests.conftest import ROOT, tree
+from tests.train.long_run import LONG, assert_same_run, long_tree, quarters_loss, start
 from tests.train.resuming import last_state, rows
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet8")
-
-LONG = {
-    "teacher__steps": 7, "student__steps": 12, "checkpoint__every": 4, "log__every": 3,
-    "data__synthetic__train": 40, "seed": 5,
-}  # fmt: skip
-
-
-def long_tree():
-    return json.loads(json.dumps(tree(**LONG)))
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     home = tmp_path_factory.mktemp("unbroken")
     return home, run.run(long_tree(), str(home))
-
-
-def assert_same_run(one, two):
-    assert (one / "metrics.jsonl").read_bytes() == (two / "metrics.jsonl").read_bytes()
-    for name in ("teacher", "student"):
-        a, b = last_state(one, name), last_state(two, name)
-        assert a.keys() == b.keys()
-        for key in a:
-            np.testing.assert_array_equal(a[key], b[key], err_msg=f"{name} {key}")
-    states = "".join(last_state(one, "student"))
-    for part in ("trace", "['skd']", "batch_stats" if "batch_stats" in states else "stats", "extra"):
-        assert part in states  # momentum, simplifier, running statistics and metric sums are all compared
 
 
 def test_what_a_run_leaves(unbroken):
@@ -110,40 +87,24 @@ MORE = [pytest.param(point, marks=pytest.mark.full) for point in MORE]
 @pytest.mark.parametrize("point", KILLS + MORE)
 def test_killed_and_started_again(unbroken, tmp_path, point):
     """SIGKILL, then the same command: the same bits as the run that nobody killed."""
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(long_tree()))
-    home = tmp_path / "run"
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.train.killer", str(config), str(home), point],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert killed.returncode == -9, killed.stderr[-2000:]
-    run.run(long_tree(), str(home))
-    assert_same_run(unbroken[0], home)
+    killed = start(tmp_path, point)
+    _, errors = killed.communicate()
+    assert killed.returncode == -9, errors[-2000:]
+    run.run(long_tree(), str(tmp_path / "run"))
+    assert_same_run(unbroken[0], tmp_path / "run")
 
 
 @pytest.mark.full
 def test_killed_twice_and_half_a_line_written(unbroken, tmp_path):
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(long_tree()))
     home = tmp_path / "run"
     for point in ("train:5", "train:6"):
-        command = [sys.executable, "-m", "tests.train.killer", str(config), str(home), point]
-        assert subprocess.run(command, capture_output=True, cwd=ROOT).returncode == -9
+        killed = start(tmp_path, point)
+        killed.communicate()
+        assert killed.returncode == -9
     with (home / "metrics.jsonl").open("a") as file:
         file.write('{"phase": "student", "step": 9, "spl')
     run.run(long_tree(), str(home))
     assert_same_run(unbroken[0], home)
-
-
-def start(tmp_path, *point):
-    """The run in a process of its own, which the test may signal."""
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(long_tree()))
-    command = [sys.executable, "-m", "tests.train.killer", str(config), str(tmp_path / "run"), *point]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize(
@@ -203,23 +164,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_saved(unbroken, tmp_path, h
     assert_same_run(unbroken[0], tmp_path)
 
 
-def test_a_folder_that_vanishes(tmp_path, host_patch):
-    import shutil
-
-    train = phase.Resident.train
-    host_patch.setattr(phase.Resident, "train", lambda *a: (shutil.rmtree(tmp_path / "run", True), train(*a))[1])
-    with pytest.raises(OSError, match="metrics.jsonl|cannot save a checkpoint"):
-        run.run(long_tree(), str(tmp_path / "run"))
-
-
-def test_a_folder_that_cannot_be_made():
-    with pytest.raises(InputError, match="--workdir=/proc/none/run: cannot be written"):
-        run.run(tree(), "/proc/none/run")
-
-
 def test_a_damaged_teacher_is_trained_again_not_replaced(unbroken, tmp_path, capsys, quiet_orbax):
-    import shutil
-
     home = tmp_path / "run"
     shutil.copytree(unbroken[0], home)
     step = home / "teacher" / "checkpoints" / "7"
@@ -234,8 +179,6 @@ def test_a_damaged_teacher_is_trained_again_not_replaced(unbroken, tmp_path, cap
 
 
 def test_another_run_in_the_folder_is_refused(unbroken, tmp_path):
-    import shutil
-
     home = tmp_path / "run"
     shutil.copytree(unbroken[0], home)
     other = long_tree()
@@ -272,17 +215,6 @@ def test_several_teachers(unbroken, tmp_path):
     assert teacher["origin"] == both and teacher["digest"].count(",") == 1
 
 
-def test_a_loss_that_is_not_finite(tmp_path):
-    """Names phase, step and term; the last good checkpoint stays and is the one resumed from."""
-    config_tree = tree(teacher__steps=9, checkpoint__every=1, log__every=3, teacher__optim__lr=1e18)
-    with pytest.raises(NonFiniteError, match=r"phase teacher, step \d: .*") as e:
-        run.run(config_tree, str(tmp_path))
-    steps = Checkpoints(epath.Path(tmp_path / "teacher"), read_only=True).steps()
-    assert ("no checkpoint was saved yet" in str(e.value)) == (not steps)
-    assert not (tmp_path / "teacher" / "DONE").exists() and not (tmp_path / "summary.json").exists()
-    assert all(np.isfinite(r["loss"]) for r in rows(tmp_path))
-
-
 def poisoned(host_patch, *steps):
     """Training batches of these steps (of any phase) hold a NaN."""
     train = phase.Resident.train
@@ -311,41 +243,6 @@ def test_allowing_skips_changes_nothing_where_none_is_needed(unbroken, tmp_path)
     one, two = (last_state(home, "student") for home in (unbroken[0], tmp_path))
     for key in one:  # another program, so not the same bits
         np.testing.assert_allclose(one[key], two[key], rtol=1e-3, atol=1e-5, err_msg=key)
-
-
-def test_a_term_that_is_not_finite_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(losses, "kd", lambda **kw: kw["student"].sum(-1) * np.nan)
-    with pytest.raises(NonFiniteError, match=r"phase student, step 1: the loss is not finite \(term: kd\)"):
-        run.run(tree(), str(tmp_path))
-
-
-def test_the_watched_log_warns_once(tmp_path, capsys):
-    run.run(
-        tree(student__steps=8, student__refine__skd__bound=None, student__refine__skd__normalize=False,
-             student__refine__skd__rate=20.0), str(tmp_path),
-    )  # fmt: skip
-    said = capsys.readouterr().out
-    assert said.count("warning: student, step") >= 1
-    for name in ("skd/kept", "skd/ratio", "skd/entropy_ratio"):
-        assert said.count(f": {name} = ") <= 1
-
-
-def test_nothing_is_compiled_twice(tmp_path, monkeypatch):
-    """Every program of a run is compiled once, on its first use."""
-    from kd_jax.distributed import mesh
-
-    jax.clear_caches()  # programs of one function share a cache, also those of other tests' runs
-    programs = []
-    original = mesh.Layout.jit
-
-    def remember(self, *args, **kwargs):
-        programs.append(original(self, *args, **kwargs))
-        return programs[-1]
-
-    monkeypatch.setattr(mesh.Layout, "jit", remember)
-    run.run(tree(teacher__steps=11, student__steps=11), str(tmp_path))
-    sizes = [program._cache_size() for program in programs]
-    assert max(sizes) == 1 and sum(sizes) > 10
 
 
 def test_evaluation_leaves_training_alone(unbroken, tmp_path):
@@ -384,45 +281,9 @@ def test_four_devices(unbroken, tmp_path, scope):
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
 
 
-def quarters_loss(config_tree):
-    """The loss of the first step where every quarter of the batch has statistics of its own."""
-    prepared = run.prepare(config_tree, "/nowhere")
-    plan, batches = prepared.plans[0], run.batches_of(prepared.recipe, prepared.layout, prepared.dataset)
-    variables = CompiledPhase(plan).init(fold(jax.random.key(config_tree["seed"]), "init"), (), {}).student
-    batch = normalized(batches.train(0, plan.phase.batch_size), plan.network)
-    losses_of_quarters = []
-    for image, label in zip(np.split(batch["image"], 4), np.split(batch["label"], 4), strict=True):
-        logits = models.apply(plan.network.model, variables, image, train=True)[0].logits
-        losses_of_quarters.append(losses.cross_entropy(student=logits, labels=label).mean())
-    return float(np.mean(losses_of_quarters))
-
-
-def test_the_data_seed_alone_orders_and_augments(tmp_path, host_patch):
-    """With data.seed fixed, another seed sees the same images in the same order, from other initial weights."""
-    train, batches = phase.Resident.train, []
-
-    def watch(self, step, *args):
-        batch = train(self, step, *args)
-        batches[-1].append((np.asarray(batch["index"]), np.asarray(batch["image"])))
-        return batch
-
-    host_patch.setattr(phase.Resident, "train", watch)
-    weights = []
-    for i, (seed, data_seed) in enumerate([(1, 9), (2, 9), (2, None)]):
-        batches.append([])
-        run.run(tree(phases=("teacher",), seed=seed, data__seed=data_seed), str(tmp_path / str(i)))
-        weights.append(last_state(tmp_path / str(i), "teacher"))
-    same = [all(map(np.array_equal, a, b)) for a, b in zip(batches[0], batches[1], strict=True)]
-    other = [np.array_equal(a[0], b[0]) for a, b in zip(batches[0], batches[2], strict=True)]
-    assert all(same) and not any(other)
-    assert any(not np.array_equal(weights[0][key], weights[1][key]) for key in weights[0])
-
-
 @pytest.mark.parametrize("name", ["summary.json", "config.json", "teacher/DONE"])
 @pytest.mark.parametrize("content", ["", '{"seed": 0, "phas', "[1]"])
 def test_damaged_documents_are_refused(unbroken, tmp_path, name, content):
-    import shutil
-
     home = tmp_path / "run"
     shutil.copytree(unbroken[0], home)
     (home / name).write_text(content)

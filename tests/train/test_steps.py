@@ -19,8 +19,8 @@ from kd_jax.train import machine, phase, run, steps
 from kd_jax.train.batches import batches_of
 from kd_jax.train.compiled import CompiledPhase
 from tests.conftest import shrunk, tree
+from tests.train.long_run import assert_same_run
 from tests.train.resuming import last_state, rows
-from tests.train.test_run import assert_same_run
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet8")
 

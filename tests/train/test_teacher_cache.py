@@ -1,31 +1,24 @@
 """Runs whose teacher is read from a cache: bit for bit those of a teacher that runs, and nothing wrong is ever read."""
 
-import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from configs import dkd, kd, mlld, skd
 from kd_jax import InputError
 from kd_jax.storage.logit_rows import headers
 from kd_jax.tools import cache_teacher
 from kd_jax.train import cache_size, run
 from kd_jax.train.dry_run import dry_run
 from kd_jax.train.inputs import StepInputs
-from tests.conftest import ROOT, shrunk, tree
-from tests.train.resuming import last_state, rows, stopping
+from tests.conftest import tree
+from tests.train.cached import STEPS, assert_same_student, distinct, stopped, student, trained
+from tests.train.resuming import last_state
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet8")
-
-CONFIGS = {"kd": kd, "dkd": dkd, "skd": skd, "mlld": mlld}
-STEPS, PER_EPOCH = 17, 5  # of batches of 8: three epochs and more of 40 images in 18 views
 
 
 @pytest.fixture(scope="module")
@@ -55,41 +48,6 @@ def live(teachers, tmp_path_factory):
         return homes[method]
 
     return home
-
-
-def student(teacher, method="kd", cache="", **changes):
-    """A student of a teacher that is there."""
-    how = {"phases": ("student",), "student__teacher": teacher, "student__steps": STEPS, "seed": 5}
-    how |= {"teacher_check": False, "checkpoint__every": 4, "log__every": 3, "teacher_cache": str(cache)}
-    config_dict = CONFIGS[method].get_config("resnet8,resnet8,smoke")
-    return json.loads(json.dumps(shrunk(config_dict, **{**how, **changes})))
-
-
-def trained(home, *args, **changes):
-    """What the summary says of the cache."""
-    return run.run(student(*args, **changes), str(home))["phases"]["student"]["teacher_cache"]
-
-
-def stopped(home, step, *args, **changes):
-    """A run that a signal stops in a step, which it ends."""
-    with stopping(step):
-        run.run(student(*args, **changes), str(home))
-
-
-def assert_same_student(one, two):
-    assert rows(one) == rows(two) and rows(one)
-    a, b = last_state(one, "student"), last_state(two, "student")
-    assert a.keys() == b.keys() and len(a) > 10
-    for key in a:
-        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
-
-
-def distinct(teachers, seed=5, steps=STEPS):
-    """How many (example, view) a run reads."""
-    prepared = run.prepare(student(teachers[0], data__seed=seed), "/nowhere")
-    with run.batches_of(prepared.recipe, prepared.layout, prepared.dataset) as source:
-        views = [np.stack(source.train_views(step, 8)) for step in range(steps)]
-    return len({tuple(pair) for pair in np.concatenate(views, 1).T.tolist()})
 
 
 def test_students_are_those_of_a_teacher_that_runs(teachers, live, cache, tmp_path):
@@ -149,25 +107,6 @@ def test_two_runs_that_fill_a_cache_at_once_end_identical(teachers, live, tmp_pa
     for name in ("first", "second"):
         assert_same_student(live("kd"), tmp_path / name)
     assert counts["misses"] <= (step + 2) * 8 + 13  # the rest was there
-
-
-@pytest.mark.full
-def test_two_processes_that_fill_a_cache_at_once_end_identical(tmp_path):
-    """Networks and images of their usual size: as many epochs, the same command but for the folder."""
-    flags = [
-        "--config=configs/kd.py:resnet8,resnet8,smoke", "--config.student.steps=24", "--config.log.every=8",
-        "--config.teacher_check=False",
-    ]  # fmt: skip
-    command = [sys.executable, "launch/train.py", *flags]
-    at_once = [
-        subprocess.Popen([*command, f"--workdir={tmp_path / name}", f"--config.teacher_cache={tmp_path / 'cache'}"],
-                         cwd=ROOT, env=os.environ)
-        for name in ("one", "two")
-    ]  # fmt: skip
-    assert [run.wait(timeout=600) for run in at_once] == [0, 0]
-    subprocess.run([*command, f"--workdir={tmp_path / 'live'}"], cwd=ROOT, check=True, timeout=600)
-    for name in ("one", "two"):
-        assert_same_student(tmp_path / "live", tmp_path / name)
 
 
 def test_a_wrong_byte_is_never_read(teachers, live, tmp_path):
@@ -308,17 +247,6 @@ def test_what_it_takes_and_what_it_would_save_is_said_once(teachers, tmp_path, c
     assert "note:" not in said and not (tmp_path / "cache").exists()
     dry_run(student(teachers[0]), str(tmp_path / "run"))
     assert "teacher_cache" not in capsys.readouterr().out  # nothing to gain in two epochs
-
-
-def test_the_size_of_cifar100():
-    source = SimpleNamespace(num_views=162, sizes={"train": 50_000, "test": 10_000})
-    size = {
-        dtype: cache_size.store_size(SimpleNamespace(teacher_cache_dtype=dtype), source, 100, 240)
-        for dtype in ("float32", "float16")
-    }
-    assert 3.2e9 < size["float32"] < 3.3e9 and 1.6e9 < size["float16"] < 1.7e9
-    assert cache_size.distinct_views(162, 240) / 240 == pytest.approx(0.522, abs=0.001)
-    assert cache_size.distinct_views(1, 30) == 1
 
 
 def test_seeds_share_the_rows(teachers, cache, tmp_path):

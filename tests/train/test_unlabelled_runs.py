@@ -15,7 +15,7 @@ from kd_jax.train.evaluate import evaluate, line, saved
 from tests.commands import launch
 from tests.conftest import tree
 from tests.data.test_folder import fill
-from tests.train.test_run import last_state, rows
+from tests.train.resuming import last_state, rows
 
 pytestmark = pytest.mark.usefixtures("tiny_resnet8")
 
