@@ -48,6 +48,7 @@ def test_phases_share_nothing(name):
     assert config_dict.to_json().count('!"') == len(members) and before.count('!"') == 0
 
 
+@pytest.mark.full  # tests/test_documented.py trains by this command
 def test_a_config_takes_two_steps(tmp_path):
     done = train("--config=configs/kd.py:wrn_16_1,resnet8,smoke", f"--workdir={tmp_path}")
     assert (done.returncode, done.stderr) == (0, "")
@@ -56,18 +57,19 @@ def test_a_config_takes_two_steps(tmp_path):
 
 # made of what other configs bring; quickstart runs by itself, the rest is built by test_phases_share_nothing
 TWICE = ("quickstart", "skd_dkd", "skd_sokd", "sokd_ablation", "sftn_vs_kd", "crd_kd", "compose")
-# between them all kinds of phases, states and networks; sokd_fitnet runs in tests/train/test_sokd_runs.py
-COVERING = (
-    "ab", "crd", "ctkd", "dml", "dot", "ema_teacher", "ft", "kd", "mlld", "multi_teacher", "reviewkd", "sftn", "simkd",
-    "skd", "unlabelled",
+# whole runs of these stand in tests/train: all kinds of phases, states and networks
+ELSEWHERE = (
+    "ab", "crd", "dml", "dot", "ema_teacher", "ft", "mlld", "multi_teacher", "sftn", "simkd", "sokd_fitnet",
+    "unlabelled",
 )  # fmt: skip
+QUICK = ("ctkd", "kd", "reviewkd", "skd")
 
 
 OF_TRANSFORMERS = ("deit",)  # whose student has to be one: tests/recipes/test_deit.py
 
 
 @pytest.mark.usefixtures("tiny_resnet8", "programs")
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in TWICE + COVERING + OF_TRANSFORMERS])
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in TWICE + ELSEWHERE + QUICK + OF_TRANSFORMERS])
 def test_every_other_config_is_planned(name, tmp_path):
     config_dict = importlib.import_module(f"configs.{name}").get_config(spelled(name))
     plans = run.prepare(json.loads(json.dumps(shrunk(config_dict))), str(tmp_path)).plans
@@ -90,7 +92,7 @@ def taught(tmp_path_factory):
 @pytest.mark.usefixtures("tiny_resnet8", "programs")
 @pytest.mark.parametrize(
     "name",
-    [n if n in COVERING else pytest.param(n, marks=pytest.mark.full) for n in CONFIGS if n not in OF_TRANSFORMERS],
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.full) for n in CONFIGS if n not in OF_TRANSFORMERS],
 )
 def test_every_config_takes_two_steps(name, tmp_path, taught, capfd):
     config_dict = importlib.import_module(f"configs.{name}").get_config(spelled(name))
