@@ -1,6 +1,7 @@
-"""Run a recipe, with the tiny network as resnet8, and die by SIGKILL, or get another signal, at a chosen point.
+"""Run a recipe, and die by SIGKILL, or get another signal, at a chosen point.
 
-python -m tests.train.killer CONFIG.json WORKDIR POINT   with POINT one of
+python -m tests.train.killer CONFIG.json WORKDIR POINT [tiny]
+with tiny for tests/tiny.py's network as resnet8, and POINT one of
 train:N     before the N-th training step of this process
 save:N:MS   MS milliseconds into the N-th save
 term:N      SIGTERM before the N-th training step, likewise int:N
@@ -16,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 
 def die(*_):
@@ -63,7 +65,7 @@ def arm(point):
 
 
 if __name__ == "__main__":
-    config, workdir, point = sys.argv[1:]
+    config, workdir, point, *network = sys.argv[1:]
     arm(point)
     from kd_jax.tools import cli
     from kd_jax.train import run
@@ -72,5 +74,5 @@ if __name__ == "__main__":
     with open(config) as file:
         tree = json.load(file)
     sys.argv = sys.argv[:1]
-    with tiny.in_place():
+    with tiny.in_place() if network == ["tiny"] else nullcontext():
         cli.main(lambda: run.run(tree, workdir))

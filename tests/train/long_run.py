@@ -41,7 +41,7 @@ def start(tmp_path, *point):
     """The run in a process of its own, which the test may signal."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps(long_tree()))
-    command = [sys.executable, "-m", "tests.train.killer", str(config), str(tmp_path / "run"), *point]
+    command = [sys.executable, "-m", "tests.train.killer", str(config), str(tmp_path / "run"), *point, "tiny"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
