@@ -16,6 +16,10 @@ from flax import linen as nn
 
 from kd_jax.distributed.mesh import Layout
 
+# a program of XLA's own emitters takes about a hundred of the 65,530 memory maps that Linux gives a process, and XLA
+# dies where there are none left
+MOST = 100
+
 
 @contextmanager
 def sharing():
@@ -41,6 +45,9 @@ class SharedPrograms:
         def jit(layout, function, **how):
             if not self.active:
                 return make(layout, function, **how)
+            if len(self._programs) >= MOST:
+                self._programs.clear()
+                self._alive.clear()
             # the functions stay alive with the programs: the number of an object is its own for its lifetime only
             self._alive.append((layout, function, how))
             key = (make.__name__, _key((layout, function, how), ()))

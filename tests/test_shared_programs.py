@@ -1,5 +1,7 @@
 """What tests share, so that a run of the same plan compiles nothing again, and what they must not."""
 
+import gc
+import weakref
 from functools import partial
 
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from kd_jax import methods
 from kd_jax.distributed.mesh import Layout
 from kd_jax.train import run
+from tests import shared_programs
 from tests.conftest import tree
 from tests.tiny import TinyNet
 
@@ -26,6 +29,15 @@ def test_equal_functions_share_a_program(programs):
     assert program_of(partial(jnp.add, np.ones(3))) is program_of(partial(jnp.add, np.ones(3)))
     nets = [methods.chain(kd=methods.kd(weight=w)).apply for w in (0.5, 0.5, 0.25)]
     assert program_of(nets[0]) is program_of(nets[1]) is not program_of(nets[2])
+
+
+def test_a_process_holds_few(programs, monkeypatch):
+    monkeypatch.setattr(shared_programs, "MOST", 2)
+    first = weakref.ref(program_of(scaled(20.0)))
+    for by in (21.0, 22.0, 23.0):
+        program_of(scaled(by))
+    gc.collect()
+    assert first() is None and program_of(scaled(23.0)) is program_of(scaled(23.0))
 
 
 @pytest.mark.parametrize(("one", "two"), [
