@@ -71,6 +71,7 @@ def small(command: str) -> list[str]:
     words = shlex.split(command.removeprefix("python "))
     words = [re.sub(r"^(--(?:config|sweep)=[^:]*\.py)(:?)(.*)$", _smoke, word) for word in words]
     words = [re.sub(r"(epochs|sample)=\d+$", r"\1=1", word) for word in words]
+    words = [re.sub(r"(data\.subset)=\d+$", r"\1=30", word) for word in words]
     words = [re.sub(r"^--expect_top1=.*", "--expect_top1=0", word) for word in words]
     if "--config.data.name=fashion_mnist" in words:
         words.append("--config.data.dir=fashion")

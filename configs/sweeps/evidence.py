@@ -1,18 +1,16 @@
 """Few labelled images: SKD, its parts and SoKD beside KD, tuned KD, DKD, DIST and feature methods alone.
 
 python launch/sweep.py --sweep=configs/sweeps/evidence.py:resnet20,resnet8 --workdir=runs/few \\
-  --config.data.name=fashion_mnist --config.teacher.weights=runs/standard.safetensors
-The teacher has seen all labels, its students 2,000 (docs/evidence.md has the commands for it, and what came out).
+  --config.data.name=fashion_mnist --config.data.subset=2000 --config.teacher.weights=runs/standard.safetensors
+The teacher has seen all labels, its students those of the subset; docs/evidence.md has the commands that make it.
 """
 
 CONFIG = "configs/kd.py"
 SEEDS = 5
 BASELINE = "KD, tuned"
 
-SHORT = {
-    "data.subset": 2000, "student.epochs": 20, "student.schedule.name": "cosine", "eval.every": 20
-}  # fmt: skip
-TUNED = {"student.terms.ce.weight": 1.0, "student.terms.kd.weight": 2.0}  # on seed 100
+SHORT = {"student.epochs": 20, "student.schedule.name": "cosine", "eval.every": 20}
+TUNED = {"student.terms.ce.weight": 1.0, "student.terms.kd.weight": 2.0}  # from another student: docs/evidence.md
 RAMP = {"student.terms.dkd.warmup_epochs": 2.0}  # 20 of 240 epochs, in proportion; so is the search
 SEARCH = {"student.refine.dafa.search_epochs": 2}
 SKD = "student.refine.skd"

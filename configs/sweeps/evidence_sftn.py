@@ -1,7 +1,7 @@
 """Few labelled images, an SFTN teacher: rows for the folder of configs/sweeps/evidence.py.
 
 python launch/sweep.py --sweep=configs/sweeps/evidence_sftn.py:resnet20,resnet8 --workdir=runs/few \\
-  --config.data.name=fashion_mnist --config.teacher.weights=runs/sftn.safetensors
+  --config.data.name=fashion_mnist --config.data.subset=2000 --config.teacher.weights=runs/sftn.safetensors
 """
 
 from configs.sweeps.evidence import CONFIG, RAMP, SEEDS, SHORT, TUNED

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kd_jax import InputError
+from kd_jax import InputError, data
 from kd_jax.tools import sweep, sweep_cells
 from kd_jax.tools.sweep_shared import jobs_of
 from tests.commands import launch
@@ -162,6 +162,9 @@ def test_every_sweep_as_data(name):
             sweep_cells.find(there, more["baseline"])
         shared, _ = jobs_of(there)
         assert shared  # a teacher at least
+    for cell in there:  # under smoke: their examples can be drawn
+        drawn = cell.tree["data"]
+        data.load(drawn["name"], subset=drawn["subset"], seed=0, synthetic=drawn["synthetic"])
 
 
 def test_sweeps_are_listed():
