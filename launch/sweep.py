@@ -32,7 +32,10 @@ SHARD = flags.DEFINE_string(
     "shard", "0/1", "I/N: every N-th cell from the I-th on, I from 0 or from 1, for arrays of jobs"
 )
 MINUTES = flags.DEFINE_float(
-    "minutes", None, "measure steps, and run as many seeds, each with all cells, as fit into so many minutes"
+    "minutes",
+    None,
+    "measure steps, and run as many seeds, each with all cells, as fit into so many minutes",
+    lower_bound=0,
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "list the runs, what they share and how long they take; write nothing")
 LIST = flags.DEFINE_bool("list", False, "name the sweeps in configs/sweeps")
