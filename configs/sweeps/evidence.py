@@ -5,6 +5,8 @@ python launch/sweep.py --sweep=configs/sweeps/evidence.py:resnet20,resnet8 --wor
 The teacher has seen all labels, its students those of the subset; docs/evidence.md has the commands that make it.
 """
 
+from configs.sweeps.skd import SKD, SYMMETRIC
+
 CONFIG = "configs/kd.py"
 SEEDS = 5
 BASELINE = "KD, tuned"
@@ -13,10 +15,8 @@ SHORT = {"student.epochs": 20, "student.schedule.name": "cosine", "eval.every": 
 TUNED = {"student.terms.ce.weight": 1.0, "student.terms.kd.weight": 2.0}  # from another student: docs/evidence.md
 RAMP = {"student.terms.dkd.warmup_epochs": 2.0}  # 20 of 240 epochs, in proportion; so is the search
 SEARCH = {"student.refine.dafa.search_epochs": 2}
-SKD = "student.refine.skd"
 LITERAL = {
-    f"{SKD}.simplifier": "batch", f"{SKD}.bound": None, f"{SKD}.normalize": False, f"{SKD}.rate": 1.0,
-    f"{SKD}.student_temperature": None, "student.terms.ce.weight": 0.1, "student.terms.kd.weight": 0.9,
+    f"{SKD}.simplifier": "batch", f"{SKD}.bound": None, f"{SKD}.normalize": False, f"{SKD}.rate": 1.0, **SYMMETRIC
 }  # fmt: skip
 
 

@@ -35,11 +35,6 @@ class Sweep(NamedTuple):
     last: list[Job]
     baseline: str
 
-    @property
-    def seeds(self) -> list[int]:
-        """Of the cells, in their order; of seeds that train together the first."""
-        return sorted({cell.seed for cell in self.cells})
-
     def shard(self, index: int, count: int) -> list[Job]:
         """The jobs of every count-th cell, and those that they need: seed by seed, so that the cells that are done are
         paired wherever a sweep is stopped."""
