@@ -54,6 +54,7 @@ def test_the_stand_in_gives_the_same_recipes():
     assert "stand_ins" not in path and stood_in == real and set(real) == set(METHODS)
 
 
+@pytest.mark.full  # processes of its own
 def test_a_part_that_hangs_dies_or_fails_does_not_stop_the_next(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import gpu

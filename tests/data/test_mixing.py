@@ -94,8 +94,9 @@ def test_draws(rng):
 ON = {"data__mix__mixup": 0.8, "data__mix__cutmix": 1.0}
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("tiny_resnet8", "shared_programs")
-@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.full)])
+@pytest.mark.parametrize("stream", [False, True])
 def test_a_mixed_run_resumes_bit_for_bit(tmp_path, stream):
     config_tree = plain(tree(**ON, student__steps=4, checkpoint__every=2, data__stream=stream))
     config_tree["student"]["terms"]["ce"]["smoothing"] = 0.1

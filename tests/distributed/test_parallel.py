@@ -18,9 +18,15 @@ def assert_same(module, n, *arguments):
     assert done.stdout == "same\n", done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("n", [4, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 2, 8))])
-def test_scopes(n):
-    assert_same("tests.distributed.devices", n, str(n))
+QUICK, SLOW = ("scopes", "stochastic_depth", "outside"), ("classics", "statistics")
+
+
+@pytest.mark.parametrize(
+    ("n", "parts"),
+    [(4, QUICK), *(pytest.param(n, (*QUICK, *SLOW), marks=pytest.mark.full) for n in (1, 2, 4, 8))],
+)
+def test_scopes(n, parts):
+    assert_same("tests.distributed.devices", n, str(n), *parts)
 
 
 @pytest.mark.full

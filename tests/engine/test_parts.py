@@ -249,6 +249,7 @@ def test_a_key_of_its_own_for_every_part():
 DEEP = net("vit_tiny_patch16_224", drop_path=0.5)
 
 
+@pytest.mark.full  # that blocks drop: test_vit.py; by key and step: above
 def test_a_step_draws_its_own_stochastic_depth():
     """A function of key and step; the parts of a batch draw theirs; remat drops the same."""
     state, _ = start(DEEP)

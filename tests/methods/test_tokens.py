@@ -182,6 +182,7 @@ def test_dam_on_tokens(views):
     assert distiller.visualizations(vars, view)["teacher"].shape == (BATCH, 2, 3)
 
 
+@pytest.mark.full  # on maps: test_sokd_runs.py
 def test_sokd_in_front_of_fitnet_searches(views):
     """One step of everything, DAFA's tokens read by DAM and FitNet."""
     view, context = views("vit", "vit")

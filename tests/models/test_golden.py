@@ -36,12 +36,14 @@ def net(request):
 # the others: see test_imagenet.py and test_vit.py
 LARGE = {**imagenet.NETWORKS, **efficientnet.NETWORKS, **vit.NETWORKS}
 CIFAR = [name for name in models.MODELS if name not in LARGE]
-DEEPER = ("resnet44", "resnet56", "resnet110", "wrn_40_1", "vgg16", "vgg19")  # than others of the same code
+# other sizes of code that the rest runs
+SIZES = ("resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "ResNet18", "wrn_16_2", "wrn_40_1")
+SIZES += ("wrn_40_2", "vgg11", "vgg13", "vgg16", "vgg19")
 
 
 @pytest.mark.parametrize(
     ("name", "net"),
-    [pytest.param(n, n, marks=pytest.mark.full) if n in DEEPER else (n, n) for n in CIFAR],
+    [pytest.param(n, n, marks=pytest.mark.full) if n in SIZES else (n, n) for n in CIFAR],
     indirect=["net"],
 )
 def test_outputs_are_the_published_codes(name, net):

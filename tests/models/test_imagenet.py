@@ -37,6 +37,7 @@ LARGE = (
     "imagenet_ResNet50",
     "imagenet_ResNet101",
     "imagenet_MobileNetV1",
+    "vit_tiny_patch16_224",
     "vit_small_patch16_224",
     "deit_small_distilled_patch16_224",
 )

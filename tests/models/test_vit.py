@@ -68,6 +68,7 @@ def slow_block(x, p, heads):
     return x + slow_linear(inner, p["mlp"]["fc2"])
 
 
+@pytest.mark.full  # torch's outputs of both networks: test_imagenet.py
 def test_a_slow_forward_pass(run):
     variables, out, *_ = run
     p = jax.tree.map(np.float64, variables.params)

@@ -222,14 +222,15 @@ def files(folder):
     )
 
 
-def test_a_damaged_file_never_loads_as_something_else(saved, quiet_orbax):
-    """Every file of a step, one byte flipped and cut in half: the same state, or the one before it."""
+@pytest.mark.parametrize("ways", [("flip",), pytest.param(("cut", "delete"), marks=pytest.mark.full)], ids="-".join)
+def test_a_damaged_file_never_loads_as_something_else(saved, quiet_orbax, ways):
+    """Every file of a step, one byte flipped, cut in half or gone: the same state, or the one before it."""
     import shutil
 
     _, _, folder = saved
     outcomes = set()
     for name in files(folder):
-        for how in ("flip", "cut", "delete"):
+        for how in ways:
             copy = folder.parent / "copy"
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(folder, copy)
@@ -249,7 +250,7 @@ def test_a_damaged_file_never_loads_as_something_else(saved, quiet_orbax):
             assert all("digest" in line and "/checkpoints/3" in line for line in said)
             outcomes.add((meta["step"], "does not match" in "".join(said)))
     assert (2, False) in outcomes  # Orbax noticed
-    assert (2, True) in outcomes  # Orbax did not: the digest did
+    assert ((2, True) in outcomes) == ("flip" in ways)  # Orbax did not: the digest did
 
 
 def test_after_a_damaged_step_training_can_save_it_again(saved, quiet_orbax):

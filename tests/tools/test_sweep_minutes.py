@@ -91,6 +91,7 @@ def run_for(there, minutes, monkeypatch, seconds):
     return sweep_minutes.run(there, FAKE, minutes)
 
 
+@pytest.mark.full  # no run starts too late: below
 def test_more_minutes_take_more_seeds(tmp_path, monkeypatch, capsys):
     there = planned(tmp_path, GRID, seeds=4)
     assert run_for(there, 31 / 60, monkeypatch, 5.0)  # by what was measured two seeds of three runs

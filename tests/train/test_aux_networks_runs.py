@@ -164,6 +164,7 @@ def test_terms_that_read_no_teacher_may_name_one(tmp_path):
     assert run.run(config_tree, str(tmp_path))["phases"]["student"]["agreement_last"] is not None
 
 
+@pytest.mark.full  # the optimiser by itself: plan/test_optimizers.py
 def test_dot_without_delta_is_sgd(plainly, tmp_path):
     """The recipe dot with optim.delta=0: the same bits."""
     same(student_of(tree(dot, **LONG, student__optim__delta=0.0), tmp_path / "a"), plainly)
@@ -171,6 +172,7 @@ def test_dot_without_delta_is_sgd(plainly, tmp_path):
     assert not np.array_equal(other.params["fc"]["kernel"], plainly.params["fc"]["kernel"])
 
 
+@pytest.mark.full  # of one that does not: test_sokd_runs.py
 def test_maps_are_drawn_beside_a_teacher_that_moves(tmp_path):
     config = sokd_fitnet.get_config("resnet8,resnet8,smoke")
     config.student.refine.dam.weight = config.student.terms.fitnet.weight = 1.0

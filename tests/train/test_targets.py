@@ -30,7 +30,7 @@ def refined(folder, said, label, refiner, **how):
     return refiner.apply(Vars(vars.params.get(label, {}), vars.stats.get(label, {}), {}), view, None, False)[0].match
 
 
-@pytest.mark.parametrize("simplifier", ["classes", "batch"])
+@pytest.mark.parametrize("simplifier", ["classes", pytest.param("batch", marks=pytest.mark.full)])
 def test_they_are_those_of_the_distiller(tmp_path, simplifier):
     how = {"student__refine__skd__simplifier": simplifier, "student__refine__skd__rate": 100.0}
     run.run(plain(tree(student__steps=4, student__optim__lr=1.0, **how)), str(tmp_path))
@@ -71,6 +71,7 @@ def test_which_refiners_count():
     assert of(compose.get_config("sokd+ctkd+kd,resnet8,resnet8,smoke").to_dict()).refines == {"match.temperature"}
 
 
+@pytest.mark.full  # that none counts: above
 def test_a_run_without_refiners_has_none(tmp_path):
     run.run(plain(shrunk(kd.get_config("resnet8,resnet8,smoke"))), str(tmp_path / "run"))
     assert predict(str(tmp_path / "run"), phase="student").targets is None

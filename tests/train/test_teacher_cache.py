@@ -168,6 +168,7 @@ def _info(folder, capsys):
     return capsys.readouterr().out
 
 
+@pytest.mark.full  # exact rows: the rest of this file
 def test_half_precision_is_another_run_and_says_so(teachers, tmp_path, capsys):
     """What is computed is rounded as what is read."""
     changes = {"cache": tmp_path / "cache", "teacher_cache_dtype": "float16"}
