@@ -17,6 +17,8 @@ from kd_jax.train import run
 from tests.conftest import tree
 from tests.data.test_folder import fill, picture, refusal
 
+pytestmark = pytest.mark.usefixtures("tiny_resnet8", "shared_programs")
+
 STRANGE = [b"caf\xe9", b"new\nline", b"tab\there", "été".encode(), b"'quote\"", b"b" * 250, "\u202eright".encode()]
 
 

@@ -11,6 +11,8 @@ from kd_jax.data.subset import shares, subset
 from kd_jax.train import run
 from tests.conftest import tree
 
+pytestmark = pytest.mark.usefixtures("tiny_resnet8", "shared_programs")
+
 COUNTS = [50, 30, 15, 5]
 
 

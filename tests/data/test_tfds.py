@@ -14,6 +14,8 @@ from kd_jax.train import run
 from tests.conftest import tree
 from tests.data import tiny_tfds as tiny
 
+pytestmark = pytest.mark.usefixtures("tiny_resnet8", "shared_programs")
+
 
 def refusal(name, root, **settings):
     with pytest.raises(InputError) as e:

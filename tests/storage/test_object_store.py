@@ -17,6 +17,8 @@ from kd_jax.storage import checkpoints, files, metrics_log, workdir
 from kd_jax.train import run
 from tests.conftest import tree
 
+pytestmark = pytest.mark.usefixtures("tiny_resnet8", "shared_programs")
+
 
 class Bucket(MemoryFileSystem):
     """Refuses what an object store cannot do."""

@@ -13,6 +13,8 @@ from kd_jax.train import phase, run
 from tests.conftest import tree
 from tests.train.resuming import last_state, rows
 
+pytestmark = pytest.mark.usefixtures("tiny_resnet8")
+
 
 def test_a_folder_that_vanishes(tmp_path, host_patch):
     train = phase.Resident.train
