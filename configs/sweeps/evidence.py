@@ -12,7 +12,7 @@ SEEDS = 5
 BASELINE = "KD, tuned"
 
 SHORT = {"student.epochs": 20, "student.schedule.name": "cosine", "eval.every": 20}
-TUNED = {"student.terms.ce.weight": 1.0, "student.terms.kd.weight": 2.0}  # the best of eight on seed 100: docs/evidence.md
+TUNED = {"student.terms.ce.weight": 1.0, "student.terms.kd.weight": 2.0}  # best of eight on seed 100: docs/evidence.md
 RAMP = {"student.terms.dkd.warmup_epochs": 2.0}  # 20 of 240 epochs, in proportion; so is the search
 SEARCH = {"student.refine.dafa.search_epochs": 2}
 LITERAL = {
