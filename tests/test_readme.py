@@ -13,6 +13,7 @@ from kd_jax.storage.workdir import flatten
 from kd_jax.tools import config_file
 from kd_jax.train import run
 from tests.conftest import ROOT
+from tests.documented import commands
 
 README = (ROOT / "README.md").read_text()
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -20,10 +21,10 @@ PAGES = {path: path.read_text() for path in (ROOT / "README.md", *DOCS)}
 LINKING = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 TEXT = "\n".join(PAGES.values())
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
-COMMANDS = [c.replace("\\\n", " ") for c in re.findall(r"^python launch/train\.py(?:.*\\\n)*.*$", TEXT, re.M)]
-SCRIPTS = list(  # of the other scripts: those that stand on lines of their own, and those in the text
-    dict.fromkeys(re.findall(r"python (?:launch|benchmarks)/\w+\.py[^`\n]*", TEXT.replace("\\\n", " ")))
-)
+SCRIPTS = [
+    c for c in dict.fromkeys(sum(map(commands, PAGES), [])) if re.match(r"(python )?(launch|benchmarks)/\w+\.py", c)
+]
+COMMANDS = [c for c in SCRIPTS if "launch/train.py --config=configs/" in c]
 OWN = PAGES[ROOT / "docs" / "own.md"]  # whose flags change a recipe of its own
 FLAG = r"`(--config\.(?!KEY)[^`]*)`"
 OVERRIDES = list(dict.fromkeys(re.findall(FLAG, TEXT.replace(OWN, ""))))
@@ -35,7 +36,7 @@ def read(spelled):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(command):
-    flags = [part for part in shlex.split(command)[2:] if part != "--dry_run"]
+    flags = [part for part in shlex.split(command.removeprefix("python "))[1:] if part != "--dry_run"]
     (spelled,) = (flag.removeprefix("--config=") for flag in flags if flag.startswith("--config="))
     config_dict = read(spelled)
     others = [flag.partition("=")[0] for flag in config.override(config_dict, flags)]
@@ -58,7 +59,7 @@ def test_overrides(flags):
 
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_flags_of_scripts_exist(command, monkeypatch):
-    script, *words = command.split()[1:]
+    script, *words = command.removeprefix("python ").split()
     source = (ROOT / script).read_text()
     names = {word.removeprefix("--").partition("=")[0] for word in words if word.startswith("--")}
     given = {name for name in names if not name.startswith("config")}

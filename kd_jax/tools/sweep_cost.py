@@ -38,7 +38,7 @@ def dry_run(sweep: Sweep, train: Path, shard: tuple[int, int], minutes: float | 
     total = hours(sum(cost.training for cost in costs.values()))
     log_line(f"\nall together: about {total} of training steps on this machine, one run after the other")
     if minutes is not None and costs:
-        log_line(f"into {minutes:g} min fit {fitting(seconds_of(sweep, costs), 60 * minutes)[1]}")
+        log_line(f"into {minutes:g} min fit {fitting(seconds_of(sweep, costs), 60 * minutes)}")
 
 
 def costs_of(sweep: Sweep, jobs: Iterable[Job]) -> dict[str, Cost]:
@@ -82,15 +82,12 @@ def seconds_of(sweep: Sweep, costs: Mapping[str, Cost]) -> dict[int, float]:
     return seconds
 
 
-def fitting(seconds: Mapping[int, float], limit: float) -> tuple[list[int], str]:
-    """The first seeds of a sweep that fit into a time: whole ones, so that the cells stay paired.
+def fitting(seconds: Mapping[int, float], limit: float) -> str:
+    """The first seeds of a sweep that fit into a time, in words: whole ones, so that the cells stay paired.
 
     Args:
       seconds: seed -> what its runs take, in order; not empty.
       limit: seconds.
-
-    Returns:
-      The seeds, and a line on them.
 
     Raises:
       InputError: not one fits.
@@ -104,7 +101,7 @@ def fitting(seconds: Mapping[int, float], limit: float) -> tuple[list[int], str]
         raise InputError(f"--minutes: {takes}, but {hours(max(limit, 0))} are left after measuring; give more")
     line = f"{spelled(taken)}: about {hours(total)}, one run after the other"
     more = f"; left out: {spelled(left)}, about {hours(seconds[left[0]])} for the first" if left else ""
-    return taken, line + more
+    return line + more
 
 
 def spelled(seeds: list[int]) -> str:

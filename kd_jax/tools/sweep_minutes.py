@@ -50,7 +50,7 @@ def run(whole: Sweep, train: Path, minutes: float, *, count: int = 1) -> bool:
     seconds = seconds_of(whole, _measured(whole))
     if not seconds:
         return sweep.run(whole, train)  # which says so
-    log_line(f"into the time fit {fitting(seconds, until - time.monotonic())[1]}")
+    log_line(f"into the time fit {fitting(seconds, until - time.monotonic())}")
     well, left, pace = True, list(seconds), 1.0
     while left and pace * seconds[left[0]] <= until - time.monotonic():
         seed, began = left.pop(0), time.monotonic()

@@ -42,13 +42,11 @@ def test_seeds_come_one_after_the_other(tmp_path):
 
 def test_whole_seeds_that_fit():
     seconds = {1: 100.0, 2: 100.0, 3: 250.0, 4: 1.0}  # of seed 0 all is done
-    assert fitting(seconds, 200.0)[0] == [1, 2] and fitting(seconds, 451.0)[0] == [1, 2, 3, 4]
-    taken, line = fitting(seconds, 300.0)  # seed 4 would fit, but seed 3 comes before
-    assert taken == [1, 2]
-    assert (
-        line == "seeds 1 to 2: about 3 min, one run after the other; left out: seeds 3 to 4, about 4 min for the first"
-    )
-    assert fitting({5: 7.0}, 8.0)[1] == "seed 5: about 7 s, one run after the other"
+    two = "seeds 1 to 2: about 3 min, one run after the other; left out: seeds 3 to 4, about 4 min for the first"
+    for limit in (200.0, 300.0):  # seed 4 would fit, but seed 3 comes before
+        assert fitting(seconds, limit) == two
+    assert fitting(seconds, 451.0) == "seeds 1 to 4: about 8 min, one run after the other"
+    assert fitting({5: 7.0}, 8.0) == "seed 5: about 7 s, one run after the other"
     for limit, left in ((99.0, "99 s"), (-3.0, "0 s"), (float("nan"), "")):
         with pytest.raises(InputError, match=f"--minutes: the runs of seed 1 take about 2 min.*{left}.*; give more"):
             fitting(seconds, limit)
