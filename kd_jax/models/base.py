@@ -9,7 +9,7 @@ The path of a parameter, joined by dots, is its name in the published PyTorch co
 """
 
 import math
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -124,16 +124,16 @@ def trace(model: nn.Module, image_shape: tuple[int, ...], batch: int = 1) -> tup
     """Shapes of the variables and of Outputs for images (H, W, C), and the jaxpr of the logits in evaluation
     mode, without computing anything or asking for a device."""
     image = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
-    variables = jax.eval_shape(partial(init, model), jax.eval_shape(jax.random.key, 0), image)
-    output_shapes = []  # on the way, for a second trace would take as long as the first
+    traced = []  # on the way, for a second trace would take as long as the first
 
-    def logits(variables: Variables, image: Array) -> Array:
-        outputs, _ = apply(model, variables, image)
-        output_shapes.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), outputs))
+    def logits(key: Array, image: Array) -> Array:
+        outputs, variables = model.init_with_output(key, image)
+        traced.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (variables, outputs)))
         return outputs.logits
 
-    jaxpr = jax.make_jaxpr(logits)(variables, image)
-    return variables, output_shapes[0], jaxpr
+    jaxpr = jax.make_jaxpr(logits)(jax.eval_shape(jax.random.key, 0), image)
+    variables, outputs = traced[0]
+    return Variables(variables.get("params", {}), variables.get("batch_stats", {})), outputs, jaxpr
 
 
 def shapes(model: nn.Module, image_shape: tuple[int, ...], batch: int = 1) -> tuple[Variables, Outputs]:
