@@ -27,6 +27,8 @@ from kd_jax.tools.report_tables import (
 from kd_jax.typing import InputError
 
 CAPTIONS = {
+    "differences": "The last step less the baseline's, seed by seed: a dot a pair, the mean, and the interval that the "
+    "pairs leave (95 %, by Student's distribution); filled where zero is outside.",
     "curves": "By epoch on the test set: mean over the seeds, and a band of one deviation.",
     "policy": "How often a policy uses each operation while it is searched and after, in one run.",
     "areas": "What a method has looked at, over test images, in one run.",

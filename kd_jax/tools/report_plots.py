@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kd_jax.tools.report_tables import Row
+from kd_jax.tools.report_tables import Gap, Row
 
 # Okabe and Ito's palette
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -16,6 +16,7 @@ MARKERS = "osD^vP*X"
 MOST = len(COLORS)  # lines of one picture
 USES = "/use/"  # in the names of what a policy logs
 SIZE = (6.4, 4.2)  # inches
+FAR = 10  # times the median difference
 
 
 def pictures(rows: Sequence[Row], metric: str) -> dict[str, bytes]:
@@ -27,6 +28,7 @@ def pictures(rows: Sequence[Row], metric: str) -> dict[str, bytes]:
     """
     rows = [row for row in rows if row.values]
     drawn = {
+        "differences": _differences(rows),
         "curves": _curves(rows, metric),
         "cost": _cost(rows, metric),
         "policy": _policy(rows),
@@ -77,6 +79,46 @@ def best_of(rows: Sequence[Row]) -> list[Row]:
     """As many as a picture has colours for, in the order of the table."""
     chosen = sorted(rows, key=lambda row: -row.mean)[:MOST]
     return [row for row in rows if row in chosen]
+
+
+def _differences(rows: Sequence[Row]) -> bytes | None:
+    """Every row's difference to the baseline."""
+    rows = [row for row in rows if row.gap]
+    return png(figure_of_differences(rows)) if rows else None
+
+
+def figure_of_differences(rows: Sequence[Row]):
+    """A line for every row, in the order of the table: a dot for each pair, the mean and the interval that the pairs
+    leave. Means that the interval tells from zero are filled; a row far outside the others is a number at the edge.
+    rows: with differences, one at least."""
+    figure = figure_of((SIZE[0], 1.2 + 0.26 * len(rows)))
+    axes = figure.add_subplot()
+    widths = [max(map(abs, row.gap.pairs)) for row in rows]
+    for place, (row, width) in enumerate(zip(rows, widths, strict=True)):
+        if width > FAR * statistics.median(widths):
+            left, text = row.gap.mean < 0, f"{100 * row.gap.mean:+.1f}"
+            axes.text(
+                0.01 if left else 0.99, place, f"\u2190 {text}" if left else f"{text} \u2192", color=COLORS[0],
+                transform=axes.get_yaxis_transform(), horizontalalignment="left" if left else "right",
+                verticalalignment="center", size="small",
+            )  # fmt: skip
+        else:
+            _difference(axes, place, row.gap)
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set(title=f"To {rows[0].gap.baseline}", xlabel="difference of the last step, points")
+    return figure
+
+
+def _difference(axes, place: int, gap: Gap) -> None:
+    told_apart = gap.reach is not None and abs(gap.mean) > gap.reach
+    axes.plot([100 * pair for pair in gap.pairs], [place] * len(gap.pairs), ".", color=COLORS[-1], markersize=4)
+    axes.errorbar(
+        100 * gap.mean, place, xerr=None if gap.reach is None else 100 * gap.reach, fmt="o", color=COLORS[0],
+        markerfacecolor=COLORS[0] if told_apart else "white", capsize=3,
+    )  # fmt: skip
 
 
 def _curves(rows: Sequence[Row], metric: str) -> bytes | None:

@@ -193,22 +193,26 @@ def notes_on(runs: list[Run]) -> list[str]:
         ),
         "versions of jax": lambda s: s["versions"]["jax"],
         "kinds of device": lambda s: s["device"]["kind"],
-        "data sets": lambda s: s["data"] + (f" {s['data_digest'][:12]}" if s.get("data_digest") else ""),
+        "data sets": lambda s: s["data"] + (f" {s['data_digest'][:12]}" if _of_all_seeds(s) else ""),
     }
     lines = []
     for what, of in ways.items():
         values = list(dict.fromkeys(of(run.summary) for run in done))
         if len(values) > 1:
             lines.append(f"note: the rows are of {len(values)} {what}: {', '.join(values)}")
-    return lines + _teachers(done)
+    teachers = ((run.seed, (run.figures.get("teacher") or {}).get("digest")) for run in done)
+    drawn = ((run.seed, run.summary.get("data_digest")) for run in done if not _of_all_seeds(run.summary))
+    return lines + _by_seed("teachers", teachers) + _by_seed("training sets", drawn)
 
 
-def _teachers(done: list[Run]) -> list[str]:
+def _of_all_seeds(summary: dict) -> bool:
+    """Whether a digest says what data these are: each seed draws a subset of its own."""
+    return bool(summary.get("data_digest")) and not summary["config"]["data"].get("subset")
+
+
+def _by_seed(what: str, digests: Iterable[tuple[int, str | None]]) -> list[str]:
     by_seed: dict[int, set[str]] = {}
-    for run in done:
-        if run.figures.get("teacher"):
-            by_seed.setdefault(run.seed, set()).add(run.figures["teacher"]["digest"])
-    several = [seed for seed, digests in by_seed.items() if len(digests) > 1]
-    if not several:
-        return []
-    return [f"note: with seed {several[0]} the rows have {len(by_seed[several[0]])} different teachers"]
+    for seed, digest in digests:
+        by_seed.setdefault(seed, set()).update({digest} - {None})
+    several = [(seed, len(there)) for seed, there in by_seed.items() if len(there) > 1]
+    return [f"note: with seed {seed} the rows have {count} different {what}" for seed, count in several[:1]]

@@ -56,13 +56,15 @@ class Row(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Differences to the baseline, seed by seed. error: standard error of the mean, None of a single pair. reach: half
-    of the interval that the pairs leave, by Student's distribution."""
+    """Differences to the baseline, seed by seed. pairs: one of every seed that both have. error: standard error of the
+    mean, None of a single pair. reach: half of the interval that the pairs leave, by Student's distribution. baseline:
+    its label."""
 
+    pairs: tuple[float, ...]
     mean: float
     error: float | None
     reach: float | None
-    count: int
+    baseline: str = ""
 
     @property
     def sentence(self) -> str:
@@ -70,7 +72,7 @@ class Gap(NamedTuple):
         if self.error is None:
             return "one pair of seeds: nothing can be said"
         if abs(self.mean) <= self.reach:
-            return f"no difference is shown: {self.count} pairs leave {100 * self.reach:.2f} points open"
+            return f"no difference is shown: {len(self.pairs)} pairs leave {100 * self.reach:.2f} points open"
         return f"{'better' if self.mean > 0 else 'worse'}, by more than the {100 * self.reach:.2f} points left open"
 
 
@@ -89,7 +91,7 @@ def rows_of(runs: Sequence[Run], baseline: str) -> list[Row]:
         groups.setdefault(label, []).append(run)
     rows = [_row(label, group) for label, group in groups.items()]
     base = _baseline(rows, baseline)
-    return [row if row is base else row._replace(gap=gap_of(row.values, base.values)) for row in rows]
+    return [row if row is base else row._replace(gap=gap_of(row, base)) for row in rows]
 
 
 def labels_of(runs: Sequence[Run]) -> list[str]:
@@ -149,15 +151,16 @@ def _baseline(rows: list[Row], named: str) -> Row:
     raise InputError(f"--baseline={named}: no row is called so; {suggest(named, [row.label for row in rows])}")
 
 
-def gap_of(values: dict[int, float], base: dict[int, float]) -> Gap | None:
-    """The differences over the seeds that both have."""
-    gaps = [values[seed] - base[seed] for seed in values if seed in base]
-    if not gaps:
+def gap_of(row: Row, base: Row) -> Gap | None:
+    """The differences of a row to another over the seeds that both have."""
+    pairs = tuple(row.values[seed] - base.values[seed] for seed in row.values if seed in base.values)
+    if not pairs:
         return None
-    if len(gaps) == 1:
-        return Gap(gaps[0], None, None, 1)
-    error = statistics.stdev(gaps) / math.sqrt(len(gaps))
-    return Gap(statistics.fmean(gaps), error, float(stats.t.ppf((1 + LEVEL) / 2, len(gaps) - 1)) * error, len(gaps))
+    if len(pairs) == 1:
+        return Gap(pairs, pairs[0], None, None, base.label)
+    error = statistics.stdev(pairs) / math.sqrt(len(pairs))
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(pairs) - 1)) * error
+    return Gap(pairs, statistics.fmean(pairs), error, reach, base.label)
 
 
 def highest(rows: Sequence[Row]) -> str:
@@ -166,7 +169,7 @@ def highest(rows: Sequence[Row]) -> str:
     if len(there) < 2:
         return ""
     best, *others = there
-    gaps = {row.label: gap_of(best.values, row.values) for row in others}
+    gaps = {row.label: gap_of(best, row) for row in others}
     level = [label for label, gap in gaps.items() if gap is None or gap.reach is None or gap.mean <= gap.reach]
     if len(level) == len(others):
         apart = "its seeds tell it from no other row"

@@ -179,12 +179,14 @@ def write_record(sweep: Sweep, train: Path) -> None:
 
 def with_cache(changes: tuple[str, ...], workdir: str) -> tuple[str, ...]:
     """--config.KEY=VALUE of all cells, with one teacher cache for all where the user says nothing of it, nor of the
-    steps a call, which a cache does not have."""
-    said = ("--config.teacher_cache=", "-config.teacher_cache=", "--config.steps_per_call=", "-config.steps_per_call=")
-    if any(change.startswith(said) for change in changes):
+    steps a call, which a cache does not have. Cells that cannot use a cache run their teachers at every step."""
+    named = {change.lstrip("-").partition("=")[0] for change in changes}
+    optional = "--config.teacher_cache_optional=True"
+    if "config.teacher_cache" in named:
+        return (optional, *changes)
+    if "config.steps_per_call" in named:
         return changes
-    cache = resolve_path(workdir) / CACHE
-    return (f"--config.teacher_cache={cache}", "--config.teacher_cache_optional=True", *changes)
+    return (f"--config.teacher_cache={resolve_path(workdir) / CACHE}", optional, *changes)
 
 
 def _content(sweep: Sweep, jobs: list[Job]) -> str:

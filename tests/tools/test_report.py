@@ -1,6 +1,7 @@
 """The tables of reports: which runs they have, figures against a slow reference, what is said of them."""
 
 import json
+import math
 import statistics
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from scipy import stats
 
 from kd_jax import InputError, config
-from kd_jax.tools import config_file, published, report_runs, report_tables
+from kd_jax.tools import config_file, published, report_plots, report_runs, report_tables
 from tests.conftest import ROOT
 from tests.tools.reports import TOP1, put
 
@@ -24,7 +25,7 @@ def test_figures_against_a_slow_reference(home):
     low, high = stats.ttest_rel(values[1], values[0]).confidence_interval(0.95)
     assert four.gap.reach == pytest.approx((high - low) / 2)
     assert four.gap.sentence.startswith("better, by more than")
-    assert eight.gap.count == 1 and eight.gap.error is None and "nothing can be said" in eight.gap.sentence
+    assert len(eight.gap.pairs) == 1 and eight.gap.error is None and "nothing can be said" in eight.gap.sentence
     assert [run.state for run in eight.missing] == ["failed: phase student, step 3: kd is not finite", "missing"]
     assert one.gap is None and one.best == pytest.approx(one.mean + 0.01)
 
@@ -34,10 +35,42 @@ def test_figures_against_a_slow_reference(home):
     ((0.02, 0.021, 0.022), "better, by more than"), ((0.0,), "nothing can be said"),
 ])  # fmt: skip
 def test_what_a_difference_shows(gaps, sentence):
-    values = {seed: 0.5 + gap for seed, gap in enumerate(gaps)}
-    gap = report_tables.gap_of(values, dict.fromkeys(range(9), 0.5))
-    assert sentence in gap.sentence and gap.count == len(gaps)
-    assert report_tables.gap_of(values, {99: 0.5}) is None
+    def row(values):
+        return report_tables.Row("a row", [], values, None, None, None)
+
+    ours = row({seed: 0.5 + gap for seed, gap in enumerate(gaps)})
+    gap = report_tables.gap_of(ours, row(dict.fromkeys(range(9), 0.5)))
+    assert sentence in gap.sentence and gap.pairs == pytest.approx(gaps) and gap.baseline == "a row"
+    assert report_tables.gap_of(ours, row({99: 0.5})) is None
+
+
+def test_the_picture_of_differences(home):
+    """Every row but the baseline has a line: its pairs, its mean, its interval where there is one."""
+    rows = report_tables.rows_of(report_runs.find([str(home)]).runs, "")
+    (axes,) = report_plots.figure_of_differences(rows[1:]).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["temperature=4", "temperature=8"]
+    assert axes.get_title() == "To temperature=1" and axes.yaxis_inverted()
+    for place, row in enumerate(rows[1:]):
+        pairs, mean = (line for line in axes.lines if len(line.get_xdata()) and set(line.get_ydata()) == {place}
+                       and line.get_marker() in (".", "o"))  # fmt: skip
+        assert list(pairs.get_xdata()) == [100 * pair for pair in row.gap.pairs]
+        assert list(mean.get_xdata()) == [100 * row.gap.mean]
+        assert (mean.get_markerfacecolor() == "white") == (abs(row.gap.mean) <= (row.gap.reach or math.inf))
+    ends = [bars.get_segments()[0][:, 0] for bars in axes.collections]
+    four = rows[1].gap
+    np.testing.assert_allclose(ends, [[100 * (four.mean - four.reach), 100 * (four.mean + four.reach)]])
+
+
+def test_a_collapse_does_not_hide_the_other_differences():
+    def row(label, *pairs):
+        base = report_tables.Row("base", [], dict.fromkeys(range(9), 0.8), None, None, None)
+        there = report_tables.Row(label, [], {i: 0.8 + pair for i, pair in enumerate(pairs)}, None, None, None)
+        return there._replace(gap=report_tables.gap_of(there, base))
+
+    rows = [row("a", 0.01, 0.012), row("collapsed", -0.7, -0.69), row("b", -0.01, -0.02)]
+    (axes,) = report_plots.figure_of_differences(rows).axes
+    assert [text.get_text() for text in axes.texts] == ["\u2190 -69.5"] and axes.get_xlim()[0] > -20
+    assert len(axes.get_yticklabels()) == 3
 
 
 def test_the_highest_row(home):
@@ -103,6 +136,18 @@ def test_rows_that_do_not_compare_are_said(tmp_path, how, note):
     put(tmp_path / "b", "4", 0, 0.6, **how)
     notes = report_runs.notes_on(report_runs.find([str(tmp_path)]).runs)
     assert notes == [] if note is None else note in "\n".join(notes)
+
+
+@pytest.mark.parametrize(("seed", "subset", "note"), [
+    (0, 20.0, "note: with seed 0 the rows have 2 different training sets"),
+    (1, 20.0, None),  # each seed draws its own part
+    (0, 0.0, "note: the rows are of 2 data sets: synthetic d, synthetic e"),
+    (1, 0.0, "note: the rows are of 2 data sets: synthetic d, synthetic e"),
+])  # fmt: skip
+def test_other_data_are_said(tmp_path, seed, subset, note):
+    put(tmp_path / "a", "1", 0, 0.5, subset)
+    put(tmp_path / "b", "4", seed, 0.6, subset, digest="e")
+    assert report_runs.notes_on(report_runs.find([str(tmp_path)]).runs) == ([note] if note else [])
 
 
 @pytest.mark.parametrize(("arguments", "figure"), [

@@ -19,7 +19,8 @@ from tests.tools.reports import TOP1
 def test_files(home, tmp_path, capsys):
     written = report.report([str(home)], out=str(tmp_path / "out"))
     names = {path.name for path in written}
-    assert names >= {"report.md", "table.csv", "table.tex", "report.html", "report_curves.png", "report_cost.png"}
+    pictures = {f"report_{name}.png" for name in ("differences", "curves", "cost")}
+    assert names >= {"report.md", "table.csv", "table.tex", "report.html", *pictures}
     assert "report_against_student.refine.skd.temperature.png" in names
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in written if path.suffix == ".png")
     with open(tmp_path / "out" / "table.csv") as file:

@@ -39,7 +39,15 @@ def test_every_combination_times_seeds():
 def test_a_teacher_cache_for_all(tmp_path, changes, cached):
     there = sweep.with_cache(changes, str(tmp_path))
     assert (f"--config.teacher_cache={tmp_path / 'teacher_cache'}" in there) == cached and set(changes) <= set(there)
-    cells([], changes=there)  # a configuration that can be
+    (cell,) = cells([], changes=there)  # a configuration that can be
+    assert not cell.tree["teacher_cache"] or cell.tree["teacher_cache_optional"]  # methods that read features run too
+
+
+def test_a_cache_that_cells_must_use_is_the_users_word():
+    (cell,) = cells(
+        [], changes=sweep.with_cache(("--config.teacher_cache=x", "--config.teacher_cache_optional=False"), "")
+    )
+    assert cell.tree["teacher_cache"] == "x" and not cell.tree["teacher_cache_optional"]
 
 
 def test_seeds_alone():
