@@ -114,10 +114,11 @@ def figure_of_differences(rows: Sequence[Row]):
 
 def _difference(axes, place: int, gap: Gap) -> None:
     told_apart = gap.reach is not None and abs(gap.mean) > gap.reach
-    axes.plot([100 * pair for pair in gap.pairs], [place] * len(gap.pairs), ".", color=COLORS[-1], markersize=4)
+    pairs = [100 * pair for pair in gap.pairs]
+    axes.plot(pairs, [place] * len(pairs), ".", color=COLORS[1], markersize=5, zorder=3)
     axes.errorbar(
         100 * gap.mean, place, xerr=None if gap.reach is None else 100 * gap.reach, fmt="o", color=COLORS[0],
-        markerfacecolor=COLORS[0] if told_apart else "white", capsize=3,
+        markerfacecolor=COLORS[0] if told_apart else "white", capsize=3, elinewidth=1, markersize=7,
     )  # fmt: skip
 
 
