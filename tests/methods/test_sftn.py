@@ -190,6 +190,7 @@ def test_sharing(setting, branches):
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads["shared"]["student"]["fc"]))
 
 
+@pytest.mark.full  # one family: above
 def test_two_families_on_one_teacher(setting):
     image, labels, _, context = setting
     chain = methods.chain(

@@ -1,7 +1,6 @@
 """Methods combined by name: who brings which terms, and what every pair makes of it."""
 
 import importlib
-import itertools
 
 import pytest
 
@@ -55,7 +54,17 @@ def members(spelled):
     return {m.label: (m.kind, m.warmup_epochs, m.kwargs) for m in phase.refine + phase.terms}
 
 
-def test_a_part_beside_another_keeps_what_is_its_own():
+# all distances are all pairs, in both orders; half of them all pairs in one
+DISTANCES = [1, 2, *(pytest.param(n, marks=pytest.mark.full) for n in range(3, len(PARTS)))]
+
+
+def pairs_at(distance):
+    """Every part, and the one so many places on."""
+    return zip(PARTS, PARTS[distance:] + PARTS[:distance], strict=True)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_a_part_beside_another_keeps_what_is_its_own(distance):
     """Nothing is lost and nothing is changed, but for the task's weight, what refiners say of DKD and MLLD, and the
     loss that a refiner brings along where there is none."""
     apart = {name: members(name) for name in compose.PARTS}
@@ -68,7 +77,7 @@ def test_a_part_beside_another_keeps_what_is_its_own():
         "dot": "kd",
         "sokd": "fitnet",
     }
-    for a, b in itertools.permutations(compose.PARTS, 2):
+    for a, b in pairs_at(distance):
         together = members(f"{a}+{b}")
         for label, member in apart[a].items():
             retuned = "lskd" in (a, b) or "dkd" in (a, b) and {a, b} & {"skd", "normkd"}
@@ -133,13 +142,9 @@ def test_lskd_beside_dkd_takes_what_its_authors_take():
     )
 
 
-FURTHER = [pytest.param(n, marks=pytest.mark.full) for n in range(2, len(PARTS) // 2 + 1)]
-
-
-@pytest.mark.parametrize("distance", [1, *FURTHER])
+@pytest.mark.parametrize("distance", DISTANCES[: len(PARTS) // 2])
 def test_parts_do_not_depend_on_their_order(distance):
-    """Of every part and the one so many places on; all distances are all pairs."""
-    for a, b in zip(PARTS, PARTS[distance:] + PARTS[:distance], strict=True):
+    for a, b in pairs_at(distance):
         assert student(f"{a}+{b}") == student(f"{b}+{a}"), (a, b)
 
 

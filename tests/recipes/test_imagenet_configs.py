@@ -173,7 +173,7 @@ def covering(some):
     return [pytest.param(*case, marks=() if case in some else pytest.mark.full, id="-".join(case)) for case in every]
 
 
-TINY = {("kd", R18), ("skd", MV1), ("sftn", VIT), ("sokd_fitnet", R18), ("dkd", MIXED)}
+TINY = {("kd", R18), ("skd", MV1), ("sftn", VIT), ("dkd", MIXED)}
 
 
 @pytest.mark.parametrize(("method", "pair"), covering(TINY))

@@ -67,7 +67,7 @@ def reads_features(name):
 
 @pytest.mark.usefixtures("simple_operations")
 @pytest.mark.parametrize("front", [
-    *(pytest.param(front, marks=pytest.mark.full) if front == "sokd" else front for front in FRONT),
+    *(pytest.param(front, marks=pytest.mark.full) if front in ("sokd", "sftn") else front for front in FRONT),
     pytest.param("sokd, on logits", marks=pytest.mark.full),
 ])  # fmt: skip
 def test_every_method_traces_behind_every_front(nets, front):

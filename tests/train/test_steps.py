@@ -74,6 +74,7 @@ def assert_equal_by_twos(config_dict, tmp_path, **changes):
     assert_close(tmp_path / "1", tmp_path / "2")
 
 
+@pytest.mark.full
 def test_a_teacher_that_moves(tmp_path):
     assert_equal_by_twos(ema_teacher.get_config("resnet8,smoke"), tmp_path, student__steps=6, log__every=6)
 

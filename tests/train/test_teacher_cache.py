@@ -84,6 +84,7 @@ def test_the_strong_view_stays_live(teachers, live, cache, tmp_path):
     assert counts["hits"] + counts["misses"] == STEPS * 8 + 13
 
 
+@pytest.mark.full  # a stream's batches are those of a set in memory: test_stream_runs.py
 def test_a_stream_reads_what_a_set_in_memory_has_filled(teachers, live, tmp_path):
     """And the other way round: the rows are the same."""
     first = trained(tmp_path / "streamed", teachers[0], cache=tmp_path / "cache", data__stream=True)
