@@ -14,11 +14,12 @@ from kd_jax import recipes
 
 def part(pair: recipes.Argument, softer: float = 1.0, **keywords) -> recipes.Part:
     """SKD; in front of KD where there is no other loss on logits. DKD behind it, whose T^2 is 1, has a weight of our
-    choice. softer: the temperature as a multiple. keywords: of the refiner."""
+    choice: 2 gives the other classes 2 beta = 16, near KD's 20; 6 has collapsed (docs/evidence.md). softer: the
+    temperature as a multiple. keywords: of the refiner."""
     gamma, weight, _ = pairs.ttm(pair) if pair.large else pairs.of(pairs.TTM, pair, (0.25, 20.0, None))
     how = {"temperature": softer / gamma, "simplifier": "batch" if pair.large else "classes"} | keywords
     host = {"ce": recipes.member("ce"), "kd": recipes.member("kd", weight=weight)}
-    retunes = {"dkd": {"dkd": {"weight": 6.0}}}
+    retunes = {"dkd": {"dkd": {"weight": 2.0}}}
     return recipes.Part(refine={"skd": recipes.member("skd", **how)}, host=host, retunes=retunes)
 
 

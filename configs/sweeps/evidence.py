@@ -13,6 +13,7 @@ BASELINE = "KD, tuned"
 
 SHORT = {"student.epochs": 20, "student.schedule.name": "cosine", "eval.every": 20}
 TUNED = {"student.terms.ce.weight": 1.0, "student.terms.kd.weight": 2.0}  # best of eight on seed 100: docs/evidence.md
+HEAVY = {"student.terms.dkd.weight": 6.0}  # what configs/skd.py had before these runs
 RAMP = {"student.terms.dkd.warmup_epochs": 2.0}  # 20 of 240 epochs, in proportion; so is the search
 SEARCH = {"student.refine.dafa.search_epochs": 2}
 LITERAL = {
@@ -34,6 +35,7 @@ def sweep():
     yield SHORT | {"name": "SKD, annealed", "config": annealed}
     yield SHORT | {"name": "SKD, literal", "config": skd, **LITERAL}
     yield SHORT | {"name": "SKD + DKD", "config": skd_dkd, **RAMP}
+    yield SHORT | {"name": "SKD + DKD, weight 6", "config": skd_dkd, **RAMP, **HEAVY}
     for host, name in (("fitnet", "FitNet"), ("reviewkd", "ReviewKD")):
         yield SHORT | {"name": name, "config": f"configs/compose.py:{host}"}
         yield SHORT | {"name": f"SoKD + {name}", "config": f"configs/compose.py:sokd+{host}", **SEARCH}

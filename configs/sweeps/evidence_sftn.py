@@ -4,7 +4,7 @@ python launch/sweep.py --sweep=configs/sweeps/evidence_sftn.py:resnet20,resnet8 
   --config.data.name=fashion_mnist --config.data.subset=2000 --config.teacher.weights=runs/sftn.safetensors
 """
 
-from configs.sweeps.evidence import CONFIG, RAMP, SEEDS, SHORT, TUNED
+from configs.sweeps.evidence import CONFIG, HEAVY, RAMP, SEEDS, SHORT, TUNED
 
 __all__ = ["CONFIG", "SEEDS", "sweep"]
 
@@ -16,3 +16,4 @@ def sweep():
     yield SHORT | {"name": "SFTN + DKD", "config": "configs/dkd.py", **RAMP}
     yield SHORT | {"name": "SFTN + SKD", "config": "configs/skd.py"}
     yield SHORT | {"name": "SFTN + SKD + DKD", "config": "configs/compose.py:skd+dkd", **RAMP}
+    yield SHORT | {"name": "SFTN + SKD + DKD, weight 6", "config": "configs/compose.py:skd+dkd", **RAMP, **HEAVY}

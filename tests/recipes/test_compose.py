@@ -21,7 +21,7 @@ AGREED = [
     ("skd", {"ce": 1.0, "kd": 100.0}, ["skd"]),
     ("skd+fitnet", {"ce": 1.0, "fitnet": 100.0, "kd": 100.0}, ["skd"]),
     ("skd+kd", {"ce": 1.0, "kd": 100.0}, ["skd"]),
-    ("skd+dkd", {"ce": 1.0, "dkd": 6.0}, ["skd"]),
+    ("skd+dkd", {"ce": 1.0, "dkd": 2.0}, ["skd"]),
     ("normkd", {"ce": 0.1, "kd": 0.9}, ["normkd"]),
     ("kd+lskd", {"ce": 0.1, "kd": 9.0}, ["lskd"]),
     ("lskd+dkd", {"ce": 1.0, "dkd": 9.0}, ["lskd"]),
