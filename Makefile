@@ -12,7 +12,7 @@ quickstart: .venv/.run
 	$(BIN)/python launch/train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: .venv/.test
-	$(BIN)/python -m pytest -m "not full" -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not full" -n 2 --dist loadfile
 
 # everything with the emitters that users have, and how much of losses, layers, methods and engine the tests reach
 test-all: export XLA_FLAGS := --xla_backend_optimization_level=0

@@ -130,26 +130,22 @@ def test_the_default_pair_under_smoke(tmp_path):
     assert (phases["teacher"]["params"], phases["student"]["params"]) == (7_433_860, 1_233_540)
 
 
-def test_overrides_reach_the_run(tmp_path):
+def test_overrides_reach_a_run_from_anywhere(tmp_path):
     literal = ["bound=None", "normalize=False", "rate=1"]
     changed = [f"--config.student.refine.skd.{x}" for x in literal] + [
         "--config.student.optim.lr=0.01",
         "--config.seed=3",
     ]
-    done = train("--config=configs/skd.py:resnet8,resnet8,smoke", f"--workdir={tmp_path}", *SMALL, *changed)
+    config = ROOT / "configs" / "skd.py"
+    done = train(f"--config={config}:resnet8,resnet8,smoke", "--workdir=here", *SMALL, *changed, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    written = json.loads((tmp_path / "config.json").read_text())
+    home = tmp_path / "here"
+    assert (home / "summary.json").exists()
+    written = json.loads((home / "config.json").read_text())
     assert written["student"]["refine"]["skd"]["bound"] is None and written["student"]["refine"]["skd"]["rate"] == 1.0
     assert written["student"]["optim"]["lr"] == 0.01 and written["seed"] == 3
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (home / "metrics.jsonl").read_text().splitlines()]
     assert "skd/at_bound" not in rows[-2]["logs"]
-
-
-def test_it_runs_from_anywhere(tmp_path):
-    config = ROOT / "configs" / "kd.py"
-    done = train(f"--config={config}:resnet8,resnet8,smoke", "--workdir=here", *SMALL, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "here" / "summary.json").exists()
 
 
 SKD = "--config=configs/skd.py:resnet8,resnet8,smoke"
