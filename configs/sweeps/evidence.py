@@ -42,6 +42,7 @@ def rows(epochs: int, tuned: dict):
         {"name": "SKD, softening alone", "config": skd, f"{SKD}.simplifier": "none"},
         {"name": "SKD, simplifier alone", "config": skd, f"{SKD}.temperature": 1.0},
         {"name": "SKD, annealed", "config": annealed},
+        {"name": "SKD, annealed, simplifier", "config": annealed, f"{SKD}.simplifier": "classes"},
         {"name": "SKD, literal", "config": skd, **LITERAL},
         {"name": "SKD + DKD", "config": skd_dkd, **of_dkd},
         {"name": "SKD + DKD, weight 6", "config": skd_dkd, **of_dkd, **HEAVY},

@@ -20,7 +20,7 @@ from kd_jax.typing import Vars, extra_view
 from tests.conftest import ROOT, shrunk
 
 METHODS = [name for name in compose.PARTS if name not in FRONT]
-COVERING = {"skd+dkd", "skd+mlld", "skd+simkd"}
+COVERING = {"skd+dkd"}
 PAIRED = [f"{front}+{name}" for front in FRONT[1:] for name in METHODS]
 
 
