@@ -155,10 +155,9 @@ def test_one_teacher_for_all_seeds():
 
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("[a-z]*.py"))
 PAIR = {"cifar100": "", "imagenet": ""}  # these have pairs of their own
-LATER = ("cifar100", "evidence_clipart", "evidence_clipart_sftn")  # long, or made of another
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.full) if n in LATER else n for n in SWEEPS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.full) if n == "cifar100" else n for n in SWEEPS])
 def test_every_sweep_as_data(name):
     """All cells are configurations that can be, in full and under smoke; its baseline is one of them."""
     pair = PAIR.get(name, "resnet20,resnet8")
