@@ -1,4 +1,4 @@
-"""Few labelled images: SKD, its parts and SoKD beside KD, tuned KD, DKD, DIST and feature methods alone.
+"""Few labelled images: SKD and its parts beside KD, tuned KD, DKD and DIST.
 
 python launch/sweep.py --sweep=configs/sweeps/evidence.py:resnet20,resnet8 --workdir=runs/few \\
   --config.data.name=fashion_mnist --config.data.subset=2000 --config.teacher.weights=runs/standard.safetensors
@@ -14,15 +14,14 @@ BASELINE = "KD, tuned"
 SHORT = {"student.epochs": 20, "student.schedule.name": "cosine", "eval.every": 20}
 TUNED = {"student.terms.ce.weight": 1.0, "student.terms.kd.weight": 2.0}  # best of eight on seed 100: docs/evidence.md
 HEAVY = {"student.terms.dkd.weight": 6.0}  # what configs/skd.py had before these runs
-RAMP = {"student.terms.dkd.warmup_epochs": 2.0}  # 20 of 240 epochs, in proportion; so is the search
-SEARCH = {"student.refine.dafa.search_epochs": 2}
+RAMP = {"student.terms.dkd.warmup_epochs": 2.0}  # 20 of 240 epochs, in proportion
 LITERAL = {
     f"{SKD}.simplifier": "batch", f"{SKD}.bound": None, f"{SKD}.normalize": False, f"{SKD}.rate": 1.0, **SYMMETRIC
 }  # fmt: skip
 
 
 def sweep():
-    """Alone, losses on logits, SKD whole and in parts, feature methods alone and behind SoKD."""
+    """Alone, losses on logits, SKD whole and in parts."""
     skd, skd_dkd, annealed = "configs/skd.py", "configs/compose.py:skd+dkd", "configs/skd_annealed.py"
     yield SHORT | {"name": "alone", "student.terms.ce.weight": 1.0, "student.terms.kd.weight": 0.0}
     yield SHORT | {"name": "KD"}
@@ -37,6 +36,3 @@ def sweep():
     yield SHORT | {"name": "SKD, literal", "config": skd, **LITERAL}
     yield SHORT | {"name": "SKD + DKD", "config": skd_dkd, **RAMP}
     yield SHORT | {"name": "SKD + DKD, weight 6", "config": skd_dkd, **RAMP, **HEAVY}
-    for host, name in (("fitnet", "FitNet"), ("reviewkd", "ReviewKD")):
-        yield SHORT | {"name": name, "config": f"configs/compose.py:{host}"}
-        yield SHORT | {"name": f"SoKD + {name}", "config": f"configs/compose.py:sokd+{host}", **SEARCH}
