@@ -18,10 +18,12 @@ def sweep():
     """KD, the default and its parts, temperatures, SKD in front of DKD, ReviewKD and CRD beside each alone."""
     yield {"name": "KD", "config": "configs/kd.py"}
     yield {"name": "SKD"}
-    for simplifier in ("none", "batch", "degree"):
+    for simplifier in ("none", "batch"):
         yield {"name": f"SKD, simplifier {simplifier}", f"{SKD}.simplifier": simplifier}
     yield {"name": "SKD, both sides softened", **SYMMETRIC}
-    yield {"name": "SKD, annealed 8 to 1", "config": "configs/skd_annealed.py"}
+    annealed = "configs/skd_annealed.py"
+    yield {"name": "SKD, annealed 8 to 1", "config": annealed}
+    yield {"name": "SKD, annealed by attention", "config": annealed, f"{SKD}.simplifier": "degree", f"{SKD}.rate": 1.0}
     for temperature in (2.0, 8.0):
         yield {"name": f"SKD, T = {temperature:g}", f"{SKD}.temperature": temperature}
     for host in ("dkd", "reviewkd", "crd"):

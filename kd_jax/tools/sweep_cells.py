@@ -10,6 +10,8 @@ from urllib.parse import quote
 
 from kd_jax import config
 from kd_jax.config import error_in
+from kd_jax.plan.distiller import members_of
+from kd_jax.plan.optimizers import check_optim
 from kd_jax.storage.workdir import difference
 from kd_jax.tools.config_file import load, load_module
 from kd_jax.typing import InputError, suggest
@@ -121,7 +123,8 @@ def of_file(spelled: str) -> tuple[list[Variant], dict[str, Any]]:
 def cells_of(
     variants: Iterable[Variant], changes: tuple[str, ...], seeds: int, *, first: int = 0, together: bool = False
 ) -> list[Cell]:
-    """The runs of some variants with some seeds, checked as far as their configuration goes.
+    """The runs of some variants with some seeds, checked as far as their configuration goes: keys, values, and what
+    methods and optimisers take; not whether they fit the networks and the data.
 
     Args:
       changes: --config.KEY=VALUE that all have.
@@ -163,6 +166,12 @@ def _tree(variant: Variant, flags: tuple[str, ...], seeds: int = 1) -> dict:
     recipe = config.parse(tree)
     if recipe.seeds != seeds:
         raise InputError(f"config.seeds: must be 1 in a sweep, got {recipe.seeds}; {TAKEN['seeds']}")
+    try:
+        for phase in recipe.phases:
+            members_of(phase, steps_per_epoch=1)
+            check_optim(phase)
+    except InputError as e:
+        raise InputError(f"{variant.name}: {e}") from e
     return json.loads(json.dumps(tree))
 
 

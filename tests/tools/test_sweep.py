@@ -159,6 +159,7 @@ def test_no_run_outlives_its_sweep(tmp_path, number, code):
     (["--workdir=w", "--sweep=configs/sweeps/none.py"], "give --config with --grid, or --sweep=FILE"),
     (["--workdir=w", "--shard=3/2"], "--shard=3/2: must be I/N with I from 0 to N - 1, or from 1 to N"),
     (["--workdir=w", "--grid=student.epoch=1"], "config.student.epoch: unknown key"),
+    (["--workdir=w", "--grid=student.refine.skd.simplifier=none,degree"], "=degree: config.student.refine.skd: skd: "),
     (["--workdir=w", "--grid=student.epochs=1", "--baseline=student.epochs=2"], "no cell is named so"),
     (["--workdir=gs://b/w", "--grid=student.epochs=1"], "a sweep needs a folder of this machine"),
 ])  # fmt: skip
