@@ -51,7 +51,7 @@ def test_a_device_of_one():
     """Under shard_map a layer sees the rows of its device."""
     net = models.create("resnet8", 5, **TINY)
     variables = jax.eval_shape(partial(models.init, net), KEY, jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32))
-    mesh = jax.sharding.AbstractMesh((4,), ("data",))
+    mesh = jax.sharding.AbstractMesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec
 
     def forward(variables, image):
