@@ -147,6 +147,7 @@ def cells_of(
                 flags = (*flags, f"--config.seeds={count}")
                 trees[-1] = _tree(variant, flags, count)
             cells.append(Cell(name, variant.settings, seed, variant.config, flags, trees[-1], count))
+        _check_phases(variant.name, trees[0])
         for other, tree in named.items():
             if difference(tree, trees[0]) is None:
                 raise InputError(f"the cells {other} and {name} are the same run")
@@ -166,13 +167,17 @@ def _tree(variant: Variant, flags: tuple[str, ...], seeds: int = 1) -> dict:
     recipe = config.parse(tree)
     if recipe.seeds != seeds:
         raise InputError(f"config.seeds: must be 1 in a sweep, got {recipe.seeds}; {TAKEN['seeds']}")
+    return json.loads(json.dumps(tree))
+
+
+def _check_phases(name: str, tree: dict) -> None:
+    """Make a variant's methods; what they or its optimisers refuse is said with the variant's name."""
     try:
-        for phase in recipe.phases:
+        for phase in config.parse(tree).phases:
             members_of(phase, steps_per_epoch=1)
             check_optim(phase)
     except InputError as e:
-        raise InputError(f"{variant.name}: {e}") from e
-    return json.loads(json.dumps(tree))
+        raise InputError(f"{name}: {e}") from e
 
 
 def split_values(text: str) -> list[str]:
