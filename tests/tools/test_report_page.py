@@ -98,7 +98,7 @@ def test_the_page_in_a_browser(home, tmp_path, width):
     done = subprocess.run([CHROMIUM, *flags, f"file://{probed}"], capture_output=True, text=True, timeout=120)
     state = json.loads(re.search(r"<title>(\{.*?\})</title>", done.stdout)[1].replace("&quot;", '"'))
     assert state["errors"] == [] and state["asked"] == 0 and state["wide"]
-    assert len(state["images"]) == len(pictures) and all(state["images"])
+    assert len(state["images"]) == len(pictures) == 4 and all(state["images"])
     assert state["down"] == ["62.33", "55.00", "50.00"] and state["up"] == ["50.00", "55.00", "62.33"]
 
 

@@ -155,6 +155,7 @@ def test_one_teacher_for_all_seeds():
 
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweeps").glob("[a-z]*.py"))
 PAIR = {"cifar100": "", "imagenet": ""}  # these have pairs of their own
+FEWEST = {"evidence_features": 4}  # cells; of others 5
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.full) if n == "cifar100" else n for n in SWEEPS])
@@ -165,7 +166,7 @@ def test_every_sweep_as_data(name):
         argument = ",".join(word for word in (pair, size) if word)
         variants, more = sweep_cells.of_file(f"configs/sweeps/{name}.py" + (f":{argument}" if argument else ""))
         there = sweep_cells.cells_of(variants, (), 1)
-        assert len(there) >= 4
+        assert len(there) >= FEWEST.get(name, 5)
         if "baseline" in more:
             sweep_cells.find(there, more["baseline"])
         shared, _ = jobs_of(there)
