@@ -1,7 +1,8 @@
 """A worker of benchmarks/run.py step: kd_jax's steps under the environment that the parent gives it.
 
 python benchmarks/jax_worker.py PAIR BATCH IMAGE METHOD
-    Calls: "KD", the method in capitals, "student alone", "teacher forward" and, where the method searches, "policy".
+    Calls: "KD", the method in capitals, "student alone", "teacher forward" and, where the method searches, "policy";
+    on a CPU "student alone, gradients by lax" too, without kd_jax.layers.convolution.
     Facts: of every compiled program seconds to compile, bytes of temporaries and of arguments; XLA's flops of the step
     over those of its parts; the method's parameters.
 """
@@ -29,6 +30,8 @@ def main() -> None:
     accounts = {title: _account(plans[name].traced.train.lower()) for title, name in names.items()}
     phases = {title: programs.TimedPhase(plans[name], prepared, teacher) for title, name in names.items()}
     calls = {title: phase.step for title, phase in phases.items()} | {"teacher forward": phases["KD"].forward}
+    if jax.default_backend() == "cpu":
+        calls["student alone, gradients by lax"] = _by_lax(pair, batch, image, teacher)
     last = phases[method.upper()]
     if last.plan.distiller.search:
         calls["policy"] = last.search
@@ -40,6 +43,23 @@ def main() -> None:
         "platform": jax.default_backend(),
     }
     worker.serve(calls, facts, answers)
+
+
+def _by_lax(pair: str, batch: int, image: int, teacher):
+    """The student's step alone with lax's own convolution."""
+    from jax import lax
+
+    import programs
+    from kd_jax.layers import basic
+
+    ours, basic.convolve = basic.convolve, lax.conv_general_dilated
+    try:
+        prepared = programs.prepare(pair, (), batch, image)
+        phase = programs.TimedPhase(next(plan for plan in prepared.plans if plan.name == "alone"), prepared, teacher)
+        phase.step()  # traced here
+    finally:
+        basic.convolve = ours
+    return phase.step
 
 
 def _account(lowered) -> list:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from kd_jax.layers.convolution import convolve
 from kd_jax.typing import Array
 
 kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -38,7 +39,7 @@ def norm(name: str, train: bool) -> nn.BatchNorm:
 def conv(width: int, size: int, stride: int = 1, **kwargs) -> nn.Conv:
     """Convolution without bias, Kaiming fan-out. PyTorch's padding is explicit: SAME shifts at stride 2."""
     kwargs = {"use_bias": False, "kernel_init": kaiming, "padding": size // 2, **kwargs}
-    return nn.Conv(width, (size, size), (stride, stride), **kwargs)
+    return nn.Conv(width, (size, size), (stride, stride), conv_general_dilated=convolve, **kwargs)
 
 
 def depthwise(width: int, stride: int = 1, **kwargs) -> nn.Conv:
