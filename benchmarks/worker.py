@@ -57,8 +57,10 @@ class Worker:
             return json.loads(line)
         self._process.wait()
         self._errors.seek(0)
-        lines = [line for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
+        text = self._errors.read().decode(errors="replace")
         self.close()
+        text = text.partition("\nException ignored in ")[0]  # what fails after that, while Python ends, is no reason
+        lines = [line for line in text.splitlines() if line.strip()]
         raise NotAvailable(lines[-1].strip()[:300] if lines else "the process ended without a word")
 
 

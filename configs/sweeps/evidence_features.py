@@ -8,11 +8,13 @@ from configs.sweeps.evidence import CONFIG, SEEDS, SHORT
 
 __all__ = ["CONFIG", "SEEDS", "sweep"]
 
-SEARCH = {"student.refine.dafa.search_epochs": 2}  # 20 of 240 epochs, in proportion
+# 20 of 240 epochs, in proportion
+SEARCH = {"student.refine.dafa.search_epochs": 2}
+REVIEW_RAMP = {"student.terms.reviewkd.warmup_epochs": 2.0}
 
 
 def sweep():
     """FitNet and ReviewKD, alone and with SoKD's refined features."""
-    for host, name in (("fitnet", "FitNet"), ("reviewkd", "ReviewKD")):
-        yield SHORT | {"name": name, "config": f"configs/compose.py:{host}"}
-        yield SHORT | {"name": f"SoKD + {name}", "config": f"configs/compose.py:sokd+{host}", **SEARCH}
+    for host, name, ramp in (("fitnet", "FitNet", {}), ("reviewkd", "ReviewKD", REVIEW_RAMP)):
+        yield SHORT | {"name": name, "config": f"configs/compose.py:{host}", **ramp}
+        yield SHORT | {"name": f"SoKD + {name}", "config": f"configs/compose.py:sokd+{host}", **ramp, **SEARCH}

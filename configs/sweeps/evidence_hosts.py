@@ -1,0 +1,27 @@
+"""Few labelled images, SKD in front of LSKD, DKD and ReviewKD: rows for the folder of configs/sweeps/evidence.py.
+
+python launch/sweep.py --sweep=configs/sweeps/evidence_hosts.py:resnet20,resnet8 --workdir=runs/few \\
+  --config.data.name=fashion_mnist --config.data.subset=2000 --config.teacher.weights=runs/standard.safetensors
+DKD alone and behind SKD are rows of that file. LSKD standardises the logits, so of SKD only the simplifier is left in
+front of it. ReviewKD does not read logits: SKD brings its KD along, and the row to compare with has tuned KD beside it.
+"""
+
+from configs.sweeps.evidence import CONFIG, RAMP, SEEDS, SHORT, TUNED
+from configs.sweeps.evidence_features import REVIEW_RAMP
+from configs.sweeps.skd import SKD
+
+__all__ = ["CONFIG", "SEEDS", "sweep"]
+
+ANNEALED = {f"{SKD}.temperature": 8.0, f"{SKD}.anneal_to": 1.0, f"{SKD}.simplifier": "none"}  # as skd_annealed.py
+
+
+def sweep():
+    """LSKD and ReviewKD alone, and with SKD's default and annealed softening in front."""
+    compose = "configs/compose.py"
+    yield SHORT | {"name": "LSKD", "config": "configs/lskd.py"}
+    yield SHORT | {"name": "SKD + LSKD", "config": f"{compose}:skd+lskd"}
+    yield SHORT | {"name": "SKD, annealed + DKD", "config": f"{compose}:skd+dkd", **ANNEALED, **RAMP}
+    yield SHORT | {"name": "ReviewKD", "config": f"{compose}:reviewkd", **REVIEW_RAMP}
+    yield SHORT | {"name": "KD, tuned + ReviewKD", "config": f"{compose}:kd+reviewkd", **TUNED, **REVIEW_RAMP}
+    yield SHORT | {"name": "SKD + ReviewKD", "config": f"{compose}:skd+reviewkd", **REVIEW_RAMP}
+    yield SHORT | {"name": "SKD, annealed + ReviewKD", "config": f"{compose}:skd+reviewkd", **ANNEALED, **REVIEW_RAMP}
