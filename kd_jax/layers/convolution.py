@@ -17,6 +17,8 @@ from kd_jax.typing import Array
 def convolve(x: Array, kernel: Array, strides, padding, *, dimension_numbers, **options) -> Array:
     """What `lax.conv_general_dilated` gives, for nn.Conv(conv_general_dilated=convolve).
 
+    Its gradients are taken backwards, as losses need them; jax.jvp refuses it.
+
     Args:
       x: (B, H, W, C). kernel: (h, w, C / groups, D).
       strides, padding, dimension_numbers, options: as that function has them.
@@ -25,14 +27,16 @@ def convolve(x: Array, kernel: Array, strides, padding, *, dimension_numbers, **
     def plain(x: Array, kernel: Array, numbers=dimension_numbers) -> Array:
         return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers, **options)
 
-    if jax.default_backend() != "cpu" or options.get("feature_group_count", 1) > 1:
+    if options.get("feature_group_count", 1) > 1:
         return plain(x, kernel)
 
     def backward(saved: tuple[Array, Array], upstream: Array) -> tuple[Array, Array]:
         x, kernel = saved
         _, by_input = jax.vjp(lambda x: plain(x, kernel), x)
-        numbers = dimension_numbers._replace(lhs_spec=(3, 0, 1, 2))
-        _, by_kernel = jax.vjp(lambda kernel: plain(_turned(x), kernel, numbers), kernel)
+        read, numbers = x, dimension_numbers
+        if jax.default_backend() == "cpu":  # asked here, since who only counts a network's layers has no device
+            read, numbers = _turned(x), dimension_numbers._replace(lhs_spec=(3, 0, 1, 2))
+        _, by_kernel = jax.vjp(lambda kernel: plain(read, kernel, numbers), kernel)
         return *by_input(upstream), *by_kernel(upstream)
 
     quick = jax.custom_vjp(lambda x, kernel: plain(x, kernel))
