@@ -6,6 +6,8 @@ a tenth of a resnet8x4's step, a fifth of a resnet20's (`python benchmarks/run.p
 stands. The function is the same, and on other devices it is lax's own.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -24,32 +26,30 @@ def convolve(x: Array, kernel: Array, strides, padding, *, dimension_numbers, **
       strides, padding, dimension_numbers, options: as that function has them.
     """
 
-    def plain(x: Array, kernel: Array, numbers=dimension_numbers) -> Array:
-        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers, **options)
+    layer = partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+
+    def plain(x: Array, kernel: Array) -> Array:
+        return layer(x, kernel, dimension_numbers=dimension_numbers)
 
     if options.get("feature_group_count", 1) > 1:
         return plain(x, kernel)
 
     def backward(saved: tuple[Array, Array], upstream: Array) -> tuple[Array, Array]:
         x, kernel = saved
-        _, by_input = jax.vjp(lambda x: plain(x, kernel), x)
         read, numbers = x, dimension_numbers
         if jax.default_backend() == "cpu":  # asked here, since who only counts a network's layers has no device
-            read, numbers = _turned(x), dimension_numbers._replace(lhs_spec=(3, 0, 1, 2))
-        _, by_kernel = jax.vjp(lambda kernel: plain(read, kernel, numbers), kernel)
+            with set_xla_metadata(inlineable="false"):  # XLA joins this call with nothing
+                read, numbers = _turn(x), dimension_numbers._replace(lhs_spec=(3, 0, 1, 2))
+        by_input = jax.linear_transpose(lambda x: plain(x, kernel), x)
+        by_kernel = jax.linear_transpose(lambda kernel: layer(read, kernel, dimension_numbers=numbers), kernel)
         return *by_input(upstream), *by_kernel(upstream)
 
-    quick = jax.custom_vjp(lambda x, kernel: plain(x, kernel))
+    quick = jax.custom_vjp(plain)
     quick.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
     return quick(x, kernel)
 
 
-def _turned(x: Array) -> Array:
-    """(B, H, W, C) -> (C, H, W, B), in a call that XLA joins with nothing."""
-    with set_xla_metadata(inlineable="false"):
-        return _turn(x)
-
-
 @jax.jit
 def _turn(x: Array) -> Array:
+    """(B, H, W, C) -> (C, H, W, B)."""
     return jnp.transpose(x, (3, 1, 2, 0))
