@@ -9,6 +9,7 @@ SEEDS = 3
 BASELINE = "KD"
 
 SKD = "student.refine.skd"
+DEGREE = {f"{SKD}.simplifier": "degree", f"{SKD}.rate": 1.0}
 SYMMETRIC = {
     f"{SKD}.student_temperature": None, "student.terms.ce.weight": 0.1, "student.terms.kd.weight": 0.9
 }  # fmt: skip
@@ -23,7 +24,7 @@ def sweep():
     yield {"name": "SKD, both sides softened", **SYMMETRIC}
     annealed = "configs/skd_annealed.py"
     yield {"name": "SKD, annealed 8 to 1", "config": annealed}
-    yield {"name": "SKD, annealed by attention", "config": annealed, f"{SKD}.simplifier": "degree", f"{SKD}.rate": 1.0}
+    yield {"name": "SKD, annealed by attention", "config": annealed, **DEGREE}
     for temperature in (2.0, 8.0):
         yield {"name": f"SKD, T = {temperature:g}", f"{SKD}.temperature": temperature}
     for host in ("dkd", "reviewkd", "crd"):
