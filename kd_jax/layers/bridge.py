@@ -3,7 +3,7 @@
 from flax import linen as nn
 
 from kd_jax.layers.basic import conv, norm, torch_default, transposed_default
-from kd_jax.layers.transform import doubling
+from kd_jax.layers.doubling import Doubling
 from kd_jax.typing import Array, InputError
 
 
@@ -35,7 +35,7 @@ class Bridge(nn.Module):
         if ((h + 1) // 2, (w + 1) // 2) == (height, width):
             return conv(channels, 3, 2, use_bias=True, kernel_init=torch_default, name="conv")
         if (2 * h, 2 * w) == (height, width):
-            return doubling(channels, use_bias=True, kernel_init=transposed_default, name="conv")
+            return Doubling(channels, use_bias=True, kernel_init=transposed_default, name="conv")
         raise InputError(
             f"bridge: no convolution takes a map of {h}x{w} to {height}x{width}: sizes must be equal, or one twice the "
             "other"

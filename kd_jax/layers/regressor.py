@@ -3,7 +3,7 @@
 from flax import linen as nn
 
 from kd_jax.layers.basic import conv, norm, torch_default, transposed_default
-from kd_jax.layers.transform import doubling
+from kd_jax.layers.doubling import Doubling
 from kd_jax.typing import Array, InputError
 
 
@@ -40,7 +40,7 @@ class Regressor(nn.Module):
         if h == 2 * height and (w + 1) // 2 == width:
             return conv(channels, 3, 2, **plain)
         if 2 * h == height and 2 * w == width:
-            return doubling(channels, **plain | {"kernel_init": transposed_default})
+            return Doubling(channels, **plain | {"kernel_init": transposed_default})
         if h >= height and w >= width:
             return nn.Conv(channels, (1 + h - height, 1 + w - width), padding="VALID", **plain)
         raise InputError(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from kd_jax.layers.basic import conv, kaiming, norm
+from kd_jax.layers.doubling import Doubling
 from kd_jax.typing import Array
 
 FORMS = ("conv3x3", "conv1x1")
@@ -15,7 +16,7 @@ class Transform(nn.Module):
 
     form "conv3x3": 3x3 convolution, BatchNorm, ReLU, then 1x1 convolution to the width C, BatchNorm, ReLU.
     The 3x3 keeps the width c. Where h >= 2 H it has stride 2, and it is repeated as long as that holds. Where 2 h <= H
-    it is a transposed 4x4 with stride 2, repeated likewise.
+    it is a transposed 4x4 with stride 2 to the width C, since small maps are wide; repeated likewise.
     form "conv1x1": the second part alone, behind an average or a repetition to the size (H, W).
     Where the sizes are not a power of two apart, bilinear interpolation does the rest.
 
@@ -34,7 +35,7 @@ class Transform(nn.Module):
         width = x.shape[-1]
         if self.form == "conv3x3":
             for i, stride in enumerate(_strides(x.shape[1], self.shape[0])):
-                up = doubling(width, use_bias=False, kernel_init=kaiming, name=f"up{i}")
+                up = Doubling(self.shape[-1], kernel_init=kaiming, name=f"up{i}")
                 x = up(x) if stride < 1 else conv(width, 3, stride, name=f"conv{i}")(x)
                 x = nn.relu(norm(f"bn{i}", train)(x))
         x = conv(self.shape[-1], 1, name="conv")(_resized(x, self.shape[:2]))
@@ -45,11 +46,6 @@ class Transform(nn.Module):
         x = jnp.pad(x.reshape(x.shape[0], -1, x.shape[-1]), ((0, 0), (self.tokens, 0), (0, 0)))
         # not smaller: a LayerNorm divides by the deviation of the class token
         return x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
-
-
-def doubling(width: int, **kwargs) -> nn.ConvTranspose:
-    """Transposed 4x4 convolution with stride 2: makes a map twice as high and wide."""
-    return nn.ConvTranspose(width, (4, 4), (2, 2), **kwargs)
 
 
 def _strides(have: int, want: int) -> list[float]:

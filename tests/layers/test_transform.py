@@ -18,8 +18,9 @@ def test_any_shape_becomes_any_other(form, have, want):
     assert out.shape == (2, want, want, 5)
     assert jax.tree.structure(moved["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
     kernels = {k: v["kernel"].shape for k, v in variables["params"].items() if "kernel" in v}
-    assert kernels["conv"] == (1, 1, 3, 5)
-    assert (len(kernels) == 1) == (form == "conv1x1")
+    ups, downs = ([v for k, v in kernels.items() if k.startswith(of)] for of in ("up", "conv"))
+    assert kernels["conv"] == (1, 1, 5 if ups else 3, 5) and (len(kernels) == 1) == (form == "conv1x1")
+    assert ups == [(4, 4, 5 if i else 3, 5) for i in range(len(ups))] and all(v[2] == 3 for v in downs if not ups)
 
 
 def test_strides():
