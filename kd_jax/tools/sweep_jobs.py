@@ -103,7 +103,9 @@ class Runner:
             if code == 0 and is_done(self.home, job):
                 self.seconds.append(time.monotonic() - began)
                 self._ended(job, DONE, waiting)
-            elif code == 2 and is_held(self.home / folder):  # by a process of another sweep, or of another shard
+            elif code == 2 and (
+                is_held(self.home / folder) or is_done(self.home, job)
+            ):  # by a process of another sweep
                 again[folder] = time.monotonic() + WAIT
                 waiting.append(job)
             else:

@@ -1,6 +1,7 @@
 """In place of launch/train.py, in tests of what a sweep does with processes: holds its folder, and is done at once.
 
-FAKE in the environment: seconds:S, how long it takes; fail:TEXT, whether it fails where TEXT stands in its folder.
+FAKE in the environment: seconds:S, how long it takes; fail:TEXT, whether it fails where TEXT stands in its folder;
+late:1, whether one that finds its folder held leaves a file there and says so when it no longer is.
 """
 
 import fcntl
@@ -20,6 +21,9 @@ with open(home / ".lock", "a+") as lock:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        if "late" in how:
+            (home / "late").touch()
+            fcntl.flock(lock, fcntl.LOCK_EX)
         print("error: another run holds it")
         sys.exit(2)
     with open(home / "starts", "a") as file:

@@ -1,6 +1,7 @@
 """Sweeps: what becomes of their runs."""
 
 import csv
+import fcntl
 import json
 import os
 import signal
@@ -129,6 +130,24 @@ def test_shards_and_jobs(tmp_path, monkeypatch):
     for job in there.last:
         assert len((tmp_path / job.folder / "starts").read_text().split()) == 1, job.folder
     assert len(json.loads((tmp_path / "sweep.json").read_text())["cells"]) == 6
+
+
+def test_a_run_has_not_failed_that_another_sweep_ends_as_this_one_finds_it_held(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE", "late:1")
+    monkeypatch.setattr(sweep_jobs, "WAIT", 0.2)
+    there, well = planned(tmp_path, ["student.terms.kd.weight=1"]), []
+    job = there.last[0]
+    folder = tmp_path / job.folder
+    folder.mkdir(parents=True)
+    thread = Thread(target=lambda: well.append(sweep.run(there, FAKE)))
+    with open(folder / ".lock", "a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread.start()
+        while not (folder / "late").exists():
+            time.sleep(0.02)
+        (folder / "summary.json").write_text(json.dumps({"phases": {"student": {"top1_last": 0.5}}}))
+    thread.join()
+    assert well == [True] and not (folder / "starts").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [
