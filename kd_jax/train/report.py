@@ -152,7 +152,7 @@ def curves(rows: list[dict], units: dict[str, str], task: Task = CLASSIFICATION)
 
     panels, title = _panels(rows, units), task.titles[task.headline]
     count = 2 + len(panels)
-    figure = Figure(figsize=(5 * min(count, 3), 4 * -(-count // 3)), layout="constrained")
+    figure = Figure(figsize=(5 * min(count, 3), 4.5 * -(-count // 3)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = [figure.add_subplot(-(-count // 3), min(count, 3), i + 1) for i in range(count)]
     for phase in dict.fromkeys(row["phase"] for row in rows):
@@ -173,11 +173,12 @@ def curves(rows: list[dict], units: dict[str, str], task: Task = CLASSIFICATION)
         axis.set(xlabel="epoch", ylabel=unit, title="Watched in training")
     for axis in axes:
         axis.grid(alpha=0.3)
-        if 0 < len(axis.lines) <= LEGEND:
-            axis.legend(fontsize="small")
-        elif axis.lines:  # more would hide the lines: those that end highest are named
+        if axis.lines:  # below the axes, where no line is
             last = sorted(axis.lines, key=lambda line: -line.get_ydata()[-1])[:LEGEND]
-            axis.legend(handles=last, fontsize="x-small", title=f"the {LEGEND} that end highest")
+            title = f"the {LEGEND} that end highest" if len(axis.lines) > LEGEND else ""
+            handles = last if title else axis.lines
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
+            axis.legend(handles=handles, title=title, fontsize="x-small", ncols=2, **place)
     return _png(figure)
 
 
