@@ -28,7 +28,7 @@ def rows(phases, log=1.0):
 
 def test_curves_have_a_panel_for_the_test_set_the_loss_and_every_unit():
     two, three = pixels(report.curves(list(rows("a")), {})), pixels(report.curves(list(rows("a")), {"skd/*": "share"}))
-    assert two.shape == (480, 1200, 3) and three.shape == (480, 1800, 3)
+    assert two.shape == (540, 1200, 3) and three.shape == (540, 1800, 3)
     other = pixels(report.curves(list(rows("a", log=3.0)), {"skd/*": "share"}))
     assert (other != three).any()
 
