@@ -2,7 +2,7 @@
 
 python benchmarks/jax_worker.py PAIR BATCH IMAGE METHOD
     Calls: "KD", the method in capitals, "student alone", "teacher forward" and, where the method searches, "policy";
-    on a CPU "student alone, gradients by lax" too, without kd_jax.layers.convolution.
+    on a CPU "student alone, gradients by lax" too, without kd_jax.layers.convolution and cells.
     Facts: of every compiled program seconds to compile, bytes of temporaries and of arguments; XLA's flops of the step
     over those of its parts; the method's parameters.
 """
@@ -46,19 +46,25 @@ def main() -> None:
 
 
 def _by_lax(pair: str, batch: int, image: int, teacher):
-    """The student's step alone with lax's own convolution."""
+    """The student's step alone with XLA's own convolutions and max pooling."""
+    from flax import linen as nn
     from jax import lax
 
     import programs
     from kd_jax.layers import basic
+    from kd_jax.models import vgg
 
-    ours, basic.convolve = basic.convolve, lax.conv_general_dilated
+    def max_pool(x, size, stride):
+        return nn.max_pool(x, (size, size), (stride, stride))
+
+    convolve, pool = basic.convolve, vgg.max_pool
+    basic.convolve, vgg.max_pool = lax.conv_general_dilated, max_pool
     try:
         prepared = programs.prepare(pair, (), batch, image)
         phase = programs.TimedPhase(next(plan for plan in prepared.plans if plan.name == "alone"), prepared, teacher)
         phase.step()  # traced here
     finally:
-        basic.convolve = ours
+        basic.convolve, vgg.max_pool = convolve, pool
     return phase.step
 
 

@@ -3,7 +3,8 @@
 XLA takes that gradient as a convolution of the turned input, channels first and images last. On a CPU it joins the
 turning with the layers before the convolution, which it computes once more for that, in the turned order; that takes
 a tenth of a resnet8x4's step, a fifth of a resnet20's (`python benchmarks/run.py step`). Here the input is turned as it
-stands. The function is the same, and on other devices it is lax's own.
+stands. Of groups XLA takes that gradient as if they were one; here each has its own. Depthwise convolutions are those
+of kd_jax.layers.cells. The function is the same, and on other devices it is lax's own.
 """
 
 from functools import partial
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from kd_jax.layers.cells import depthwise
 from kd_jax.typing import Array
 
 
@@ -27,22 +29,29 @@ def convolve(x: Array, kernel: Array, strides, padding, *, dimension_numbers, **
     """
 
     layer = partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+    groups = options.get("feature_group_count", 1)
 
     def plain(x: Array, kernel: Array) -> Array:
         return layer(x, kernel, dimension_numbers=dimension_numbers)
 
-    if options.get("feature_group_count", 1) > 1:
-        return plain(x, kernel)
+    if 1 < groups == x.shape[-1] == kernel.shape[-1] and set(options.get("rhs_dilation") or (1,)) == {1}:
+        return depthwise(plain, x, kernel, strides, padding)
+
+    def turned(x: Array, kernel: Array, upstream: Array) -> Array:
+        """The gradient by the kernel of one group."""
+        with set_xla_metadata(inlineable="false"):  # XLA joins this call with nothing
+            x = _turn(x)
+        numbers = dimension_numbers._replace(lhs_spec=(3, 0, 1, 2))
+        one = partial(layer, x, dimension_numbers=numbers, feature_group_count=1)
+        return jax.linear_transpose(one, kernel)(upstream)[0]
 
     def backward(saved: tuple[Array, Array], upstream: Array) -> tuple[Array, Array]:
         x, kernel = saved
-        read, numbers = x, dimension_numbers
+        (by_input,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(upstream)
         if jax.default_backend() == "cpu":  # asked here, since who only counts a network's layers has no device
-            with set_xla_metadata(inlineable="false"):  # XLA joins this call with nothing
-                read, numbers = _turn(x), dimension_numbers._replace(lhs_spec=(3, 0, 1, 2))
-        by_input = jax.linear_transpose(lambda x: plain(x, kernel), x)
-        by_kernel = jax.linear_transpose(lambda kernel: layer(read, kernel, dimension_numbers=numbers), kernel)
-        return *by_input(upstream), *by_kernel(upstream)
+            parts = (jnp.split(of, groups, axis=-1) for of in (x, kernel, upstream))
+            return by_input, jnp.concatenate(list(map(turned, *parts)), axis=-1)
+        return (by_input, *jax.linear_transpose(lambda kernel: plain(x, kernel), kernel)(upstream))
 
     quick = jax.custom_vjp(plain)
     quick.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)

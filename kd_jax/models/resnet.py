@@ -9,6 +9,7 @@ from typing import Any
 from flax import linen as nn
 
 from kd_jax.layers.basic import conv, head, linear, norm
+from kd_jax.layers.cells import max_pool
 from kd_jax.models.base import Net, block_of
 from kd_jax.typing import Array, Outputs
 
@@ -101,7 +102,7 @@ class ResNet(Net):
             stages, preacts = [x], [x]
         for i in range(max(after, 0), len(self.blocks)):
             if self.large and i == 0:
-                x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+                x = max_pool(x, 3, 2, 1)
             layer = Layer(block, self.widths[i + 1], self.blocks[i], 2 if i else 1, self.shortcut, name=f"layer{i + 1}")
             preacts.append(layer(x, train))
             x = nn.relu(preacts[-1])

@@ -7,6 +7,7 @@ Reference: Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scal
 from flax import linen as nn
 
 from kd_jax.layers.basic import conv, head, norm, small_linear
+from kd_jax.layers.cells import max_pool
 from kd_jax.models.base import Net, block_of
 from kd_jax.typing import Array, Outputs
 
@@ -45,7 +46,7 @@ class VGG(Net):
         stages, preacts, block = [], [], block_of(Block, self)
         for i in range(after + 1, len(self.widths)):
             if 0 < i < 4 or (i == 4 and x.shape[1] == 8):
-                x = nn.max_pool(x, (2, 2), (2, 2))
+                x = max_pool(x, 2, 2)
             preact = block(self.widths[i], name=f"block{i}")(x, train)
             x = nn.relu(preact)
             stages.append(x)

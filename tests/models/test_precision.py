@@ -1,4 +1,5 @@
-"""bfloat16: no cast of a map between layers but those that batch normalisation, which computes in float32, needs."""
+"""bfloat16 on a GPU: no cast of a map between layers but those that batch normalisation, which computes in float32,
+needs."""
 
 import re
 
@@ -16,7 +17,8 @@ def casts(model, train):
     """How many different maps and images are cast, by the types before and after."""
     variables, _ = models.shapes(model, (32, 32, 3))
     image = jax.ShapeDtypeStruct((BATCH, 32, 32, 3), jnp.float32)
-    text = jax.jit(lambda v, x: models.apply(model, v, x, train=train)[0].logits).lower(variables, image).as_text()
+    logits = jax.jit(lambda v, x: models.apply(model, v, x, train=train)[0].logits)
+    text = logits.trace(variables, image).lower(lowering_platforms=("cuda",)).as_text()
     bodies, pairs = text.split("func.func"), []  # names of values are of one function
     for body in bodies:
         maps = {m.groups() for m in CONVERT.finditer(body) if re.match(rf"{BATCH}x\d+x\d+x\d+x", m[2])}
