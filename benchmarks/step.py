@@ -2,7 +2,7 @@
 flops.
 
 Interleaved rounds of the whole step of KD and of --method (the teacher's program, then the training step), the
-student's step alone (on a CPU also with lax's own gradients of convolutions), the teacher's forward alone and, where
+student's step alone (on a CPU also with XLA's own convolutions and pooling), the teacher's forward alone and, where
 the method searches a policy, a step of that; on a CPU each with convolutions by YNNPACK, XLA's default, and by Eigen.
 Beside them, where --torch_python has torch, PyTorch's KD step as mdistiller's trainer takes it, eager and compiled,
 contiguous and channels last; and mdistiller's own."""

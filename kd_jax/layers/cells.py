@@ -1,8 +1,8 @@
 """Depthwise convolution and max pooling cell by cell of their windows, which is quick on a CPU.
 
 XLA's own depthwise convolution is made for few wide groups there, and its gradient of a maximum is a plain loop: both
-take dozens of times as long (`python benchmarks/run.py step --pair=vgg8,MobileNetV2`). The functions are the same, and on other devices they
-are XLA's.
+take dozens of times as long (`python benchmarks/run.py step --pair=vgg8,MobileNetV2`). The functions are the same, and
+on other devices they are XLA's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
