@@ -1,8 +1,8 @@
 """Depthwise convolution and max pooling cell by cell of their windows, which is quick on a CPU.
 
-XLA's own depthwise convolution is made for few wide groups there, and its gradient of a maximum is a plain loop: both
-take dozens of times as long (`python benchmarks/run.py step --pair=vgg8,MobileNetV2`). The functions are the same, and
-on other devices they are XLA's.
+XLA's own depthwise convolution is made for few wide groups there, and its gradient of a maximum is a plain loop;
+`python benchmarks/run.py step --pair=vgg8,MobileNetV2` times a step with either. The functions are the same, and on
+other devices they are XLA's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from kd_jax.typing import Array
 Pads = Sequence[tuple[int, int]]
 
 
-def depthwise(plain: Callable, x: Array, kernel: Array, strides: Sequence[int], padding: str | Pads) -> Array:
+def depthwise_convolve(plain: Callable, x: Array, kernel: Array, strides: Sequence[int], padding: str | Pads) -> Array:
     """A convolution of each channel alone, for gradients taken backwards.
 
     Args:

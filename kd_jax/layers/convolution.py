@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from kd_jax.layers.cells import depthwise
+from kd_jax.layers.cells import depthwise_convolve
 from kd_jax.typing import Array
 
 
@@ -35,7 +35,7 @@ def convolve(x: Array, kernel: Array, strides, padding, *, dimension_numbers, **
         return layer(x, kernel, dimension_numbers=dimension_numbers)
 
     if 1 < groups == x.shape[-1] == kernel.shape[-1] and set(options.get("rhs_dilation") or (1,)) == {1}:
-        return depthwise(plain, x, kernel, strides, padding)
+        return depthwise_convolve(plain, x, kernel, strides, padding)
 
     def turned(x: Array, kernel: Array, upstream: Array) -> Array:
         """The gradient by the kernel of one group."""
