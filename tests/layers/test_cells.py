@@ -98,5 +98,5 @@ def test_other_devices_have_their_own():
     def text(platform):
         return jax.jit(jax.grad(loss)).trace(variables, x).lower(lowering_platforms=(platform,)).as_text()
 
-    for platform, own in (("tpu", True), ("cpu", False)):
-        assert [word in text(platform) for word in ("stablehlo.convolution", "select_and_scatter")] == [own, own]
+    for platform, by_xla in (("tpu", True), ("cpu", False)):
+        assert [word in text(platform) for word in ("stablehlo.convolution", "select_and_scatter")] == [by_xla, by_xla]
