@@ -34,7 +34,8 @@ def convolve(x: Array, kernel: Array, strides, padding, *, dimension_numbers, **
     def plain(x: Array, kernel: Array) -> Array:
         return layer(x, kernel, dimension_numbers=dimension_numbers)
 
-    if 1 < groups == x.shape[-1] == kernel.shape[-1] and set(options.get("rhs_dilation") or (1,)) == {1}:
+    dilations = {n for name in ("lhs_dilation", "rhs_dilation") for n in options.get(name) or ()}
+    if 1 < groups == x.shape[-1] == kernel.shape[-1] and dilations <= {1}:
         return depthwise_convolve(plain, x, kernel, strides, padding)
 
     def turned(x: Array, kernel: Array, upstream: Array) -> Array:

@@ -174,11 +174,11 @@ def curves(rows: list[dict], units: dict[str, str], task: Task = CLASSIFICATION)
     for axis in axes:
         axis.grid(alpha=0.3)
         if axis.lines:  # below the axes, where no line is
-            last = sorted(axis.lines, key=lambda line: -line.get_ydata()[-1])[:LEGEND]
-            title = f"the {LEGEND} that end highest" if len(axis.lines) > LEGEND else ""
-            handles = last if title else axis.lines
-            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
-            axis.legend(handles=handles, title=title, fontsize="x-small", ncols=2, **place)
+            how = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18), "fontsize": "x-small", "ncols": 2}
+            if len(axis.lines) > LEGEND:
+                last = sorted(axis.lines, key=lambda line: -line.get_ydata()[-1])[:LEGEND]
+                how |= {"handles": last, "title": f"the {LEGEND} that end highest"}
+            axis.legend(**how)
     return _png(figure)
 
 

@@ -10,24 +10,15 @@ from jax import lax
 from kd_jax.layers.basic import depthwise
 from kd_jax.layers.cells import max_pool
 from kd_jax.layers.convolution import convolve
+from tests.layers.gradients import with_gradients
 
 NUMBERS = lax.conv_dimension_numbers((2, 8, 8, 6), (3, 3, 1, 6), ("NHWC", "HWIO", "NHWC"))
-
-
-def _program(of):
-    """A function's value, and gradients of a loss by its arguments, compiled."""
-
-    def loss(*arguments):
-        y = of(*arguments)
-        return jnp.sum(jnp.sin(y)), y
-
-    return jax.jit(lambda *arguments: jax.value_and_grad(loss, tuple(range(len(arguments))), has_aux=True)(*arguments))
 
 
 def _compare(ours, theirs, arguments, **tolerances):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, **tolerances),
-        *(_program(of)(*arguments) for of in (ours, theirs)),
+        *(with_gradients(of)(*arguments) for of in (ours, theirs)),
     )
 
 
@@ -66,8 +57,16 @@ def test_depthwise_second_derivatives_are_those_of_lax():
     np.testing.assert_allclose(twice(convolve) / jnp.abs(theirs).max(), theirs / jnp.abs(theirs).max(), atol=1e-5)
 
 
+def test_a_spread_out_input_is_left_to_lax():
+    """Its zeros would be read past."""
+    x, kernel = jnp.ones((1, 3, 3, 2)), jnp.ones((3, 3, 1, 2))
+    numbers = {"dimension_numbers": NUMBERS, "feature_group_count": 2, "lhs_dilation": (2, 2)}
+    ours, theirs = (of(x, kernel, (1, 1), [(1, 1)] * 2, **numbers) for of in (convolve, lax.conv_general_dilated))
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def test_bfloat16_is_summed_in_float32():
-    """Over 2,048 places, of which each adds a 256th to what would then be lost."""
+    """Over 2,048 places with a one each: bfloat16 would count to 256."""
     x, kernel = jnp.ones((2, 32, 32, 2), "bfloat16"), jnp.zeros((3, 3, 1, 2), "bfloat16")
     gradient = jax.grad(lambda kernel: jnp.sum(_depthwise(convolve)(x, kernel).astype("float32")))(kernel)
     assert gradient.dtype == "bfloat16" and gradient[1, 1, 0, 0] == 2048

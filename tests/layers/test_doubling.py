@@ -7,14 +7,7 @@ import pytest
 from flax import linen as nn
 
 from kd_jax.layers.doubling import Doubling
-
-
-def _values(layer: nn.Module, variables: dict, x: jax.Array):
-    def loss(variables, x):
-        y = layer.apply(variables, x)
-        return jnp.sum(jnp.sin(y)), y
-
-    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)), (variables, x)
+from tests.layers.gradients import with_gradients
 
 
 @pytest.mark.parametrize("use_bias", [False, True])
@@ -26,7 +19,7 @@ def test_values_gradients_and_parameters_are_those_of_a_transposed_convolution(s
         variables = ours.init(jax.random.key(0), x)
         jax.tree.map(np.testing.assert_array_equal, variables, theirs.init(jax.random.key(0), x))
         variables = jax.tree.map(lambda v: jax.random.normal(jax.random.key(2), v.shape, "float64"), variables)
-        results = [program(*arguments) for program, arguments in (_values(of, variables, x) for of in (ours, theirs))]
+        results = [with_gradients(of.apply)(variables, x) for of in (ours, theirs)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), *results)
 
 
@@ -35,8 +28,8 @@ def test_no_zeros_are_multiplied():
     x = jax.ShapeDtypeStruct((2, 4, 4, 3), jnp.float32)
 
     def spread(layer):
-        program, arguments = _values(layer, jax.eval_shape(layer.init, jax.random.key(0), x), x)
-        return "lhs_dilate" in program.lower(*arguments).compile().as_text()
+        variables = jax.eval_shape(layer.init, jax.random.key(0), x)
+        return "lhs_dilate" in with_gradients(layer.apply).lower(variables, x).compile().as_text()
 
     assert spread(nn.ConvTranspose(5, (4, 4), (2, 2)))
     assert not spread(Doubling(5))
