@@ -2,7 +2,7 @@
 
 python benchmarks/jax_worker.py PAIR BATCH IMAGE METHOD
     Calls: "KD", the method in capitals, "student alone", "teacher forward" and, where the method searches, "policy";
-    on a CPU "student alone, gradients by lax" too, without kd_jax.layers.convolution and cells.
+    on a CPU "student alone" and "teacher forward", "layers by XLA" too: without kd_jax.layers.convolution and cells.
     Facts: of every compiled program seconds to compile, bytes of temporaries and of arguments; XLA's flops of the step
     over those of its parts; the method's parameters.
 """
@@ -31,7 +31,7 @@ def main() -> None:
     phases = {title: programs.TimedPhase(plans[name], prepared, teacher) for title, name in names.items()}
     calls = {title: phase.step for title, phase in phases.items()} | {"teacher forward": phases["KD"].forward}
     if jax.default_backend() == "cpu":
-        calls["student alone, gradients by lax"] = _by_lax(pair, batch, image, teacher)
+        calls |= _by_xla(pair, batch, image, teacher)
     last = phases[method.upper()]
     if last.plan.distiller.search:
         calls["policy"] = last.search
@@ -45,8 +45,8 @@ def main() -> None:
     worker.serve(calls, facts, answers)
 
 
-def _by_lax(pair: str, batch: int, image: int, teacher):
-    """The student's step alone with XLA's own convolutions and max pooling."""
+def _by_xla(pair: str, batch: int, image: int, teacher) -> dict:
+    """Calls of programs traced with XLA's own convolutions and max pooling."""
     from flax import linen as nn
     from jax import lax
 
@@ -61,11 +61,13 @@ def _by_lax(pair: str, batch: int, image: int, teacher):
     basic.convolve, vgg.max_pool = lax.conv_general_dilated, max_pool
     try:
         prepared = programs.prepare(pair, (), batch, image)
-        phase = programs.TimedPhase(next(plan for plan in prepared.plans if plan.name == "alone"), prepared, teacher)
-        phase.step()  # traced here
+        phases = {plan.name: programs.TimedPhase(plan, prepared, teacher) for plan in prepared.plans}
+        calls = {"student alone": phases["alone"].step, "teacher forward": phases["kd"].forward}
+        for call in calls.values():
+            call()  # traced here
     finally:
         basic.convolve, vgg.max_pool = convolve, pool
-    return phase.step
+    return {f"{title}, layers by XLA": call for title, call in calls.items()}
 
 
 def _account(lowered) -> list:

@@ -113,13 +113,19 @@ class TimedPhase:
     def flops(self, teacher) -> tuple[float, float]:
         """XLA's count of the whole step, and of a teacher's forward and three of the student's, each alone."""
 
-        def forward(network, variables) -> float:
-            logits = jax.jit(lambda v, x: models.apply(network.model, v, x)[0].logits)
-            return logits.lower(variables, self.batch["image"]).cost_analysis()["flops"]
+        def forward(network, variables, trained: bool) -> float:
+            def logits(variables, image):
+                return models.apply(network.model, variables, image)[0].logits
+
+            def differentiated(variables, image):  # on a CPU another program than a frozen network's
+                return jax.vjp(lambda variables: logits(variables, image), variables)[0]
+
+            lowered = jax.jit(differentiated if trained else logits).lower(variables, self.batch["image"])
+            return lowered.cost_analysis()["flops"]
 
         whole = sum(lowered.cost_analysis()["flops"] for lowered in (self.lowered, self.lowered_teacher))
-        student = forward(self.plan.network, self.loop.state.student)
-        return whole, forward(self.plan.teachers[0].network, teacher) + 3 * student
+        student = forward(self.plan.network, self.loop.state.student, trained=True)
+        return whole, forward(self.plan.teachers[0].network, teacher, trained=False) + 3 * student
 
 
 def compiled(lowered) -> tuple[float, object]:

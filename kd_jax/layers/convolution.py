@@ -4,7 +4,8 @@ XLA takes that gradient as a convolution of the turned input, channels first and
 turning with the layers before the convolution, which it computes once more for that, in the turned order; that takes
 a tenth of a resnet8x4's step, a fifth of a resnet20's (`python benchmarks/run.py step`). Here the input is turned as it
 stands. Of groups XLA takes that gradient as if they were one; here each has its own. Depthwise convolutions are those
-of kd_jax.layers.cells. The function is the same, and on other devices it is lax's own.
+of kd_jax.layers.cells, and where no gradient is taken, as of a frozen teacher, wide 3 x 3 convolutions are those of
+kd_jax.layers.winograd. The function is the same, and on other devices it is lax's own.
 """
 
 from functools import partial
@@ -15,6 +16,7 @@ from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from kd_jax.layers.cells import depthwise_convolve
+from kd_jax.layers.winograd import suits_winograd, winograd_convolve
 from kd_jax.typing import Array
 
 
@@ -38,6 +40,12 @@ def convolve(x: Array, kernel: Array, strides, padding, *, dimension_numbers, **
     if 1 < groups == x.shape[-1] == kernel.shape[-1] and dilations <= {1}:
         return depthwise_convolve(plain, x, kernel, strides, padding)
 
+    def frozen(x: Array, kernel: Array) -> Array:
+        """Without a gradient; an image's numbers are the same in every batch."""
+        if groups == 1 and dilations <= {1} and suits_winograd(x, kernel, strides, padding):
+            return lax.platform_dependent(x, kernel, cpu=winograd_convolve, default=plain)
+        return plain(x, kernel)
+
     def turned(x: Array, kernel: Array, upstream: Array) -> Array:
         """The gradient by the kernel of one group."""
         with set_xla_metadata(inlineable="false"):  # XLA joins this call with nothing
@@ -54,7 +62,7 @@ def convolve(x: Array, kernel: Array, strides, padding, *, dimension_numbers, **
             return by_input, jnp.concatenate(list(map(turned, *parts)), axis=-1)
         return (by_input, *jax.linear_transpose(lambda kernel: plain(x, kernel), kernel)(upstream))
 
-    quick = jax.custom_vjp(plain)
+    quick = jax.custom_vjp(frozen)
     quick.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
     return quick(x, kernel)
 

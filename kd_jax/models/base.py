@@ -164,7 +164,8 @@ def multiply_adds(jaxpr: Any) -> int:
     """Multiply-adds of the convolutions and matrix products in a jaxpr and in the jaxprs that it calls.
 
     It leaves out equations that no output depends on. It counts the body of a scan as often as it runs, the body of a
-    while loop once, and every branch of a cond.
+    while loop once, and every branch of a cond; of programs for one function on several platforms, the one for the
+    platforms that none is for, which has the layers as they are written.
     """
     total, needed = 0, {id(v) for v in jaxpr.outvars}
     for eqn in reversed(jaxpr.eqns):
@@ -180,7 +181,9 @@ def multiply_adds(jaxpr: Any) -> int:
             total += output_size * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
         else:
             times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-            total += times * sum(multiply_adds(p) for p in jax.tree.leaves(eqn.params) if hasattr(p, "eqns"))
+            by_platform = None in (eqn.params.get("branches_platforms") or ())
+            programs = eqn.params["branches"][-1] if by_platform else eqn.params
+            total += times * sum(multiply_adds(p) for p in jax.tree.leaves(programs) if hasattr(p, "eqns"))
     return total
 
 

@@ -31,10 +31,11 @@ def parts():
     teacher, student = models.create("resnet32x4", 100), models.create("resnet8x4", 100)
     (tv, _), (sv, _) = (models.shapes(m, SHAPE) for m in (teacher, student))
     image = jax.ShapeDtypeStruct((BATCH, *SHAPE), jnp.float32)
-    forward = [
-        flops(lambda v, x, m=m: models.apply(m, v, x)[0].logits, v, image) for m, v in ((teacher, tv), (student, sv))
-    ]
-    return teacher, student, tv, image, forward
+    logits = lambda m, v, x: models.apply(m, v, x)[0].logits  # noqa: E731
+    forward = flops(partial(logits, teacher), tv, image)
+    # of the program that gradients are taken of: on a CPU a frozen network has another one
+    trained = flops(lambda v, x: jax.vjp(lambda v: logits(student, v, x), v)[0], sv, image)
+    return teacher, student, tv, image, (forward, trained)
 
 
 def spent_by(distiller, parts):
