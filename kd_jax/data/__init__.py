@@ -5,13 +5,13 @@ from functools import partial
 from kd_jax.data import sources
 from kd_jax.data.cifar import cifar
 from kd_jax.data.folder import folder
-from kd_jax.data.sources import Arrays, Dataset
+from kd_jax.data.sources import Arrays, Dataset, Share
 from kd_jax.data.subset import subset as subset_of
 from kd_jax.data.tfds import tfds
 from kd_jax.data.unloaded import unloaded
 from kd_jax.typing import InputError, suggest
 
-__all__ = ["SOURCES", "Arrays", "Dataset", "load"]
+__all__ = ["SOURCES", "Arrays", "Dataset", "Share", "load"]
 
 SOURCES = {
     "cifar10": partial(cifar, 10),
@@ -73,10 +73,11 @@ def load(
     else:
         whole = _whole(name, synthetic=synthetic, **of_files)
     whole = whole if labels else whole.unlabelled(classes)
-    train = subset_of(whole.train, subset, seed=seed)
-    if len(train) == len(whole.train):
+    positions, count = subset_of(whole.train, subset, seed=seed), len(whole.train)
+    if positions is None:
         return whole
-    return whole._replace(train=train, source=f"{len(train)} of the {len(whole.train)} of {whole.source}")
+    source = f"{len(positions)} of the {count} of {whole.source}"
+    return whole._replace(train=whole.train.take(positions), source=source, share=Share(positions, count))
 
 
 def _whole(name: str, *, dir: str, synthetic: dict | None, size: int, test_fraction: float, labels: bool) -> Dataset:

@@ -1,4 +1,4 @@
-"""Drawings in colour: the pictures of Debian's package openclipart-png as class folders of 32 x 32 pixels."""
+"""Drawings in colour: the pictures of Debian's package openclipart-png as class folders of small squares."""
 
 import hashlib
 import io
@@ -14,38 +14,41 @@ from PIL import Image
 from kd_jax.typing import InputError
 
 FOLDER = "/usr/share/openclipart/png"
-SIZE = 32
+SIZE = 32  # pixels a side
 FEWEST, MOST = 100, 400  # pictures of a class
 LEFT_OUT = ("shapes", "unsorted")  # nearly all grey; of any class
 TEST = 0.2  # of every class
 LARGEST = 50_000_000  # pixels of a picture
 
 
-def prepare_openclipart(data_dir: str, *, source: str = "") -> str:
+def prepare_openclipart(data_dir: str, *, source: str = "", size: int = SIZE) -> str:
     """Write the drawings as folders: DATA_DIR/train/CLASS/*.png and DATA_DIR/test/CLASS/*.png.
 
     A class is a folder of the package that has 100 pictures at least; of more than 400 the first 400 in the order of a
     hash are taken. Links, files that Pillow cannot read, pictures of more than 50 million pixels and those that are the
-    same after resizing are left out.
+    same at 32 x 32 pixels are left out. So which pictures there are, and in which order, does not depend on `size`.
     A picture is set on white, padded to a square, and resized. A fifth of a class is for tests: pictures whose names
     differ by a number at their end, such as those of one series, stay together; others that look alike may not.
 
     Args:
       data_dir: the folder; DATA_DIR/about.json says what was taken, of which version of the package.
       source: where the package's pictures lie; "" is where Debian puts them.
+      size: pixels a side.
 
     Returns:
       Lines to print: what there is and how to use it.
 
     Raises:
-      InputError: no pictures there; a folder that holds something else, or that cannot be written.
+      InputError: no pictures there; a folder that holds something else, or that cannot be written; a size below 1.
     """
+    if size < 1:
+        raise InputError(f"--size={size}: pixels a side, at least 1")
     home, out = Path(source or FOLDER), Path(data_dir).expanduser()
     if not home.is_dir():
         raise InputError(f"{home}: no such folder; apt-get install openclipart-png (Debian), or give --source=DIR")
     if out.exists() and any(out.iterdir()):
         raise InputError(f"--data_dir={data_dir}: is not empty; name a new folder")
-    classes = {folder.name: _pictures(folder) for folder in sorted(home.iterdir()) if folder.is_dir()}
+    classes = {folder.name: _pictures(folder, size) for folder in sorted(home.iterdir()) if folder.is_dir()}
     classes = {name: taken for name, taken in classes.items() if len(taken) >= FEWEST and name not in LEFT_OUT}
     if not classes:
         raise InputError(f"{home}: no class folder with {FEWEST} pictures in it")
@@ -58,7 +61,7 @@ def prepare_openclipart(data_dir: str, *, source: str = "") -> str:
             _make(folder)
             for each in names:
                 (folder / f"{each}.png").write_bytes(taken[each])
-    about = {"package": "openclipart-png", "version": _version(), "size": SIZE, "classes": counts}
+    about = {"package": "openclipart-png", "version": _version(), "size": size, "classes": counts}
     (out / "about.json").write_text(json.dumps(about, indent=2) + "\n")
     sizes = [sum(count[part] for count in counts.values()) for part in ("train", "test")]
     return (
@@ -74,8 +77,8 @@ def _make(folder: Path) -> None:
         raise InputError(f"--data_dir: {folder} cannot be written ({e.strerror})") from e
 
 
-def _pictures(folder: Path) -> dict[str, bytes]:
-    """Name -> PNG of the distinct pictures below a folder."""
+def _pictures(folder: Path, size: int) -> dict[str, bytes]:
+    """Name -> PNG, `size` pixels a side, of the distinct pictures below a folder."""
     pictures, there = {}, set()
     for path in sorted(folder.rglob("*.png")):
         if path.is_symlink():
@@ -83,16 +86,16 @@ def _pictures(folder: Path) -> dict[str, bytes]:
         image = _read(path)
         if image is None:
             continue
-        digest = hashlib.sha256(image.tobytes()).digest()
+        digest = hashlib.sha256(_resized(image, SIZE).tobytes()).digest()
         if digest not in there:
             there.add(digest)
             name = "_".join(path.relative_to(folder).with_suffix("").parts)
-            pictures[name] = _png(image)
+            pictures[name] = _png(_resized(image, size))
     return pictures
 
 
 def _read(path: Path) -> Image.Image | None:
-    """A picture on white, padded to a square, resized; None of a file that is none."""
+    """A picture on white, padded to a square; None of a file that is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
@@ -105,7 +108,11 @@ def _read(path: Path) -> Image.Image | None:
     side = max(image.size)
     square = Image.new("RGBA", (side, side), "white")
     square.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)
+    return square.convert("RGB")
+
+
+def _resized(image: Image.Image, size: int) -> Image.Image:
+    return image.resize((size, size), Image.Resampling.BOX)
 
 
 def _png(image: Image.Image) -> bytes:

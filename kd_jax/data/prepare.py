@@ -22,7 +22,7 @@ _ARCHIVES = ("cifar10", "cifar100")
 _PATIENCE = 10  # seconds to wait for the first byte of a download
 
 
-def prepare(name: str, *, data_dir: str = "", source: str = "") -> str:
+def prepare(name: str, *, data_dir: str = "", source: str = "", size: int | None = None) -> str:
     """Make a TFDS set readable by data.name=tfds:NAME.
 
     Args:
@@ -31,6 +31,7 @@ def prepare(name: str, *, data_dir: str = "", source: str = "") -> str:
       source: a folder with a tfrecord copy of the set, to be converted; or a downloaded archive, or
         a folder of them, that TFDS then takes instead of the network. "" takes what is in data_dir
         (a tfrecord copy there gets array_record files beside it), else downloads.
+      size: pixels a side, of openclipart only; None is its usual one.
 
     Returns:
       Lines to print: what was done and how to use it.
@@ -43,7 +44,11 @@ def prepare(name: str, *, data_dir: str = "", source: str = "") -> str:
 
         if not data_dir:
             raise InputError("--data_dir: missing; name a new folder for the pictures")
-        return prepare_openclipart(data_dir, source=source)
+        return prepare_openclipart(data_dir, source=source, **({} if size is None else {"size": size}))
+    if size is not None:
+        raise InputError(
+            f"--size={size}: of --dataset={OPENCLIPART} only; other sets are resized by --config.data.size"
+        )
     where, given = root(data_dir), epath.Path(source).expanduser()
     if source and not given.exists():
         raise InputError(f"--source={source}: no such file or folder")

@@ -57,12 +57,20 @@ class Arrays:
         return Arrays(self.images, None, num_classes)
 
 
+class Share(NamedTuple):
+    """A part of a training set. positions: of its examples in the whole, (n,) ascending. whole: size of the whole."""
+
+    positions: np.ndarray
+    whole: int
+
+
 class Dataset(NamedTuple):
     """A training and a test set (Arrays, or the Parts of `unloaded`), and what goes with them.
 
     mean, std: of every channel, on the scale [0, 1]. augment: the usual one, of augment.AUGMENTS. source: one printable
     line on where the data came from. classes: their names, () where only their number is known. digest: computes the
     digest of the files, None for arrays, whose content counts. notes: printable lines that a run should say once.
+    share: what `train` is a part of, None where it is the whole training set.
     """
 
     train: Any
@@ -74,6 +82,7 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...] = ()
     digest: Callable[[], str] | None = None
     notes: tuple[str, ...] = ()
+    share: Share | None = None
 
     def unlabelled(self, num_classes: int = 0) -> "Dataset":
         """The images alone, for networks of so many classes; 0 for as many as the set has."""

@@ -8,8 +8,8 @@ import numpy as np
 from kd_jax.typing import InputError
 
 
-def subset(source: Any, amount: float, *, seed: int) -> Any:
-    """A random part of a source, in the source's order; stratified where there are labels.
+def subset(source: Any, amount: float, *, seed: int) -> np.ndarray | None:
+    """Positions of a random part of a source, in the source's order; stratified where there are labels.
 
     Args:
       source: of N examples: Arrays, or a Part, of which the labels of all examples are read, if it has any.
@@ -17,20 +17,20 @@ def subset(source: Any, amount: float, *, seed: int) -> Any:
       seed: which examples; another seed draws others.
 
     Returns:
-      The part, of the size asked for exactly; every class of the source has at least one example in it.
+      (n,), n exactly as asked for; every class of the source has at least one example among them. None for all.
 
     Raises:
       InputError: not such a number, more than there are, or fewer than there are classes.
     """
     if amount == 0:
-        return source
+        return None
     n, labels = _count(amount, len(source)), source.labels
     labels = np.zeros(len(source), np.int32) if labels is None else labels  # without any, all are of one class
     quotas = shares(np.bincount(labels), n)
     order = np.random.default_rng((seed, crc32(b"subset"))).permutation(len(source))
     labels = labels[order]
     chosen = np.concatenate([order[labels == k][:quota] for k, quota in enumerate(quotas)])
-    return source.take(np.sort(chosen))
+    return None if n == len(source) else np.sort(chosen)
 
 
 def shares(counts: np.ndarray, n: int) -> np.ndarray:

@@ -4,6 +4,7 @@ optionally `test_logits`, in that of the test set."""
 import numpy as np
 from etils import epath
 
+from kd_jax.data.sources import Share
 from kd_jax.interop.loaded import Loaded
 from kd_jax.storage.digests import digest
 from kd_jax.typing import InputError, Variables, first_line
@@ -11,13 +12,14 @@ from kd_jax.typing import InputError, Variables, first_line
 NAMES = {"train": "logits", "test": "test_logits"}  # split -> the array's name in the file
 
 
-def read(where: str, *, num_classes: int, sizes: dict[str, int]) -> Loaded:
+def read(where: str, *, num_classes: int, sizes: dict[str, int], share: Share | None = None) -> Loaded:
     """The tables of logits in a file, as statistics: split -> (examples, K), float16 or float32.
 
     Args:
       where: the file.
       num_classes: K, of the data.
       sizes: of the training set and the test set.
+      share: what the training set is a part of; then the file may have a row for each image of the whole, too.
 
     Raises:
       InputError: no such file, another kind of file, an array that is missing, or of another shape, type or with values
@@ -27,7 +29,12 @@ def read(where: str, *, num_classes: int, sizes: dict[str, int]) -> Loaded:
     tables = {}
     for split, array in arrays.items():
         wanted = f"({sizes[split]}, {num_classes}), a row for each {split} image and a column for each class"
-        tables[split] = _table(f"logits:{where}: {NAMES[split]}", array, (sizes[split], num_classes), wanted)
+        rows = sizes[split]
+        if split == "train" and share is not None:
+            wanted += f"; or ({share.whole}, {num_classes}), for the whole set that they were taken from"
+            rows = share.whole if array.shape[:1] == (share.whole,) else rows
+        table = _table(f"logits:{where}: {NAMES[split]}", array, (rows, num_classes), wanted)
+        tables[split] = table[share.positions] if rows != sizes[split] else table
     return Loaded(Variables({}, tables), digest(tables))
 
 

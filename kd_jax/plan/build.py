@@ -47,13 +47,12 @@ def build(
     task = task or task_of(recipe.data.labels)
     by_name: dict[str, Network] = {}
     plans: dict[str, PhasePlan] = {}
-    sizes = {"train": len(dataset.train), "test": len(dataset.test)}
     for phase in recipe.phases:
         name = phase.name
         network, load = networks.weights_of(phase, networks.network_of(phase, dataset), workdir)
         with_options = partial(config_key, name, precision=recipe.precision)
         by_name[name] = with_options(network.with_options, remat=phase.remat)
-        teachers = tuple(networks.teacher_of(phase, origin, by_name, workdir, sizes) for origin in phase.teacher)
+        teachers = tuple(networks.teacher_of(phase, origin, by_name, workdir, dataset) for origin in phase.teacher)
         teachers = tuple(t._replace(network=with_options(t.network.with_options)) for t in teachers)
         initial = networks.initial_vars_of(phase, {n: method_vars(p.abstract) for n, p in plans.items()}, workdir)
         plan = _plan(recipe, phase, dataset, by_name[name], teachers, initial, layout, task)

@@ -50,7 +50,7 @@ def weights_of(
 
 
 def teacher_of(
-    phase: config.Phase, origin: str, networks: dict[str, Network], workdir: epath.Path, sizes: dict[str, int]
+    phase: config.Phase, origin: str, networks: dict[str, Network], workdir: epath.Path, dataset: data.Dataset
 ) -> Teacher:
     """One teacher.
 
@@ -59,7 +59,7 @@ def teacher_of(
       origin: one of `phase.teacher`.
       networks: of this phase and those before it, by name; those that a phase trains beside its own as NAME/LABEL.
       workdir: folder of the run.
-      sizes: of the training set and the test set.
+      dataset: that it teaches.
     """
     kind, _, where = origin.partition(":")
     student, key = networks[phase.name], f"{phase.name}.teacher"
@@ -70,7 +70,7 @@ def teacher_of(
     if kind == "python":
         return config_key(key, from_python, where, student, phase.batch_size)
     if kind == "logits":
-        return config_key(key, from_logits, where, student, sizes)
+        return config_key(key, from_logits, where, student, dataset)
     if kind == "checkpoint":
         teacher = config_key(key, from_checkpoint, where)
     else:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from etils import epath
 
 from kd_jax import models
+from kd_jax.data import Dataset
 from kd_jax.interop import logits_file, python_function, state_dict
 from kd_jax.interop.loaded import Loaded, loader, own_normalization
 from kd_jax.models.network import Network, network_of
@@ -87,15 +88,16 @@ def from_python(where: str, like: Network, batch_size: int) -> Teacher:
     return Teacher(network.name, network, lambda: function.loaded, note=note if size >= 1 else "")
 
 
-def from_logits(where: str, like: Network, sizes: dict[str, int]) -> Teacher:
+def from_logits(where: str, like: Network, dataset: Dataset) -> Teacher:
     """Logits of the training set, and perhaps of the test set, that were computed elsewhere. They are read at once.
 
     Args:
       where: the .npz file; see `logits_file.read`, also for errors.
       like: whose classes and images they are for.
-      sizes: of the training set and the test set.
+      dataset: that it teaches; of a part of a training set the table may have the whole.
     """
-    loaded = logits_file.read(where, num_classes=like.num_classes, sizes=sizes)
+    sizes = {"train": len(dataset.train), "test": len(dataset.test)}
+    loaded = logits_file.read(where, num_classes=like.num_classes, sizes=sizes, share=dataset.share)
     knows_tests, note = "test" in loaded.variables.stats, "an image has the same logits however it is augmented"
     if not knows_tests:
         note += "; there is no array test_logits, so that the teacher is not measured: no accuracy, no agreement"

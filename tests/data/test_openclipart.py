@@ -44,6 +44,21 @@ def test_class_folders(drawings, tmp_path):
         assert {p.name for p in (tmp_path / "again" / part / "animals").iterdir()} == names
 
 
+def test_another_size_has_the_same_pictures_in_the_same_order(drawings, tmp_path):
+    """Also where two drawings are one at 32 x 32 pixels alone."""
+    pixels = np.random.default_rng(1).integers(0, 256, (96, 96, 3), np.uint8)
+    Image.fromarray(pixels).save(drawings / "animals" / "block_a.png")
+    pixels[0, [0, 2]] = pixels[0, [2, 0]]  # in one block of 3 x 3
+    Image.fromarray(pixels).save(drawings / "animals" / "block_b.png")
+    small, large = ({"out": tmp_path / str(size), "size": size} for size in (32, 48))
+    for each in (small, large):
+        openclipart.prepare_openclipart(str(each["out"]), source=str(drawings), size=each["size"])
+        each["names"] = [p.relative_to(each["out"]) for p in sorted(each["out"].rglob("*.png"))]
+    assert small["names"] == large["names"] and len([p for p in small["names"] if p.name.startswith("block")]) == 1
+    dataset = data.load(f"folder:{large['out']}")
+    assert dataset.train.shape == (48, 48, 3) and json.loads((large["out"] / "about.json").read_text())["size"] == 48
+
+
 def test_at_most_400(drawings, tmp_path, monkeypatch):
     monkeypatch.setattr(openclipart, "MOST", 110)
     openclipart.prepare_openclipart(str(tmp_path / "out"), source=str(drawings))
@@ -57,7 +72,7 @@ def test_on_white_in_the_middle(drawings, tmp_path):
     pixels = np.zeros((64, 128, 4), np.uint8)
     pixels[:, ::2] = (200, 100, 0, 255)
     Image.fromarray(pixels).save(path)
-    image = np.asarray(openclipart._read(path))
+    image = np.asarray(openclipart._resized(openclipart._read(path), 32))
     assert (image[:8] == 255).all() and (image[-8:] == 255).all()
     np.testing.assert_allclose(image[8:24], np.broadcast_to([227.5, 177.5, 127.5], (16, 32, 3)), atol=1)
 
@@ -71,8 +86,11 @@ def test_what_is_refused(drawings, tmp_path):
         ({"data_dir": str(tmp_path / "full")}, "is not empty; name a new folder"),
         ({"data_dir": ""}, "--data_dir: missing"),
         ({"source": str(tmp_path / "full")}, "no class folder with 100 pictures"),
+        ({"size": 0}, "--size=0: pixels a side, at least 1"),
     ):
         with pytest.raises(InputError, match=message):
             prepare("openclipart", **{**flags, **changes})
+    with pytest.raises(InputError, match="--size=64: of --dataset=openclipart only"):
+        prepare("mnist", data_dir=str(tmp_path / "new"), size=64)
     done = launch("prepare_data", "--dataset=openclipart")
     assert done.returncode == 2 and done.stderr == "error: --data_dir: missing; name a new folder for the pictures\n"

@@ -22,6 +22,11 @@ def source(counts=COUNTS):
     return Arrays(np.arange(len(labels), dtype=np.uint8)[:, None, None, None], labels, len(counts))
 
 
+def drawn_of(whole, amount, *, seed):
+    positions = subset(whole, amount, seed=seed)
+    return whole if positions is None else whole.take(positions)
+
+
 @pytest.mark.parametrize(
     ("amount", "expected"),
     [(20, [10, 6, 3, 1]), (0.2, [10, 6, 3, 1]), (0.5, [25, 15, 8, 2]), (4, [1, 1, 1, 1]), (100, COUNTS), (1, None)],
@@ -31,7 +36,7 @@ def test_every_class_keeps_its_share(amount, expected):
         with pytest.raises(InputError, match="data.subset: 1 examples for 4 classes; each must keep at least one"):
             subset(source(), amount, seed=0)
         return
-    part = subset(source(), amount, seed=0)
+    part = drawn_of(source(), amount, seed=0)
     assert np.bincount(part.labels).tolist() == expected and part.num_classes == 4
     index = part.images.ravel()
     assert (np.diff(index.astype(int)) > 0).all()  # each once, in order
@@ -56,11 +61,11 @@ def test_the_ones_for_rare_classes_come_from_the_most_favoured():
 
 
 def test_the_seed_decides_which():
-    parts = [subset(source(), 20, seed=s).images.ravel() for s in (0, 0, 1, 2)]
+    parts = [drawn_of(source(), 20, seed=s).images.ravel() for s in (0, 0, 1, 2)]
     np.testing.assert_array_equal(parts[0], parts[1])
     different = [len(set(parts[0]) ^ set(other)) for other in parts[2:]]
     assert min(different) > 10
-    drawn = np.concatenate([subset(source(), 20, seed=s).images.ravel() for s in range(100)])
+    drawn = np.concatenate([drawn_of(source(), 20, seed=s).images.ravel() for s in range(100)])
     assert np.bincount(drawn, minlength=100).min() > 3  # every example has its chance
 
 
@@ -84,7 +89,9 @@ def test_only_the_training_set_is_cut():
     part = data.load("digits", subset=0.1, seed=3)
     assert part.test is whole.test and (part.mean, part.std) == (whole.mean, whole.std)
     assert len(part.train) == 144 and part.source.startswith("144 of the 1437 of scikit-learn")
-    np.testing.assert_array_equal(part.train.images, subset(whole.train, 144, seed=3).images)
+    np.testing.assert_array_equal(part.train.images, drawn_of(whole.train, 144, seed=3).images)
+    np.testing.assert_array_equal(part.train.images, whole.train.images[part.share.positions])
+    assert part.share.whole == 1437 and whole.share is None
     assert data.load("digits", subset=1437) is not None and data.load("digits", subset=0).train is whole.train
 
 

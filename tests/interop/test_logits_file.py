@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from kd_jax import InputError
+from kd_jax.data import Share
 from kd_jax.interop import logits_file
 
 TRAIN, TEST = np.arange(30, dtype=np.float32).reshape(6, 5), -np.ones((4, 5), np.float32)
 
 
-def read(path, **sizes):
-    return logits_file.read(str(path), num_classes=5, sizes={"train": 6, "test": 4, **sizes})
+def read(path, share=None, **sizes):
+    return logits_file.read(str(path), num_classes=5, sizes={"train": 6, "test": 4, **sizes}, share=share)
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [(np.float16, np.float16), (np.float32,) * 2, (np.float64, np.float32)])
@@ -30,6 +31,20 @@ def test_the_digest_is_of_what_is_read(tmp_path, monkeypatch):
         np.savez("a.npz", logits=train, **more)
         digests.append(read("a.npz").digest)
     assert digests[0] == digests[1] and len(set(digests)) == 3
+
+
+def test_a_table_of_the_whole_set_serves_a_part_of_it(tmp_path):
+    np.savez(tmp_path / "a.npz", logits=TRAIN, test_logits=TEST)
+    np.savez(tmp_path / "part.npz", logits=TRAIN[[1, 2, 5]], test_logits=TEST)
+    share = Share(np.array([1, 2, 5]), 6)
+    whole, part = (read(tmp_path / name, train=3, share=share) for name in ("a.npz", "part.npz"))
+    np.testing.assert_array_equal(whole.variables.stats["train"], TRAIN[[1, 2, 5]])
+    assert whole.digest == part.digest
+    for array in (TRAIN[:4], np.float32(1)):
+        np.savez(tmp_path / "wrong.npz", logits=array)
+        accepted = r"accepted: \(3, 5\), a row for each train image .*; or \(6, 5\), for the whole set"
+        with pytest.raises(InputError, match=accepted):
+            read(tmp_path / "wrong.npz", train=3, share=share)
 
 
 def damaged(path):
