@@ -108,6 +108,7 @@ def _run(prepared: Prepared, tree: dict, stop) -> dict:
         log_line(line)
     for note in dataset.notes:
         log_line(f"note: {note}")
+    _warn_of_idle_teacher(recipe)
     for plan in plans:
         _warn_of_milestones(plan)
         for line in plan.notes:
@@ -141,6 +142,15 @@ def _run(prepared: Prepared, tree: dict, stop) -> dict:
     summary = processes.from_main(lambda: files.read_json(written))
     log_line("\n" + report.text(summary, len(dataset.test), task))
     return summary
+
+
+def _warn_of_idle_teacher(recipe: config.Recipe) -> None:
+    """Say that the phase `teacher` trains for nothing, as where the student's teacher is replaced by a flag."""
+    others = tuple(phase.name for phase in recipe.phases if phase.name != "teacher")
+    origins = [o for phase in recipe.phases for o in (*phase.teacher, phase.init.student, phase.init.method)]
+    trains = any(phase.name == "teacher" and not phase.weights for phase in recipe.phases)
+    if others and trains and not any(origin.partition("/")[0] == "phase:teacher" for origin in origins):
+        log_line(f'note: phase teacher: no other phase learns from it; --config.phases="{others}" leaves it out')
 
 
 def _warn_of_milestones(plan: PhasePlan) -> None:

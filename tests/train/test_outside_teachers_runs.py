@@ -73,6 +73,27 @@ def live(tmp_path_factory):
     return home
 
 
+def test_a_teacher_that_nobody_learns_from_is_said(tmp_path, monkeypatch, capsys):
+    """As where a flag replaces the student's teacher and the recipe's own phase stays."""
+
+    def stop(*_):
+        raise InputError("stopped here")
+
+    monkeypatch.setattr(run, "batches_of", stop)
+    np.savez(tmp_path / "a.npz", logits=np.eye(5, dtype=np.float32)[SYNTHETIC.train.labels])
+    note = "note: phase teacher: no other phase learns from it; --config.phases=\"('student',)\" leaves it out"
+    for changes, expected in (
+        ({"student__teacher": f"logits:{tmp_path / 'a.npz'}"}, True),
+        ({"student__teacher": f"logits:{tmp_path / 'a.npz'}", "student__init__student": "phase:teacher"}, False),
+        ({"student__teacher": f"logits:{tmp_path / 'a.npz'}", "phases": ("student",)}, False),
+        ({"phases": ("teacher",)}, False),
+        ({}, False),
+    ):
+        with pytest.raises(InputError, match="stopped here"):
+            run.run(tree(**LONG, **changes), str(tmp_path / "run"), overwrite=True)
+        assert (note in capsys.readouterr().out) == expected, changes
+
+
 @pytest.fixture
 def here(tmp_path, live, monkeypatch):
     """The current directory, with a module that wraps that teacher."""
