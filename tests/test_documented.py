@@ -29,6 +29,7 @@ NOT_RUN = {  # how a command begins -> why no test runs it
     "python -m pytest ": "is a test",
     "python docs/make_methods.py": "writes docs/methods.md anew",
     "python benchmarks/image_pairs.py": BENCHMARK,
+    "python benchmarks/clipart_teacher.py": BENCHMARK,
     "python benchmarks/accuracy.py": BENCHMARK,
     "python benchmarks/run.py": BENCHMARK,
     "python benchmarks/gpu.py": BENCHMARK,

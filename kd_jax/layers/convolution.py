@@ -41,7 +41,7 @@ def convolve(x: Array, kernel: Array, strides, padding, *, dimension_numbers, **
         return depthwise_convolve(plain, x, kernel, strides, padding)
 
     def frozen(x: Array, kernel: Array) -> Array:
-        """Without a gradient; an image's numbers are the same in every batch."""
+        """Where no gradient is taken."""
         if groups == 1 and dilations <= {1} and suits_winograd(x, kernel, strides, padding):
             return lax.platform_dependent(x, kernel, cpu=winograd_convolve, default=plain)
         return plain(x, kernel)

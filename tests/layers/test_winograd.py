@@ -73,7 +73,6 @@ def test_where_a_gradient_is_taken_the_value_is_laxs_too():
 
 
 def test_an_image_has_the_same_bits_in_every_batch():
-    """So a teacher cache that is filled in one batch size equals a live teacher in another."""
     x, kernel = _operands(128, 128, batch=24, height=8, width=8)
     whole = jax.jit(winograd_convolve)(x, kernel)
     for size in (1, 3, 8):
