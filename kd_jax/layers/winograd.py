@@ -12,9 +12,11 @@ from kd_jax.typing import Array
 
 
 def suits_winograd(x: Array, kernel: Array, strides: Sequence[int], padding: str | Sequence[tuple[int, int]]) -> bool:
-    """Whether winograd_convolve computes this convolution, and is worth it: in 64 images a call took 0.7 to 0.9 of XLA's
-    time on two cores with AVX-512 (Eigen); in 64 channels more. One image may take longer; the size of the batch does
-    not count, so that an image has the same program in every batch."""
+    """Whether winograd_convolve computes this convolution, and is worth it.
+
+    For 64 images it took 0.7 to 0.9 of XLA's time on two cores with AVX-512, with 64 channels more than that; for one
+    image it can take longer. The size of the batch does not count: an image has the same program in every batch.
+    """
     height, width = x.shape[1:3]
     pads = lax.padtype_to_pads((height, width), (3, 3), (1, 1), padding) if isinstance(padding, str) else padding
     same = kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1) and [tuple(p) for p in pads] == [(1, 1), (1, 1)]
