@@ -3,7 +3,7 @@
 python launch/sweep.py --sweep=configs/sweeps/evidence_sokd.py:resnet20,resnet8 --workdir=runs/search \\
   --config.data.name=fashion_mnist --config.data.subset=2000 --config.teacher.weights=runs/standard.safetensors
 DAFA alone, without DAM's areas. The published rate of the policy, 3e-4, is for the 15,600 steps of 20 epochs of
-CIFAR-100; over the 620 steps of this run it hardly moves a policy, so the searches of the whole run have QUICK.
+CIFAR-100; over the 620 steps of this run it hardly moves a policy, so all searches but one have QUICK (our choice).
 """
 
 from configs.sweeps.evidence import CONFIG, SHORT

@@ -14,7 +14,7 @@ from PIL import Image
 from kd_jax.typing import InputError
 
 FOLDER = "/usr/share/openclipart/png"
-SIZE = 32  # pixels a side
+SIZE, MOST_PIXELS = 32, 1024  # a side
 FEWEST, MOST = 100, 400  # pictures of a class
 LEFT_OUT = ("shapes", "unsorted")  # nearly all grey; of any class
 TEST = 0.2  # of every class
@@ -39,10 +39,11 @@ def prepare_openclipart(data_dir: str, *, source: str = "", size: int = SIZE) ->
       Lines to print: what there is and how to use it.
 
     Raises:
-      InputError: no pictures there; a folder that holds something else, or that cannot be written; a size below 1.
+      InputError: no pictures there; a folder that holds something else, or that cannot be written; a size
+        outside 1 to 1024.
     """
-    if size < 1:
-        raise InputError(f"--size={size}: pixels a side, at least 1")
+    if not 1 <= size <= MOST_PIXELS:
+        raise InputError(f"--size={size}: pixels a side, 1 to {MOST_PIXELS}")
     home, out = Path(source or FOLDER), Path(data_dir).expanduser()
     if not home.is_dir():
         raise InputError(f"{home}: no such folder; apt-get install openclipart-png (Debian), or give --source=DIR")

@@ -86,7 +86,8 @@ def test_what_is_refused(drawings, tmp_path):
         ({"data_dir": str(tmp_path / "full")}, "is not empty; name a new folder"),
         ({"data_dir": ""}, "--data_dir: missing"),
         ({"source": str(tmp_path / "full")}, "no class folder with 100 pictures"),
-        ({"size": 0}, "--size=0: pixels a side, at least 1"),
+        ({"size": 0}, "--size=0: pixels a side, 1 to 1024"),
+        ({"size": 1025}, "--size=1025: pixels a side, 1 to 1024"),
     ):
         with pytest.raises(InputError, match=message):
             prepare("openclipart", **{**flags, **changes})
