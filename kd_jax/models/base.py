@@ -164,8 +164,8 @@ def multiply_adds(jaxpr: Any) -> int:
     """Multiply-adds of the convolutions and matrix products in a jaxpr and in the jaxprs that it calls.
 
     It leaves out equations that no output depends on. It counts the body of a scan as often as it runs, the body of a
-    while loop once, and every branch of a cond; of programs for one function on several platforms, the one for the
-    platforms that none is for, which has the layers as they are written.
+    while loop once, and every branch of a cond; of programs for one function by platform the default, which has
+    the layers as they are written.
     """
     total, needed = 0, {id(v) for v in jaxpr.outvars}
     for eqn in reversed(jaxpr.eqns):
