@@ -58,7 +58,9 @@ def assert_close(one, other):
     one, other = last_state(one, "student"), last_state(other, "student")
     assert one.keys() == other.keys()
     for name in one:
-        np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-6, err_msg=name)
+        # a small value is rounded as the large ones that it is a sum of, by how much differs from CPU to CPU
+        atol = max(1e-6, 1e-4 * np.abs(other[name]).max())
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=atol, err_msg=name)
 
 
 def test_several_steps_a_call_equal_single_ones(several, tmp_path):
