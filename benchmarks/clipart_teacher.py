@@ -21,14 +21,15 @@ def features(images: np.ndarray, weights: str) -> np.ndarray:
     import jax
 
     from kd_jax import models
+    from kd_jax.models.network import normalize
 
     model = models.create("EfficientNetLite0", 1000)
     variables = models.load_torch(weights, model)
-    mean, std = (np.float32(model.normalization[name]) for name in ("mean", "std"))
 
     @jax.jit
     def pooled(variables, pixels):
-        return models.apply(model, variables, (pixels.astype(np.float32) / 255 - mean) / std)[0].pooled
+        images = normalize(pixels.astype(np.float32) / 255, **model.normalization)
+        return models.apply(model, variables, images)[0].pooled
 
     last = np.concatenate([images, images[-1:].repeat(-len(images) % BATCH, axis=0)])  # whole batches
     parts = [np.asarray(pooled(variables, last[i : i + BATCH])) for i in range(0, len(last), BATCH)]

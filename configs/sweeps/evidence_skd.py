@@ -3,7 +3,7 @@
 python launch/sweep.py --sweep=configs/sweeps/evidence_skd.py:resnet20,resnet8 --workdir=runs/forms \\
   --config.data.name=fashion_mnist --config.data.subset=2000 --config.teacher.weights=runs/standard.safetensors \\
   --config.student.epochs=20 --config.student.schedule.name=cosine --config.eval.every=20 --first_seed=200
-Length and schedule are flags; docs/evidence.md has it on a task of a hundred classes.
+Length and schedule are flags; docs/evidence.md has it at ten classes and on a task of a hundred.
 """
 
 from configs.sweeps.evidence import CONFIG, RAMP, TUNED
