@@ -141,7 +141,7 @@ def run(sweep: Sweep, train: Path, *, count: int = 1, shard: tuple[int, int] = (
     runner.run(jobs)
     failed = [job for job in jobs if runner.outcomes.get(job.folder, DONE) != DONE]
     for job in failed:
-        log_line(f"failed: {job.folder}: {runner.outcomes[job.folder]}; all it printed: {sweep_jobs.OUTPUT} there")
+        log_line(f"{job.folder}: {runner.outcomes[job.folder]}; all it printed: {sweep_jobs.OUTPUT} there")
     if runner.left:
         log_line(f"the time is over: {len(runner.left)} runs were not started; the same command goes on")
     elif not failed:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,14 +141,15 @@ def cells_of(
         if name in named:
             raise InputError(f"two cells are named {name}")
         trees, count = [], seeds if together else 1
-        for seed in range(first, first + seeds, count):
-            flags = (*changes, *(f"--config.{k}={v}" for k, v in variant.settings.items()), f"--config.seed={seed}")
-            trees.append(_tree(variant, flags))
-            if count > 1:
-                flags = (*flags, f"--config.seeds={count}")
-                trees[-1] = _tree(variant, flags, count)
-            cells.append(Cell(name, variant.settings, seed, variant.config, flags, trees[-1], count))
-        _check_phases(variant.name, trees[0])
+        with _named(variant.name):
+            for seed in range(first, first + seeds, count):
+                flags = (*changes, *(f"--config.{k}={v}" for k, v in variant.settings.items()), f"--config.seed={seed}")
+                trees.append(_tree(variant, flags))
+                if count > 1:
+                    flags = (*flags, f"--config.seeds={count}")
+                    trees[-1] = _tree(variant, flags, count)
+                cells.append(Cell(name, variant.settings, seed, variant.config, flags, trees[-1], count))
+            _check_phases(trees[0])
         for other, tree in named.items():
             if difference(tree, trees[0]) is None:
                 raise InputError(f"the cells {other} and {name} are the same run")
@@ -170,12 +172,18 @@ def _tree(variant: Variant, flags: tuple[str, ...], seeds: int = 1) -> dict:
     return json.loads(json.dumps(tree))
 
 
-def _check_phases(name: str, tree: dict) -> None:
-    """Make a variant's methods; what they or its optimisers refuse is said with the variant's name."""
+def _check_phases(tree: dict) -> None:
+    """Make the methods of a cell, and ask its optimisers, for what they refuse."""
+    for phase in config.parse(tree).phases:
+        members_of(phase, steps_per_epoch=1)
+        check_optim(phase)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """What is refused is said with a variant's name."""
     try:
-        for phase in config.parse(tree).phases:
-            members_of(phase, steps_per_epoch=1)
-            check_optim(phase)
+        yield
     except InputError as e:
         raise InputError(f"{name}: {e}") from e
 

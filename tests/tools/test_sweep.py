@@ -77,7 +77,7 @@ def test_a_failed_cell_stops_nothing_and_is_tried_again(tmp_path, monkeypatch, c
     monkeypatch.setenv("FAKE", "fail:weight=1/seed=1")
     assert not sweep.run(there, FAKE)
     said = capsys.readouterr().out
-    assert "failed: student.terms.kd.weight=1/seed=1: failed: config.student: something is wrong" in said
+    assert "student.terms.kd.weight=1/seed=1: failed: config.student: something is wrong" in said
     assert "[6/6]" in said and said.count("student top1 50.00%") == 3
     monkeypatch.setenv("FAKE", "")
     assert sweep.run(there, FAKE)

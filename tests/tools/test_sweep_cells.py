@@ -75,6 +75,9 @@ def test_a_sweep_as_data(tmp_path):
     there = sweep_cells.cells_of(variants, (), 1)
     assert there[1].tree["student"]["refine"]["skd"]["simplifier"] == "none"
     assert set(there[2].tree["student"]["terms"]) == {"ce", "dkd"}
+    wrong = [*variants, sweep_cells.Variant("odd", {"student.epoch": "3"}, variants[2].config)]
+    with pytest.raises(InputError, match="^odd: config.student.epoch: unknown key"):
+        sweep_cells.cells_of(wrong, (), 1)
     file.write_text("CONFIG = 1 / 0\n")
     with pytest.raises(InputError, match="line 1: ZeroDivisionError"):
         sweep_cells.of_file(str(file))
