@@ -46,6 +46,7 @@ from configs import (
     sftn,
     simkd,
     skd,
+    skd_annealed,
     sokd_fitnet,
     sp,
     ttm,
@@ -68,7 +69,7 @@ PARTS = {
     "reviewkd": reviewkd.part,
     "sp": sp.part, "cc": cc.part, "rkd": rkd.part, "pkt": pkt.part, "crd": crd.part, "mlld": mlld.part,
     "ab": ab.part, "fsp": fsp.part, "ft": ft.part, "simkd": simkd.part, "dml": dml.part, "dot": dot.part,
-    "skd": skd.part, "lskd": lskd.part, "normkd": normkd.part, "ctkd": ctkd.part,
+    "skd": skd.part, "skd_annealed": skd_annealed.part, "lskd": lskd.part, "normkd": normkd.part, "ctkd": ctkd.part,
     "sokd": sokd_fitnet.part, "sftn": sftn.part,
 }  # fmt: skip
 

@@ -9,7 +9,12 @@ from configs import skd
 from kd_jax import recipes
 
 
+def part(pair: recipes.Argument) -> recipes.Part:
+    """SKD's softening, annealed, in front of KD or of other losses on logits."""
+    return skd.part(pair, softer=2.0, anneal_to=1.0, simplifier="none")
+
+
 def get_config(arg: str = ""):
     """Teacher, then student by SKD, annealed and without the simplifier."""
     pair = recipes.argument(arg)
-    return recipes.distillation("skd_annealed", pair, skd.part(pair, softer=2.0, anneal_to=1.0, simplifier="none"))
+    return recipes.distillation("skd_annealed", pair, part(pair))

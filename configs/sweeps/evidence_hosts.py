@@ -9,11 +9,8 @@ and the row to compare with has tuned KD beside it.
 
 from configs.sweeps.evidence import CONFIG, RAMP, SEEDS, SHORT, TUNED
 from configs.sweeps.evidence_features import REVIEW_RAMP
-from configs.sweeps.skd import SKD
 
 __all__ = ["CONFIG", "SEEDS", "sweep"]
-
-ANNEALED = {f"{SKD}.temperature": 8.0, f"{SKD}.anneal_to": 1.0, f"{SKD}.simplifier": "none"}  # as skd_annealed.py
 
 
 def sweep():
@@ -21,7 +18,7 @@ def sweep():
     compose = "configs/compose.py"
     yield SHORT | {"name": "LSKD", "config": "configs/lskd.py"}
     yield SHORT | {"name": "SKD + LSKD", "config": f"{compose}:skd+lskd"}
-    yield SHORT | {"name": "SKD, annealed + DKD", "config": f"{compose}:skd+dkd", **ANNEALED, **RAMP}
+    yield SHORT | {"name": "SKD, annealed + DKD", "config": f"{compose}:skd_annealed+dkd", **RAMP}
     yield SHORT | {"name": "KD, tuned + ReviewKD", "config": f"{compose}:kd+reviewkd", **TUNED, **REVIEW_RAMP}
     yield SHORT | {"name": "SKD + ReviewKD", "config": f"{compose}:skd+reviewkd", **REVIEW_RAMP}
-    yield SHORT | {"name": "SKD, annealed + ReviewKD", "config": f"{compose}:skd+reviewkd", **ANNEALED, **REVIEW_RAMP}
+    yield SHORT | {"name": "SKD, annealed + ReviewKD", "config": f"{compose}:skd_annealed+reviewkd", **REVIEW_RAMP}

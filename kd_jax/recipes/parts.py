@@ -7,6 +7,7 @@ from kd_jax import methods
 from kd_jax.recipes.arguments import Argument
 from kd_jax.recipes.members import Config, factory, member
 from kd_jax.recipes.phases import phase, recipe
+from kd_jax.typing import InputError
 
 
 class Part(NamedTuple):
@@ -38,10 +39,16 @@ def distillation(name: str, arg: Argument, *parts: Part) -> Config:
     - If two parts bring a phase with one name, it is one phase with the terms of both.
     - Refiners stand in the order of the registry.
     - If no member needs a teacher, there is none.
+
+    Raises:
+      InputError: two parts bring one refiner with different keywords.
     """
     terms, refine, teacher_terms = {}, {}, {"ce": member("ce")}
     for part in parts:
         terms = _heavier(terms, part.terms)
+        for label in part.refine.keys() & refine.keys():
+            if part.refine[label] != refine[label]:
+                raise InputError(f"{name}: two of its parts bring the refiner {label}, and differ; take one of them")
         refine, teacher_terms = refine | part.refine, teacher_terms | part.teacher_terms
     terms = _with_hosts(terms, parts)
     changes = {key: value for part in parts for key, value in part.changes.items()}

@@ -12,6 +12,7 @@ from kd_jax.train.run import load_data
 from kd_jax.typing import InputError
 
 FRONT = ("", "skd", "sokd", "sftn")  # "": the method alone
+FORMS = ("skd_annealed",)  # other keywords of one of these
 
 
 def combinations(pair: str, configs: Path) -> dict[str, dict[str, str]]:
@@ -25,7 +26,7 @@ def combinations(pair: str, configs: Path) -> dict[str, dict[str, str]]:
       InputError: not a pair of networks.
     """
     compose = runpy.run_path(str(configs / "compose.py"))
-    get_config, names = compose["get_config"], [name for name in compose["PARTS"] if name not in FRONT]
+    get_config, names = compose["get_config"], [name for name in compose["PARTS"] if name not in FRONT + FORMS]
     get_config(f"kd,{pair}")  # a wrong pair is refused here, once
     return {
         name: {front: refusal(get_config(f"{front}+{name},{pair},smoke".lstrip("+"))) for front in FRONT}

@@ -21,6 +21,7 @@ AGREED = [
     ("skd", {"ce": 1.0, "kd": 100.0}, ["skd"]),
     ("skd+fitnet", {"ce": 1.0, "fitnet": 100.0, "kd": 100.0}, ["skd"]),
     ("skd+kd", {"ce": 1.0, "kd": 100.0}, ["skd"]),
+    ("skd_annealed+dkd", {"ce": 1.0, "dkd": 2.0}, ["skd"]),
     ("skd+dkd", {"ce": 1.0, "dkd": 2.0}, ["skd"]),
     ("normkd", {"ce": 0.1, "kd": 0.9}, ["normkd"]),
     ("kd+lskd", {"ce": 0.1, "kd": 9.0}, ["lskd"]),
@@ -59,8 +60,9 @@ DISTANCES = [1, 2, *(pytest.param(n, marks=pytest.mark.full) for n in range(3, l
 
 
 def pairs_at(distance):
-    """Every part, and the one so many places on."""
-    return zip(PARTS, PARTS[distance:] + PARTS[:distance], strict=True)
+    """Every part, and the one so many places on; but the two that bring one refiner."""
+    both = zip(PARTS, PARTS[distance:] + PARTS[:distance], strict=True)
+    return [pair for pair in both if set(pair) != {"skd", "skd_annealed"}]
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -70,6 +72,7 @@ def test_a_part_beside_another_keeps_what_is_its_own(distance):
     apart = {name: members(name) for name in compose.PARTS}
     brought_along = {
         "skd": "kd",
+        "skd_annealed": "kd",
         "lskd": "kd",
         "normkd": "kd",
         "ctkd": "kd",
@@ -80,7 +83,7 @@ def test_a_part_beside_another_keeps_what_is_its_own(distance):
     for a, b in pairs_at(distance):
         together = members(f"{a}+{b}")
         for label, member in apart[a].items():
-            retuned = "lskd" in (a, b) or "dkd" in (a, b) and {a, b} & {"skd", "normkd"}
+            retuned = "lskd" in (a, b) or "dkd" in (a, b) and {a, b} & {"skd", "skd_annealed", "normkd"}
             shared = label == "ce" or label in apart[b] or retuned
             if not shared and brought_along.get(a) != label:
                 assert together[label] == member, (a, b, label)
@@ -160,6 +163,7 @@ def test_what_the_papers_choose_by_pair(pair):
         ("", None),
         ("skd+", "unknown method ''; known: kd"),
         ("kd+kd", "'kd.kd': kd twice"),
+        ("skd+skd_annealed", "skd.skd_annealed: two of its parts bring the refiner skd, and differ; take one of them"),
         ("resnet8,resnet8", "unknown method 'resnet8'; known: kd"),
     ],
 )

@@ -14,12 +14,12 @@ from kd_jax.engine.step import select_outputs, sync_stats
 from kd_jax.models.graft import Graft
 from kd_jax.plan.distiller import members_of
 from kd_jax.plan.networks import by_label
-from kd_jax.tools.combinations import FRONT, combinations, table
+from kd_jax.tools.combinations import FORMS, FRONT, combinations, table
 from kd_jax.train import run
 from kd_jax.typing import Vars, extra_view
 from tests.conftest import ROOT, shrunk
 
-METHODS = [name for name in compose.PARTS if name not in FRONT]
+METHODS = [name for name in compose.PARTS if name not in FRONT + FORMS]
 QUICK = "skd+dkd"
 PAIRED = [f"{front}+{name}" for front in FRONT[1:] for name in METHODS]
 
