@@ -273,8 +273,8 @@ class _Batches:
 def _live_with_parent(worker: int, workers: int) -> None:
     """End a worker when its stream is closed or its parent is gone. It ignores the signals that ask a run to save and
     end: they go to the whole process group, and the parent needs batches up to the next step boundary."""
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -13,6 +13,7 @@ import sys
 
 VARIABLE = "KD_JAX_PARENT"  # in the environment of the child: the parent's process id and the pipe to it
 STARTER = "KD_JAX_STARTER"  # of a run that a sweep has started: the sweep's process id
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # which ask a run to save and end
 CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 _pipe: int | None = None  # in the child: where the parent reads
 
@@ -30,7 +31,7 @@ def work_in_child() -> None:
         env={**os.environ, VARIABLE: f"{os.getpid()}:{write_end}"},
         pass_fds=[write_end],
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, lambda number, frame: child.send_signal(number))
     os.close(write_end)
     code = child.wait()

@@ -1,5 +1,6 @@
-"""SIGTERM and SIGINT as a request to stop after a step; several processes agree on one step."""
+"""SIGTERM, SIGINT and SIGHUP as a request to stop after a step; several processes agree on one step."""
 
+import os
 import signal
 import threading
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from kd_jax.distributed import processes
+from kd_jax.distributed.parent import SIGNALS
 
 ECHO = 1.0  # seconds within which a second signal is the first one again, sent on by another process
 PACE = 5.0  # seconds between two rounds of messages in which several processes ask each other for signals
@@ -57,7 +59,10 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Inside this context the first SIGTERM or SIGINT is only recorded; a second one acts as usual.
+    """Inside this context the first of SIGNALS is only recorded; a second one acts as usual.
+
+    SIGHUP comes when a terminal is closed or a connection to it is lost, often twice: a second one changes nothing, and
+    what is printed goes nowhere then. Under nohup it is ignored.
 
     Yields:
       the StopRequest to call after every step. Outside the main thread, where Python cannot catch signals, it is always
@@ -67,15 +72,21 @@ def stop_on_signal() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield StopRequest(signals)
         return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    if handlers[signal.SIGHUP] == signal.SIG_IGN:
+        del handlers[signal.SIGHUP]
+    terminals = [stream for stream in (1, 2) if os.isatty(stream)]
     first_time = 0.0
 
     def record(number, frame):
         nonlocal first_time
+        for stream in terminals if number == signal.SIGHUP else ():
+            if not os.isatty(stream):  # any more
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         if not signals:
             first_time = time.monotonic()
             signals.append(number)
-        elif processes.count() == 1 or time.monotonic() - first_time > ECHO:
+        elif number != signal.SIGHUP and (processes.count() == 1 or time.monotonic() - first_time > ECHO):
             signal.signal(number, handlers[number])
             signal.raise_signal(number)
 

@@ -1,5 +1,6 @@
 """The progress shown to a person: a bar, and lines."""
 
+import errno
 import sys
 import time
 from typing import NamedTuple
@@ -68,11 +69,16 @@ class Progress:
 
 
 def log_line(text: str) -> None:
-    """Print a line without breaking a progress bar. Of several processes the first one speaks."""
+    """Print a line without breaking a progress bar, unless the terminal is gone. Of several processes the first one
+    speaks."""
     if not processes.is_main():
         return
-    with tqdm.external_write_mode(file=sys.stdout):
-        print(text, flush=True)
+    try:
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(text, flush=True)
+    except OSError as e:
+        if e.errno != errno.EIO:
+            raise
 
 
 def _clock(seconds: float) -> str:

@@ -43,7 +43,7 @@ def fill(tree: dict, workdir: str, *, epochs: int = 0) -> None:
 
     Raises:
       InputError: a wrong recipe, no teacher that can be cached, a disk that is too small.
-      Interrupted: SIGTERM or SIGINT came; what was computed is in the cache.
+      Interrupted: SIGTERM, SIGINT or SIGHUP came; what was computed is in the cache.
     """
     opened = _open(tree, workdir)
     plans = [replace(p, steps=epochs * p.steps_per_epoch) if epochs else p for p in opened.plans]

@@ -1,4 +1,4 @@
-"""From a command line to exit codes: 0 done, 2 wrong input in one line, 3 not finite, 143 and 130 stopped
+"""From a command line to exit codes: 0 done, 2 wrong input in one line, 3 not finite, 143, 130 and 129 stopped
 by a signal after saving, 1 anything else.
 
 Only errors of the types that say so become one line; every other one is a fault of the code and keeps its traceback.
@@ -50,6 +50,8 @@ def main(
             raise
         if message is None or os.environ.get("KD_JAX_DEBUG") == "1":
             traceback.print_exc()
+        if isinstance(e, BrokenPipeError):  # or the interpreter writes its last lines there, and complains
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _end(code, message)
 
 
@@ -61,6 +63,8 @@ def verdict(error: Exception) -> tuple[int, str | None]:
         return 3, str(error)
     if isinstance(error, Interrupted):
         return 128 + error.number, str(error)
+    if isinstance(error, BrokenPipeError):
+        return 1, "stdout: closed by its reader, as `| head` does; a run that this stopped resumes by the same command"
     if isinstance(error, processes.MainProcessError) or isinstance(error, OSError) and _of_the_user(error):
         return 1, str(error)
     if isinstance(error, RuntimeError | AssertionError) and (message := environment.without_devices()):

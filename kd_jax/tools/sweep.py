@@ -121,7 +121,7 @@ def run(sweep: Sweep, train: Path, *, count: int = 1, shard: tuple[int, int] = (
       Whether no run of the shard has failed.
 
     Raises:
-      Interrupted: SIGTERM or SIGINT came; the same command goes on.
+      Interrupted: SIGTERM, SIGINT or SIGHUP came; the same command goes on.
     """
     jax.config.update("jax_platforms", "cpu")  # the devices are for the runs
     jobs = sweep.shard(*shard)

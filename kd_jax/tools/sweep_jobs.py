@@ -48,7 +48,7 @@ class Runner:
         """Run all jobs that are not done yet, as far as the time reaches; one that fails stops only those that need it.
 
         Raises:
-          Interrupted: SIGTERM or SIGINT came; the processes have saved and ended.
+          Interrupted: SIGTERM, SIGINT or SIGHUP came; the processes have saved and ended.
         """
         waiting, running, again = list(jobs), {}, {}
         with stop_on_signal() as stop:

@@ -93,7 +93,7 @@ def run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict:
     Raises:
       InputError: something in the configuration, the data or the folder is wrong.
       NonFiniteError: training diverged; the last good checkpoint is kept.
-      Interrupted: SIGTERM or SIGINT came; everything is saved.
+      Interrupted: SIGTERM, SIGINT or SIGHUP came; everything is saved.
       OSError: a file of the run could not be written; what was saved before is intact.
     """
     prepared = prepare(tree, workdir, overwrite=overwrite)

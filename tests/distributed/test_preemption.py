@@ -69,3 +69,13 @@ def test_an_echo_is_no_second_signal(monkeypatch):
                 signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with preemption.stop_on_signal() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop(1) is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -258,6 +258,15 @@ def test_help():
     assert done.returncode == 0 and "--workdir" in done.stdout and "python launch/train.py" in done.stdout
 
 
+def test_a_reader_that_ends_first():
+    code = "from kd_jax.tools import cli; cli.main(lambda: [print('line', flush=True) for _ in range(99999)])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, cwd=ROOT) as running:
+        assert running.stdout.readline() == "line\n"
+        running.stdout.close()
+        said = running.stderr.read()
+    assert running.returncode == 1 and said.startswith("error: stdout: closed by its reader") and said.count("\n") == 1
+
+
 def test_a_terminal_that_cannot_show_a_name():
     code = "from kd_jax.tools import cli; cli.main(lambda: print('folder:\xe9'))"
     env = {**os.environ, "PYTHONIOENCODING": "ascii:strict"}

@@ -5,6 +5,7 @@ with tiny for tests/tiny.py's network as resnet8, and POINT one of
 train:N     before the N-th training step of this process
 save:N:MS   MS milliseconds into the N-th save
 term:N      SIGTERM before the N-th training step, likewise int:N
+hangup:N    say so before the N-th training step, on a terminal, and wait for the test to close it
 pause:N     say so and sleep before the N-th training step
 done        just after the first phase is marked as done
 report      while the report is written
@@ -22,6 +23,13 @@ from contextlib import nullcontext
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_hangup():
+    print("waiting", flush=True)
+    while os.isatty(1):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGHUP)  # a shell says it too
 
 
 def nth(n, function, act):
@@ -49,8 +57,11 @@ def arm(point):
         "train": die,
         "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
         "int": lambda: os.kill(os.getpid(), signal.SIGINT),
+        "hangup": wait_for_hangup,
         "pause": lambda: (print("paused", flush=True), time.sleep(600)),
     }
+    if kind == "hangup":
+        os.open(os.ttyname(1), os.O_RDWR)  # the process has a session of its own: this is its terminal now
     if kind in acts:
         resident = phase.Resident
         resident.train = nth(int(numbers[0]), resident.train, acts[kind])

@@ -37,12 +37,13 @@ def assert_same_run(one, two):
         assert part in states  # momentum, simplifier, running statistics and metric sums are all compared
 
 
-def start(tmp_path, *point):
-    """The run in a process of its own, which the test may signal."""
+def start(tmp_path, *point, **streams):
+    """The run in a process of its own, which the test may signal. streams: as subprocess.Popen takes them."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps(long_tree()))
     command = [sys.executable, "-m", "tests.train.killer", str(config), str(tmp_path / "run"), *point, "tiny"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | streams
+    return subprocess.Popen(command, cwd=ROOT, **streams)
 
 
 def quarters_loss(config_tree):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -107,14 +108,10 @@ def test_killed_twice_and_half_a_line_written(unbroken, tmp_path):
     assert_same_run(unbroken[0], home)
 
 
-@pytest.mark.parametrize(
-    ("point", "code"),
-    [
-        pytest.param("term:4", 143, marks=pytest.mark.full),
-        pytest.param("int:9", 130, marks=pytest.mark.full),
-        ("term:14", 143),
-    ],
-)
+@pytest.mark.parametrize(("point", "code"), [
+    pytest.param("term:4", 143, marks=pytest.mark.full), pytest.param("int:9", 130, marks=pytest.mark.full),
+    ("term:14", 143),
+])  # fmt: skip
 def test_stopped_by_a_signal_and_started_again(unbroken, tmp_path, point, code):
     """SIGTERM and SIGINT save at the next step boundary, wherever that is."""
     stopped = start(tmp_path, point)
@@ -128,6 +125,21 @@ def test_stopped_by_a_signal_and_started_again(unbroken, tmp_path, point, code):
     assert Checkpoints(epath.Path(tmp_path / "run" / phase), read_only=True).steps()[0] == (
         step if step <= 7 else step - 7
     )
+    run.run(long_tree(), str(tmp_path / "run"))
+    assert_same_run(unbroken[0], tmp_path / "run")
+
+
+def test_on_a_terminal_that_is_closed(unbroken, tmp_path):
+    """A lost connection: the run saves and ends, though nothing can be printed any more, and is told so twice."""
+    screen, terminal = pty.openpty()
+    stopped = start(tmp_path, "hangup:4", stdout=terminal, stderr=terminal, start_new_session=True)
+    os.close(terminal)
+    shown = b""
+    while b"waiting" not in shown:
+        shown += os.read(screen, 4096)
+    os.close(screen)
+    assert stopped.wait(timeout=120) == 129, shown
+    assert Checkpoints(epath.Path(tmp_path / "run" / "teacher"), read_only=True).steps()[0] == 4
     run.run(long_tree(), str(tmp_path / "run"))
     assert_same_run(unbroken[0], tmp_path / "run")
 
@@ -186,12 +198,8 @@ def test_another_run_in_the_folder_is_refused(unbroken, tmp_path):
     with pytest.raises(InputError, match=r"config.student.terms.kd.weight is 20.0 there and 0.5 here.*--overwrite"):
         run.run(other, str(home))
     moved = long_tree()
-    moved["log"]["every"], moved["checkpoint"]["keep"], moved["data"]["dir"], moved["parallel"]["mesh"] = (
-        7,
-        5,
-        "/x",
-        [1],
-    )
+    moved["log"]["every"], moved["checkpoint"]["keep"] = 7, 5
+    moved["data"]["dir"], moved["parallel"]["mesh"] = "/x", [1]
     run.run(moved, str(home))  # may move to another machine and log otherwise
     (home / "mine.txt").write_text("keep me")
     summary = run.run(other, str(home), overwrite=True)
@@ -263,10 +271,8 @@ def test_four_devices(unbroken, tmp_path, scope):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(config_tree))
     home = str(tmp_path / "four")
-    code = (
-        "import json; from kd_jax.train import run; from tests import tiny; held = tiny.in_place(); held.__enter__(); "
-    )
-    code += f"run.run(json.load(open({str(config)!r})), {home!r})"
+    code = "import json; from kd_jax.train import run; from tests import tiny; held = tiny.in_place(); "
+    code += f"held.__enter__(); run.run(json.load(open({str(config)!r})), {home!r})"
     env = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
