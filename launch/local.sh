@@ -2,7 +2,8 @@
 # N processes on this machine train one recipe together: bash launch/local.sh N [--dry_run] --config=... --workdir=...
 # All flags but --dry_run go to launch/train.py; what follows "--" goes there as it is (also its own --dry_run).
 # The first process speaks; the others are heard when they fail. Where there are GPUs, each process gets its share of
-# them. If one fails, all end; the exit code is the largest. Ctrl-C or SIGTERM saves; started again, the run resumes.
+# them. If one fails, all end; the exit code is the largest. Ctrl-C, SIGTERM or a closed terminal saves; started again,
+# the run resumes.
 set -u
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 refuse() { echo "error: $1" >&2; exit 2; }
@@ -50,6 +51,7 @@ for ((i = 0; i < count; i++)); do
 done
 trap 'kill -TERM "${pids[@]}" 2>/dev/null' TERM
 trap 'kill -INT "${pids[@]}" 2>/dev/null' INT
+trap 'kill -HUP "${pids[@]}" 2>/dev/null' HUP
 
 worst=0 failed=0 left=("${!pids[@]}")
 while ((${#left[@]})); do
