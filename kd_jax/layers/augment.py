@@ -138,6 +138,15 @@ OPERATIONS = tuple(FUNCTIONS)
 PAIRS = np.array(tuple(combinations(range(len(OPERATIONS)), 2)), np.int32)  # (36, 2), each in the published order
 
 
+def first_magnitudes(*, published: bool = False) -> Array:
+    """(36, 2): where the magnitudes of the pairs' operations start, as public code has them.
+
+    That code starts at 0.5, which on its scale is no change for the five that move cells; on ours that is 0.
+    """
+    moves = jnp.asarray(PAIRS) < len(LIMITS)
+    return jnp.where(moves & (not published), 0.0, 0.5)
+
+
 def apply_pair(x: Array, pair: Array, on: Array, magnitudes: Array, key: Array, *, published: bool = False) -> Array:
     """Run the two operations of a sub-policy one after the other, each only if its `on` is 1.
 

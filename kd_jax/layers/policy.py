@@ -49,15 +49,18 @@ class _Sample(NamedTuple):
     index: Array  # ()
 
 
-def init(key: Array, *, estimator: str, start: str = "published", size: int = len(PAIRS)) -> PyTree:
+def init(
+    key: Array, *, estimator: str, start: str = "published", size: int = len(PAIRS), magnitude: Array | float = 0.5
+) -> PyTree:
     """A policy at its start.
 
     Args:
       key: PRNG key.
       estimator: "relaxed" or "relax"; only the latter has "control".
-      start: "published": probabilities 0.5, weights 0.001, magnitudes 0.5. "random": probabilities and magnitudes
+      start: "published": probabilities 0.5, weights 0.001, magnitudes as given. "random": probabilities and magnitudes
         uniform on [0, 1], weights standard normal: a baseline for a learned policy.
       size: S.
+      magnitude: (S, 2) or one for all.
 
     Raises:
       InputError: an unknown estimator or start.
@@ -67,13 +70,13 @@ def init(key: Array, *, estimator: str, start: str = "published", size: int = le
     for name, value, accepted in (("estimator", estimator, ESTIMATORS), ("start", start, STARTS)):
         if value not in accepted:
             raise InputError(f"policy: {name} must be {' or '.join(accepted)}, got {value!r}")
-    probability, weight, magnitude, hidden, output = jax.random.split(key, 5)
+    probability, weight, strength, hidden, output = jax.random.split(key, 5)
     if start == "random":
         policy = {"probability": jax.random.uniform(probability, (size, 2))}
-        policy |= {"weight": jax.random.normal(weight, (size,)), "magnitude": jax.random.uniform(magnitude, (size, 2))}
+        policy |= {"weight": jax.random.normal(weight, (size,)), "magnitude": jax.random.uniform(strength, (size, 2))}
     else:
         policy = {"probability": jnp.full((size, 2), 0.5, float), "weight": jnp.full((size,), 1e-3, float)}
-        policy["magnitude"] = jnp.full((size, 2), 0.5, float)
+        policy["magnitude"] = jnp.full((size, 2), magnitude, float)
     if estimator == "relax":
         shapes = {"hidden": (hidden, (3 * size, HIDDEN)), "output": (output, (HIDDEN, 1))}
         policy["control"] = {

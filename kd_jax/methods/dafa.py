@@ -69,7 +69,8 @@ def dafa(
         refined teacher.
       hypergradient: "exact" or "finite" differences.
       rate: learning rate of the policy's Adam.
-      start: "published", or "random" (with search_epochs=0: a random policy).
+      start: "published": probabilities 0.5, all pairs alike, and what public code's magnitude 0.5 does: shears,
+        translations and rotations start as no change. Or "random" (with search_epochs=0: a random policy).
       published: read magnitudes as the public code does (0.5 is no change) instead of from 0 with a random sign.
 
     Returns:
@@ -94,7 +95,8 @@ def dafa(
     def init(key: Array, context: InitContext) -> Vars:
         for i in stages:
             require_stages("dafa", context, i, seats=("teacher",))
-        return NO_VARS._replace(policy=policy.init(key, estimator=estimator, start=start))
+        magnitude = augment.first_magnitudes(published=published)
+        return NO_VARS._replace(policy=policy.init(key, estimator=estimator, start=start, magnitude=magnitude))
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
         if not vars.policy or not train:  # the plain outer loss gives no policy

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.layers.augment import FUNCTIONS, OPERATIONS, PAIRS, apply_pair, straight_through
+from kd_jax.layers.augment import FUNCTIONS, OPERATIONS, PAIRS, apply_pair, first_magnitudes, straight_through
 
 SIGNED = OPERATIONS[:5]
 EXACT = OPERATIONS[:7]  # the gradient in the magnitude is the derivative
@@ -229,6 +229,16 @@ def test_every_pair_is_its_operations_one_after_the_other(rng):
     assert run._cache_size() == 1
     text = run.lower(x, jnp.asarray(PAIRS)[0], on, magnitudes, jax.random.key(0)).as_text()
     assert text.count("stablehlo.case") == 1  # a choice, not nine results and a selection
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_where_a_search_starts_nothing_moves(rng, published):
+    """As in public code: shears, translations and rotations change nothing, the other four do."""
+    start, x = first_magnitudes(published=published), jnp.asarray(rng.normal(size=(2, 5, 4, 6)), jnp.float32)
+    run = jax.jit(partial(apply_pair, published=published))
+    for pair, magnitudes in zip(PAIRS, start, strict=True):
+        out = run(x, jnp.asarray(pair), jnp.ones(2), magnitudes, jax.random.key(1))
+        assert (out == x).all() == (pair < 5).all()
 
 
 def test_on(rng, x64):

@@ -18,6 +18,8 @@ def test_init():
     assert shapes["control"]["output"] == {"kernel": (100, 1), "bias": (1,)}
     assert (policy["probability"] == 0.5).all() and (policy["magnitude"] == 0.5).all()
     np.testing.assert_allclose(policy["weight"], 1e-3)
+    each = jnp.arange(72.0).reshape(36, 2) / 72
+    assert (policies.init(jax.random.key(0), estimator="relax", magnitude=each)["magnitude"] == each).all()
     assert not any(x.weak_type for x in jax.tree.leaves(policy))
     random = policies.init(jax.random.key(0), estimator="relaxed", start="random")
     assert set(random) == {"probability", "weight", "magnitude"}

@@ -178,6 +178,14 @@ def test_a_stage_that_is_not_there(setting):
         methods.dam(stage=4).init(jax.random.key(0), context)
 
 
+@pytest.mark.parametrize("published", [False, True])
+def test_where_a_policy_starts(setting, published):
+    start = methods.dafa(published=published).init(jax.random.key(0), setting[1]).policy["magnitude"]
+    np.testing.assert_array_equal(start, augment.first_magnitudes(published=published))
+    drawn = methods.dafa(published=published, start="random").init(jax.random.key(0), setting[1]).policy["magnitude"]
+    assert len(np.unique(drawn)) == 72
+
+
 def test_no_search_without_epochs():
     assert methods.dafa(search_epochs=0).search is None and methods.dafa().search.score is not None
     assert methods.dafa(estimator="relaxed").search.score is None
