@@ -70,10 +70,11 @@ def init(
     for name, value, accepted in (("estimator", estimator, ESTIMATORS), ("start", start, STARTS)):
         if value not in accepted:
             raise InputError(f"policy: {name} must be {' or '.join(accepted)}, got {value!r}")
-    probability, weight, strength, hidden, output = jax.random.split(key, 5)
+    probability, weight, magnitude_key, hidden, output = jax.random.split(key, 5)
     if start == "random":
         policy = {"probability": jax.random.uniform(probability, (size, 2))}
-        policy |= {"weight": jax.random.normal(weight, (size,)), "magnitude": jax.random.uniform(strength, (size, 2))}
+        policy["weight"] = jax.random.normal(weight, (size,))
+        policy["magnitude"] = jax.random.uniform(magnitude_key, (size, 2))
     else:
         policy = {"probability": jnp.full((size, 2), 0.5, float), "weight": jnp.full((size,), 1e-3, float)}
         policy["magnitude"] = jnp.full((size, 2), magnitude, float)
