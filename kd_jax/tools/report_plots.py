@@ -3,7 +3,9 @@ in print and on a screen: labels, units, colours that colour-blind readers tell 
 
 import io
 import itertools
+import re
 import statistics
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +18,7 @@ MARKERS = "osD^vP*X"
 MOST = len(COLORS)  # lines of one picture
 USES = "/use/"  # in the names of what a policy logs
 SIZE = (6.4, 4.2)  # inches
+LETTERS = 34  # of a line of a name beside a picture
 FAR = 10  # times the median difference
 
 
@@ -87,11 +90,18 @@ def _differences(rows: Sequence[Row]) -> bytes | None:
     return png(figure_of_differences(rows)) if rows else None
 
 
+def _in_lines(label: str) -> str:
+    """A row's name, broken after spaces and commas, so that it leaves room for what it is the name of."""
+    return textwrap.fill(re.sub(r",(?=\S)", ", ", label), LETTERS)
+
+
 def figure_of_differences(rows: Sequence[Row]):
     """A line for every row, in the order of the table: a dot for each pair, the mean and the interval that the pairs
     leave. Means that the interval tells from zero are filled; a row far outside the others is a number at the edge.
     rows: with differences, one at least."""
-    figure = figure_of((SIZE[0], 1.2 + 0.26 * len(rows)))
+    labels = [_in_lines(row.label) for row in rows]
+    spacing = 0.1 + 0.16 * max(label.count("\n") + 1 for label in labels)
+    figure = figure_of((SIZE[0], 1.2 + spacing * len(rows)))
     axes = figure.add_subplot()
     widths = [max(map(abs, row.gap.pairs)) for row in rows]
     for place, (row, width) in enumerate(zip(rows, widths, strict=True)):
@@ -105,7 +115,7 @@ def figure_of_differences(rows: Sequence[Row]):
         else:
             _difference(axes, place, row.gap)
     axes.axvline(0, color="black", linewidth=1)
-    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
     axes.set(title=f"To {rows[0].gap.baseline}", xlabel="difference of the last step, points")

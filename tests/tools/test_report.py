@@ -61,13 +61,29 @@ def test_the_picture_of_differences(home):
     np.testing.assert_allclose(ends, [[100 * (four.mean - four.reach), 100 * (four.mean + four.reach)]])
 
 
-def test_a_collapse_does_not_hide_the_other_differences():
-    def row(label, *pairs):
-        base = report_tables.Row("base", [], dict.fromkeys(range(9), 0.8), None, None, None)
-        there = report_tables.Row(label, [], {i: 0.8 + pair for i, pair in enumerate(pairs)}, None, None, None)
-        return there._replace(gap=report_tables.gap_of(there, base))
+def compared(label, *pairs):
+    """A row that differs so from its baseline."""
+    base = report_tables.Row("base", [], dict.fromkeys(range(9), 0.8), None, None, None)
+    there = report_tables.Row(label, [], {i: 0.8 + pair for i, pair in enumerate(pairs)}, None, None, None)
+    return there._replace(gap=report_tables.gap_of(there, base))
 
-    rows = [row("a", 0.01, 0.012), row("collapsed", -0.7, -0.69), row("b", -0.01, -0.02)]
+
+@pytest.mark.parametrize(
+    "label", ["DAFA + FitNet, 20 epochs of search, outer loss consistency", ",".join(["a.b=1"] * 9)]
+)
+def test_a_long_name_leaves_room_for_the_picture(label):
+    figure = report_plots.figure_of_differences([compared(label, 0.01, 0.02), compared("b", -0.01, -0.02)])
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert axes.get_position().width > 0.4
+    texts = [axes.xaxis.label, *axes.get_yticklabels()]
+    assert all(figure.bbox.containsx(x) for text in texts for x in text.get_window_extent().intervalx)
+    upper, lower = (text.get_window_extent() for text in axes.get_yticklabels())
+    assert not upper.overlaps(lower)
+
+
+def test_a_collapse_does_not_hide_the_other_differences():
+    rows = [compared("a", 0.01, 0.012), compared("collapsed", -0.7, -0.69), compared("b", -0.01, -0.02)]
     (axes,) = report_plots.figure_of_differences(rows).axes
     assert [text.get_text() for text in axes.texts] == ["\u2190 -69.5"] and axes.get_xlim()[0] > -20
     assert len(axes.get_yticklabels()) == 3
