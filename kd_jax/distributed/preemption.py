@@ -57,6 +57,12 @@ class StopRequest:
         return max(1, min(2 * steps, int(steps * PACE / max(seconds, 1e-9))))
 
 
+def silence(stream: int) -> None:
+    """Let what is written to a stream, 1 or 2, go nowhere from now on."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream)
+
+
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
     """Inside this context the first of SIGNALS is only recorded; a second one acts as usual.
@@ -82,7 +88,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
         nonlocal first_time
         for stream in terminals if number == signal.SIGHUP else ():
             if not os.isatty(stream):  # any more
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+                silence(stream)
         if not signals:
             first_time = time.monotonic()
             signals.append(number)

@@ -7,6 +7,7 @@ With KD_JAX_DEBUG=1 every error keeps it.
 
 import errno
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from absl import flags
 
 from kd_jax.distributed import processes
-from kd_jax.distributed.preemption import Interrupted
+from kd_jax.distributed.preemption import Interrupted, silence
 from kd_jax.engine.metrics import NonFiniteError
 from kd_jax.tools import environment
 from kd_jax.tools.config_file import ConfigFlag
@@ -50,8 +51,8 @@ def main(
             raise
         if message is None or os.environ.get("KD_JAX_DEBUG") == "1":
             traceback.print_exc()
-        if isinstance(e, BrokenPipeError):  # or the interpreter writes its last lines there, and complains
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if _is_of_stdout(e):  # or the interpreter writes its last lines there, and complains
+            silence(1)
         _end(code, message)
 
 
@@ -63,13 +64,22 @@ def verdict(error: Exception) -> tuple[int, str | None]:
         return 3, str(error)
     if isinstance(error, Interrupted):
         return 128 + error.number, str(error)
-    if isinstance(error, BrokenPipeError):
+    if _is_of_stdout(error):
         return 1, "stdout: closed by its reader, as `| head` does; a run that this stopped resumes by the same command"
     if isinstance(error, processes.MainProcessError) or isinstance(error, OSError) and _of_the_user(error):
         return 1, str(error)
     if isinstance(error, RuntimeError | AssertionError) and (message := environment.without_devices()):
         return 2, message
     return 1, None
+
+
+def _is_of_stdout(error: Exception) -> bool:
+    """Whether what broke is stdout, and no other pipe."""
+    if not isinstance(error, BrokenPipeError):
+        return False
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _of_the_user(error: OSError) -> bool:

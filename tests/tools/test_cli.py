@@ -235,6 +235,7 @@ VERDICTS = [
     (FileNotFoundError("ours"), (1, None)),
     (OSError(5, "Input/output error"), (1, None)),
     (ConnectionError("ours"), (1, None)),
+    (BrokenPipeError(32, "Broken pipe"), (1, None)),  # some other pipe than stdout
     (ValueError("ours"), (1, None)),
     (ZeroDivisionError("ours"), (1, None)),
     (FloatingPointError("ours"), (1, None)),
