@@ -82,7 +82,9 @@ def policy_step(
         value, grads = _finite(loss, update, outer_loss, params, policy, mean)
     value, grads = mean((value, grads))
     if search.score is not None:
-        grads = jax.tree.map(jnp.add, grads, search.score(policy, fold(key, "method"), value))
+        draws = [key] if search.outer == "plain" else [key, fold(key, "outer")]  # each has a draw of its own
+        scores = (search.score(policy, fold(draw, "method"), value) for draw in draws)
+        grads = jax.tree.map(lambda *parts: sum(parts), grads, *scores)
     updates, policy_opt = policy_adam(search).update(grads, state.policy_opt, state.policy)
     policy = optax.apply_updates(state.policy, updates)
     metrics = {"outer": metrics_lib.mean_of(value, mask_of(outer_batch))}

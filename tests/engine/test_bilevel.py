@@ -10,6 +10,7 @@ from flax import linen as nn
 import kd_jax
 from kd_jax import methods
 from kd_jax.engine import bilevel, optim
+from kd_jax.layers import policy
 from kd_jax.methods.base import NO_VARS, no_vars
 from kd_jax.typing import Distiller, Outputs, Search
 
@@ -71,8 +72,9 @@ def value_of(policy, state, batches, parts):
     return terms["other"].mean() if outer == "consistency" else value
 
 
-def hypergradient(state, batches, parts):
+def hypergradient(state, batches, parts, key=None):
     """What policy_step hands to its optimiser."""
+    key = jax.random.key(2) if key is None else key
     gradient = {}
 
     class Spy:
@@ -82,7 +84,7 @@ def hypergradient(state, batches, parts):
 
     real, bilevel.policy_adam = bilevel.policy_adam, lambda search: Spy()
     try:
-        _, metrics = kd_jax.engine.policy_step(state, ((), batches[0]), ((), batches[1]), jax.random.key(2), **parts)
+        _, metrics = kd_jax.engine.policy_step(state, ((), batches[0]), ((), batches[1]), key, **parts)
     finally:
         bilevel.policy_adam = real
     return gradient, metrics["outer"]
@@ -147,26 +149,62 @@ def test_the_policy_finds_the_class_of_the_outer_batch():
     assert gained[0] > 0.5 and gained[0] > gained[1:].max() + 0.5
 
 
-def test_a_score_is_added_with_the_key_of_the_sample():
-    calls = {}
+@pytest.mark.parametrize("outer", ["plain", "refined", "consistency"])
+def test_a_score_is_added_with_the_key_of_each_sample(outer):
+    """A policy in the outer loss draws there once more."""
+    scored, sampled, values = set(), set(), []
+
+    def spelled(key):
+        return tuple(np.asarray(jax.random.key_data(key)).tolist())
 
     def score(policy, key, value):
-        calls["key"], calls["value"] = key, value
+        scored.add(spelled(key))
+        values.append(value)
         return {"w": jnp.full(3, 7.0)}
 
     def apply(vars, view, key, train):
-        calls.setdefault("sampled", key)
+        if vars.policy:
+            sampled.add(spelled(key))
         return plain.apply(vars, view, key, train)
 
-    plain = weighted()
+    plain = weighted(outer=outer)
     distiller = methods.chain(a=Distiller(plain.init, apply, search=plain.search._replace(score=score)))
     state, batches, parts = setting(distiller, optax.sgd(0.1))
-    with_score, outer = hypergradient(state, batches, parts)
-    np.testing.assert_array_equal(jax.random.key_data(calls["key"]), jax.random.key_data(calls["sampled"]))
+    with_score, metric = hypergradient(state, batches, parts)
+    assert scored == sampled and len(scored) == (1 if outer == "plain" else 2)
     parts["distiller"] = methods.chain(a=Distiller(plain.init, plain.apply, search=plain.search))
     without, _ = hypergradient(state, batches, parts)
-    np.testing.assert_allclose(with_score["a"]["w"], without["a"]["w"] + 7, rtol=1e-6)
-    assert float(calls["value"]) == pytest.approx(float(outer.total / outer.count))
+    np.testing.assert_allclose(with_score["a"]["w"], without["a"]["w"] + 7 * len(scored), rtol=1e-6)
+    assert all(float(value) == pytest.approx(float(metric.total / metric.count)) for value in values)
+
+
+def test_the_mean_score_is_the_gradient_of_the_mean():
+    """RELAX with the policy in the outer loss alone: what an update does not change is felt through its draw there."""
+    gain, on = jnp.array([1.0, 3.0]), jnp.array([[1.0, 2.0], [3.0, 4.0]])
+
+    def init(key, context):
+        return NO_VARS._replace(policy=policy.init(key, estimator="relax", size=2))
+
+    def apply(vars, view, key, train):
+        drawn = policy.draw(vars.policy, key, estimator="relax")
+        return view, {"": gain[drawn.index] + jnp.sum(on[drawn.index] * drawn.on) + 0 * view.labels}, {}, {}
+
+    search = Search(epochs=1, outer="refined", score=policy.score)
+    state, batches, parts = setting(Distiller(init, apply, search=search), optax.sgd(0.1))
+
+    def mean(values):
+        added = jnp.sum(on * values["probability"], axis=1)
+        return jax.nn.softmax(values["weight"]) @ (gain + added)
+
+    def one(key):
+        return hypergradient(state, batches, parts, key)[0]
+
+    estimates = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 8000))
+    truth = jax.grad(mean)({name: state.policy[name] for name in ("probability", "weight")})
+    for name, value in truth.items():
+        error = np.std(estimates[name], axis=0) / 8000**0.5
+        np.testing.assert_array_less(np.abs(np.mean(estimates[name], axis=0) - value), 4 * error)
+        assert (error < 0.3).all()
 
 
 def test_two_searches_are_refused():

@@ -88,9 +88,9 @@ def test_search_finds_what_helps():
 
 @pytest.mark.full  # 25,000 steps
 def test_an_outer_loss_behind_the_same_policy_finds_less():
-    """The consistency loss refines the right maps of the outer batch too, where every move hurts: what helps gets less
-    weight on average than by the plain outer loss in any seed, and a magnitude between none (0.5) and the right one
-    (0.78)."""
+    """The consistency loss refines the right maps of the outer batch too, where every move hurts: what helps hardly
+    gains weight on average, by the plain outer loss it gains more than half in every seed, and its magnitude is between
+    none (0.5) and the right one (0.78)."""
     compiled = jax.jit(lambda seed: search(seed, "consistency"), compiler_options={"xla_backend_optimization_level": 3})
     shares = []
     for seed in range(5):
@@ -100,5 +100,5 @@ def test_an_outer_loss_behind_the_same_policy_finds_less():
         message = f"seed {seed}: {share:.2f} {magnitude:.3f} {other_share:.2f}"
         print(message)
         shares.append(share)
-        assert share > 2 / 9 and other_share < 2 / 9 / 1.5 and 0.55 < magnitude < 0.72, message
-    assert np.mean(shares) < 0.45, shares
+        assert share > 0.8 * 2 / 9 and other_share < 2 / 9 / 1.5 and 0.55 < magnitude < 0.72, message
+    assert np.mean(shares) < 0.35, shares
