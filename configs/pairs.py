@@ -18,15 +18,18 @@ def batch(pair, size: int) -> dict:
     return {"batch_size": size, "optim.lr": 0.2 * size / 512}
 
 
-# DKD's beta (mdistiller's configs); for any pair not listed 8, on ImageNet 0.5
+# DKD's beta (mdistiller's configs; 110 to 20 from RLD's repository, wrn_40_2 to MobileNetV2 from SDD's paper); for any
+# pair not listed 8, on ImageNet 0.5
 DKD_BETA = {
     ("imagenet_ResNet34", "imagenet_ResNet18"): 0.5,
     ("imagenet_ResNet50", "imagenet_MobileNetV1"): 2.0,
     ("resnet56", "resnet20"): 2.0,
     ("resnet110", "resnet32"): 2.0,
+    ("resnet110", "resnet20"): 2.0,
     ("resnet32x4", "resnet8x4"): 8.0,
     ("wrn_40_2", "wrn_16_2"): 6.0,
     ("wrn_40_2", "wrn_40_1"): 6.0,
+    ("wrn_40_2", "MobileNetV2"): 6.0,
     ("vgg13", "vgg8"): 6.0,
     ("vgg13", "MobileNetV2"): 6.0,
 }
@@ -133,8 +136,13 @@ DEEPKD = {
     ("vgg13", "MobileNetV2"): 0.095,
 }
 
-# RLD's beta on ImageNet (its authors' configs); for any pair not listed 0.5
+# RLD's settings where its repository's README has them, and beta on ImageNet (its authors' configs); for any pair not
+# listed 0.5
+RLD = {("vgg13", "vgg8"): {"beta": 8.0, "confidence_temperature": None}}
 RLD_LARGE = {("imagenet_ResNet50", "imagenet_MobileNetV1"): 2.0}
+
+# SoKD's epochs of search (a public working copy of its code); 20 for any pair not listed, on ImageNet 5
+SOKD_SEARCH = {("resnet32x4", "resnet8x4"): 50, ("vgg13", "vgg8"): 10}
 
 # ReviewKD's weight (its authors' script; of the last three we have it from memory); 1 for any pair not listed
 REVIEWKD_WEIGHT = {

@@ -75,12 +75,14 @@ class Variables(NamedTuple):
 
 class Match(NamedTuple):
     """The pair of logits (B, K) that logit criteria compare, raw until a refiner changes it. temperature: () or (B, 1),
-    None until a refiner sets it; criteria without one of their own use it. teacher_temperature: where it is another."""
+    None until a refiner sets it; criteria without one of their own use it. teacher_temperature: where it is another.
+    normalize: a Partial, what refiners do to both sides alike; see `methods.comparable`."""
 
     student: Array
     teacher: Array
     temperature: Array | float | None = None
     teacher_temperature: Array | float | None = None
+    normalize: Callable[[Array], Array] | None = None
 
 
 class View(NamedTuple):
@@ -221,11 +223,10 @@ class Search(NamedTuple):
     """How the policy of a method is searched, step by step beside training (kd_jax.engine.bilevel).
 
     epochs: how long; the policy stays as it is then. every: steps between policy steps. holdout: share of the
-    training set that only the outer loss sees while the search lasts; 0 takes the next batch in order.
-    outer: the outer loss is "plain" (no policy in it), "refined" (the same), or its part "consistency". hypergradient:
-    "exact", or "finite" differences. rate, betas, decay: of Adam over the policy.
-    score: (policy, key, value) -> the part of the policy's gradient that no differentiation gives, from the value
-    of the outer loss at the sample that `apply` draws with that key; None where there is no such part.
+    training set that only the outer loss sees while the search lasts; 0 takes the next batch in order. outer: the
+    outer loss is "plain" (no policy in it), "refined" (the same), or its part "consistency". hypergradient: "exact",
+    or "finite" differences. rate, betas, decay: of Adam over the policy. score: (policy, key, outer loss) -> what
+    differentiation does not give of the policy's gradient, for the sample that `apply` draws with that key; or None.
     """
 
     epochs: int
@@ -277,9 +278,8 @@ class Distiller(_Distiller):
     refines: of a refiner, the needs of terms that can see its work.
     networks: vars -> name -> AuxNetwork, the networks of its own: measured, saved and exported like the student.
     whole_batch: name -> what it does over the whole batch, so that parts of a batch one after the other would be
-    another method. Terms of shape () need not say so.
-    task_terms: the names of its terms that are the task's own loss.
-    starts: vars -> name -> AuxNetwork, networks or parts of them that a later phase may start from.
+    another method. Terms of shape () need not say so. task_terms: the names of its terms that are the task's own
+    loss. starts: vars -> name -> AuxNetwork, networks or parts of them that a later phase may start from.
 
     In terms, logs, lr_multipliers, networks, whole_batch, task_terms and starts the name "" is the member itself;
     `chain` puts its label there.

@@ -31,18 +31,18 @@ from kd_jax.methods.sdd import sdd, sdd_dkd, sdd_kd, sdd_nkd
 from kd_jax.methods.sftn import sftn_branches
 from kd_jax.methods.simkd import simkd
 from kd_jax.methods.skd import skd
-from kd_jax.methods.terms import ce, dist, dkd, kd
+from kd_jax.methods.terms import ce, comparable, dist, dkd, kd
 from kd_jax.methods.ttm import ttm, wttm
 from kd_jax.methods.vid import vid
 from kd_jax.methods.wkd_f import wkd_f
 from kd_jax.methods.wkd_l import wkd_l
 
 __all__ = [
-    "CRITERIA", "REFINERS", "ab", "ab_kd", "at", "cat_kd", "cc", "ce", "chain", "crd", "crld", "ctkd", "dafa", "dam",
-    "deepkd", "deit", "dist", "dkd", "dml", "ea", "ea_dkd", "ea_kd", "embed", "everywhere", "fcfd", "fitnet", "fsp",
-    "ft", "identity", "kd", "kdsvd", "look_again", "lskd", "mlld", "nkd", "normkd", "nst", "ofa", "ofd",
-    "paraphraser", "pkt", "ramp", "reviewkd", "rkd", "rld", "sdd", "sdd_dkd", "sdd_kd", "sdd_nkd", "sftn_branches",
-    "simkd", "skd", "sp", "taught_by", "ttm", "vid", "weigh", "wkd_f", "wkd_l", "wttm",
+    "CRITERIA", "REFINERS", "ab", "ab_kd", "at", "cat_kd", "cc", "ce", "chain", "comparable", "crd", "crld", "ctkd",
+    "dafa", "dam", "deepkd", "deit", "dist", "dkd", "dml", "ea", "ea_dkd", "ea_kd", "embed", "everywhere", "fcfd",
+    "fitnet", "fsp", "ft", "identity", "kd", "kdsvd", "look_again", "lskd", "mlld", "nkd", "normkd", "nst", "ofa",
+    "ofd", "paraphraser", "pkt", "ramp", "reviewkd", "rkd", "rld", "sdd", "sdd_dkd", "sdd_kd", "sdd_nkd",
+    "sftn_branches", "simkd", "skd", "sp", "taught_by", "ttm", "vid", "weigh", "wkd_f", "wkd_l", "wttm",
 ]  # fmt: skip
 
 # refiners change the view and stand first, in the order that a recipe names; where it names none, in this one

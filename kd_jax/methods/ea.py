@@ -24,6 +24,7 @@ def ea(host: Distiller, *, temperature: float = 3.0, bound: str = "log") -> Dist
       InputError: an argument outside its range; when variables are made, a term about the batch as a whole.
 
     Reference: Su et al., "EA-KD: Entropy-based Adaptive Knowledge Distillation", 2025, arXiv 2311.13621.
+    Differs: the bound of the entropies is the paper's; the published code for CIFAR-100 has bound="classes".
     """
     finite = float("inf")
     require(
@@ -61,6 +62,7 @@ def ea_kd(
       InputError: an argument outside its range.
 
     Reference: Su et al., "EA-KD: Entropy-based Adaptive Knowledge Distillation", 2025, arXiv 2311.13621.
+    Differs: the bound of the entropies is the paper's; the published code for CIFAR-100 has bound="classes".
     """
     return weigh(ea(kd(temperature=temperature), temperature=entropy_temperature, bound=bound), weight)
 
@@ -86,6 +88,7 @@ def ea_dkd(
       InputError: an argument outside its range; fewer than three classes.
 
     Reference: Su et al., "EA-KD: Entropy-based Adaptive Knowledge Distillation", 2025, arXiv 2311.13621.
+    Differs: the bound of the entropies is the paper's; the published code for CIFAR-100 has bound="classes".
     """
     host = dkd(alpha=alpha, beta=beta, temperature=temperature)
     return weigh(ea(host, temperature=entropy_temperature, bound=bound), weight)

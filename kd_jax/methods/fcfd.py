@@ -15,7 +15,7 @@ from kd_jax.losses.common import mean_square
 from kd_jax.methods.base import NO_VARS, fold, require, run, weigh
 from kd_jax.methods.joined import Crossing, Joined, drawn, join
 from kd_jax.methods.stages import NEEDS, masked, require_maps, require_stages
-from kd_jax.methods.terms import pair_of, reads
+from kd_jax.methods.terms import comparable, pair_of, reads
 from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, Schedule, Vars, View
 
 
@@ -130,7 +130,7 @@ def _crossings(count: int, paths: int, maps: bool) -> list[Crossing]:
 def _path(view: View, joined: Joined, pair: dict, crossing: Crossing, x: Array) -> tuple[Array, Array]:
     """Of one path, from behind its bridge: the divergence of its logits, and of its maps in the teacher, (B,) each."""
     later = joined.behind(view, crossing, x)
-    divergence = losses.kd(**{**pair, "student": later.logits})
+    divergence = losses.kd(**{**pair, "student": comparable(view, later.logits)})
     if not crossing.to_teacher:
         return divergence, jnp.zeros_like(divergence)
     return divergence, sum(_apart(view, i, map) for i, map in enumerate(later.stages, crossing.stage + 1))

@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from kd_jax import losses
 from kd_jax.layers.augment import straight_through
 from kd_jax.methods.base import everywhere, no_vars, require
-from kd_jax.typing import Array, Distiller, InitContext, Monitor, Need, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Match, Monitor, Need, Vars, View
 
 NEEDS = frozenset({Need.MATCH})
 MONITORS = (Monitor("temperature", unit="temperature"),)  # of ctkd
@@ -34,15 +35,25 @@ def lskd(*, temperature: float = 2.0) -> Distiller:
     require("lskd", temperature=(temperature, 0 < temperature < float("inf"), "a finite number above 0"))
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
-        pair = {"student": losses.standardize(view.match.student), "teacher": losses.standardize(view.match.teacher)}
+        match = normalized(view.match, Partial(losses.standardize))
         return (
-            view._replace(match=view.match._replace(**pair, temperature=temperature, teacher_temperature=None)),
+            view._replace(match=match._replace(temperature=temperature, teacher_temperature=None)),
             {},
             {},
             vars.stats,
         )
 
     return everywhere(Distiller(no_vars, apply, NEEDS, refines=NEEDS))
+
+
+def normalized(match: Match, function: Partial) -> Match:
+    """A pair with a function of logits (..., B, K) applied to both sides, which remembers it: see `comparable`."""
+    both = function if match.normalize is None else Partial(_after, function, match.normalize)
+    return match._replace(student=function(match.student), teacher=function(match.teacher), normalize=both)
+
+
+def _after(second: Partial, first: Partial, logits: Array) -> Array:
+    return second(first(logits))
 
 
 def ctkd(

@@ -1,9 +1,8 @@
 """NKD: the label by the teacher's probability of it, the other classes by themselves."""
 
 from kd_jax import losses
-from kd_jax.losses.common import mean_logits
 from kd_jax.methods.base import weigh
-from kd_jax.methods.terms import LABELS, criterion, pair_of, reads
+from kd_jax.methods.terms import LABELS, criterion, reads, with_raw_teacher
 from kd_jax.typing import Distiller, Schedule, Terms, View
 
 
@@ -35,7 +34,7 @@ def nkd(
     needs = reads("nkd", temperature) | LABELS
 
     def terms(view: View) -> Terms:
-        pair = {**pair_of(view, temperature), "raw_teacher": mean_logits(view.teachers)}
+        pair = with_raw_teacher(view, temperature)
         return {"": losses.nkd(**pair, labels=view.labels, gamma=gamma, divergence=divergence)}
 
     return weigh(criterion(terms, needs), weight)

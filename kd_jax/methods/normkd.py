@@ -1,8 +1,11 @@
 """NormKD: every example's temperature is the spread of its logits, on either side its own."""
 
+from jax.tree_util import Partial
+
 from kd_jax import losses
 from kd_jax.losses.common import mean_logits
 from kd_jax.methods.base import everywhere, no_vars, require
+from kd_jax.methods.match import normalized
 from kd_jax.typing import Array, Distiller, Need, Vars, View
 
 NEEDS = frozenset({Need.MATCH})
@@ -32,10 +35,16 @@ def normkd(*, scale: float = 2.0) -> Distiller:
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
         raw = losses.deviation(mean_logits(view.teachers))
-        student, teacher = view.match.student, view.match.teacher
-        student = student * (raw / losses.deviation(student))
-        teacher = teacher * (raw / losses.deviation(teacher))
-        match = view.match._replace(student=student, teacher=teacher, temperature=scale * raw, teacher_temperature=None)
-        return view._replace(match=match), {}, {}, vars.stats
+        match = normalized(view.match, Partial(_spread_to, raw))
+        return (
+            view._replace(match=match._replace(temperature=scale * raw, teacher_temperature=None)),
+            {},
+            {},
+            vars.stats,
+        )
 
     return everywhere(Distiller(no_vars, apply, NEEDS, refines=NEEDS))
+
+
+def _spread_to(deviation: Array, logits: Array) -> Array:
+    return logits * (deviation / losses.deviation(logits))

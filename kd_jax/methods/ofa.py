@@ -8,7 +8,7 @@ from kd_jax import losses
 from kd_jax.layers.exits import MapExit, TokenExit
 from kd_jax.methods.base import fold, require, run, weigh
 from kd_jax.methods.stages import as_map, is_tokens, require_stages
-from kd_jax.methods.terms import LABELS, pair_of, reads
+from kd_jax.methods.terms import LABELS, comparable, pair_of, reads
 from kd_jax.typing import Array, Distiller, InitContext, Schedule, Vars, View
 
 
@@ -31,7 +31,8 @@ def ofa(
     Args:
       weight: a number, or a schedule of the step.
       last_weight: >= 0, of the student's own logits.
-      power: > 0; 1 for ResNet18 from Swin-T on CIFAR-100, 1.5 from DeiT-T on ImageNet, as published.
+      power: > 0; published, for code that raises all classes: 1 for ResNet18 from Swin-T on CIFAR-100, 1.5 from DeiT-T
+        on ImageNet.
       temperature: T > 0; None takes the one that a refiner has set, or else 4.
       all_classes: raise the teacher's probability of every class to `power`, as the published code does.
 
@@ -71,7 +72,7 @@ def ofa(
         width = vars.params["exit1"]["fc"]["kernel"].shape[0]
         for name, (layer, stage) in _exits(view, width).items():
             logits, stats[name] = run(layer, vars.params[name], vars.stats[name], stage, train=train)
-            terms[name] = losses.ofa(**{**pair, "student": logits}, **how)
+            terms[name] = losses.ofa(**{**pair, "student": comparable(view, logits)}, **how)
         return view, terms, {}, stats
 
     return weigh(Distiller(init, apply, needs), weight)

@@ -1,9 +1,8 @@
 """RLD, refined logits: the teacher's confidence without its mistakes."""
 
 from kd_jax import losses
-from kd_jax.losses.common import mean_logits
 from kd_jax.methods.base import require, weigh
-from kd_jax.methods.terms import LABELS, criterion, pair_of, reads
+from kd_jax.methods.terms import LABELS, criterion, reads, with_raw_teacher
 from kd_jax.typing import Distiller, Schedule, Terms, View
 
 
@@ -33,14 +32,15 @@ def rld(
       InputError: a temperature that is not above 0.
 
     Reference: Sun, Wang, et al., "Knowledge Distillation with Refined Logits", 2024, arXiv 2408.07703.
-    Differs: the paper writes one temperature; the default of 1 for the confidence part is its code's.
+    Differs: the paper writes one temperature; the default of 1 for the confidence part is its code's, whose default of
+      beta is 8.
     """
     needs, a = reads("rld", temperature) | LABELS, confidence_temperature
     accepted = a is None or 0 < a < float("inf")
     require("rld", confidence_temperature=(a, accepted, "a finite number above 0, or None"))
 
     def terms(view: View) -> Terms:
-        pair = {**pair_of(view, temperature), "raw_teacher": mean_logits(view.teachers)}
+        pair = with_raw_teacher(view, temperature)
         how = {"alpha": alpha, "beta": beta, "confidence_temperature": pair["temperature"] if a is None else a}
         return {"": losses.rld(**pair, labels=view.labels, **how)}
 

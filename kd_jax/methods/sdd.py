@@ -1,12 +1,15 @@
 """SDD: a criterion on logits applied to regions of the image too; a combinator around any such criterion."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 
 from kd_jax.losses.regions import region_logits, region_weights
 from kd_jax.methods.base import require, require_each, weigh
 from kd_jax.methods.nkd import nkd
 from kd_jax.methods.stages import require_cam
-from kd_jax.methods.terms import dkd, kd
+from kd_jax.methods.terms import comparable, dkd, kd
 from kd_jax.typing import Array, Distiller, InitContext, Match, Need, Outputs, Schedule, Vars, View
 
 DIVISORS = (1, 2, 4)  # of the grid of 4 x 4
@@ -19,8 +22,9 @@ def sdd(host: Distiller, *, scales: tuple[int, ...] = (1, 2), inconsistent: floa
 
     The regions are the cells of s x s grids. Their logits are the network's own classifier on the region's mean
     feature (kd_jax.losses.regions). w_r is 1 where the raw teacher is right about the region as about the whole image,
-    or wrong as there. The region that is the whole image is the pair in `match`, as refiners have made it; other
-    regions are the raw logits, at the refiners' temperature. Of several teachers the first is read.
+    or wrong as there. The region that is the whole image is the pair in `match`, as refiners have made it; of the
+    others both sides are as refiners change both alike (lskd), at the refiners' temperature. Of several teachers the
+    first is read.
 
     Args:
       host: a criterion on logits without variables, whose term has one value for each example.
@@ -53,6 +57,7 @@ def sdd(host: Distiller, *, scales: tuple[int, ...] = (1, 2), inconsistent: floa
         regions, batch = len(weights), len(view.labels)
         at = sum(s * s for s in scales[: scales.index(1)]) if whole else 0
         raw, match = (student, teacher), view.match
+        student, teacher = comparable(view, student), comparable(view, teacher)
         if whole:
             student, teacher = student.at[at].set(match.student), teacher.at[at].set(match.teacher)
             weights = weights.at[at].set(1.0)
@@ -60,7 +65,7 @@ def sdd(host: Distiller, *, scales: tuple[int, ...] = (1, 2), inconsistent: floa
         flat = view._replace(
             student=_logits_alone(raw[0]),
             teachers=(_logits_alone(raw[1]),),
-            match=Match(*map(_flat, (student, teacher)), *(_for_each(t, regions) for t in match[2:])),
+            match=Match(_flat(student), _flat(teacher), *jax.tree.map(partial(_for_each, regions), match[2:])),
             labels=jnp.tile(view.labels, regions),
             soft_labels=None,
         )
@@ -80,9 +85,9 @@ def _logits_alone(logits: Array) -> Outputs:
     return Outputs((), None, None, _flat(logits))
 
 
-def _for_each(temperature, regions: int):
-    """A temperature of examples (B, 1) for all their regions; any other as it is."""
-    return jnp.tile(temperature, (regions, 1)) if getattr(temperature, "ndim", 0) == 2 else temperature
+def _for_each(regions: int, x):
+    """A number for each example (B, 1), such as a temperature, for all their regions; any other as it is."""
+    return jnp.tile(x, (regions, 1)) if getattr(x, "ndim", 0) == 2 else x
 
 
 def sdd_kd(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 
 from kd_jax import losses
+from kd_jax.losses.common import mean_logits
 from kd_jax.methods.base import identity, no_vars, require, weigh
 from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, Schedule, Terms, Vars, View, extra_view
 
@@ -43,6 +44,16 @@ def pair_of(view: View, temperature: float | None) -> dict[str, Array | float]:
     if match.teacher_temperature is not None:
         pair["teacher"] = match.teacher * (match.temperature / match.teacher_temperature)
     return {**pair, "temperature": match.temperature}
+
+
+def comparable(view: View, logits: Array) -> Array:
+    """Raw logits (..., B, K) as refiners change both sides of `match` alike (lskd, normkd): to compare with it."""
+    return logits if view.match.normalize is None else view.match.normalize(logits)
+
+
+def with_raw_teacher(view: View, temperature: float | None) -> dict[str, Array | float]:
+    """`pair_of`, and the teacher's logits without what a refiner of the target (skd) makes of them."""
+    return {**pair_of(view, temperature), "raw_teacher": comparable(view, mean_logits(view.teachers))}
 
 
 def reads(name: str, temperature: float | None) -> frozenset:

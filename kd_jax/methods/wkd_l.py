@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax import losses
-from kd_jax.losses.common import mean_logits
 from kd_jax.methods.base import length_of, require, weigh
-from kd_jax.methods.terms import pair_of, reads
+from kd_jax.methods.terms import reads, with_raw_teacher
 from kd_jax.models.graft import head_of
 from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, Schedule, Vars, View
 
@@ -70,7 +69,7 @@ def wkd_l(
         return Vars({}, {"costs": losses.class_costs(distances, sharpness), **length}, {})
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
-        pair = {**pair_of(view, temperature), "raw_teacher": mean_logits(view.teachers), "labels": view.labels}
+        pair = {**with_raw_teacher(view, temperature), "labels": view.labels}
         g = _fallen(view.step, vars.stats["steps"], decay_from) if decay_from < 1 else 1.0
         value = losses.wkd_l(**pair, costs=vars.stats["costs"], gamma=g * gamma, iterations=iterations)
         return view, {"": value}, {}, vars.stats

@@ -93,6 +93,23 @@ def test_sdd_is_a_weighted_mean_over_regions(rng, x64, name):
     np.testing.assert_allclose(value(methods.sdd(host, inconsistent=3.0), view), total / 5, rtol=1e-10)
 
 
+@pytest.mark.parametrize("refiner", [methods.lskd(), methods.normkd()], ids=["lskd", "normkd"])
+@pytest.mark.parametrize("name", HOSTS)
+def test_sdd_normalises_regions_as_the_pair_is(rng, x64, name, refiner):
+    view, host = mapped_view(rng), HOSTS[name]()
+    refined = refiner.apply(NO_VARS, view, None, True)[0]
+    sdd = value(methods.sdd(host, scales=(2,), inconsistent=1.0), refined)
+    total = 0.0
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        student, teacher = (
+            net.cam[:, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].mean((1, 2)) for net in (view.student, view.teachers[0])
+        )
+        ours, theirs = (methods.comparable(refined, z) for z in (student, teacher))
+        region = make_view(student, teacher, view.labels)
+        total += value(host, region._replace(match=refined.match._replace(student=ours, teacher=theirs)))
+    np.testing.assert_allclose(sdd, total / 4, rtol=1e-10)
+
+
 def test_sdd_takes_a_temperature_for_each_example(rng, x64):
     view, kd = mapped_view(rng), methods.kd()
     each = jnp.linspace(1.0, 3.0, 6)[:, None]

@@ -67,7 +67,7 @@ def mse(x, y):
     return ((x - y) ** 2).reshape(6, -1).mean(-1)
 
 
-def by_hand(setting, vars):
+def by_hand(setting, vars, normalize=jnp.asarray):
     """The divergence of every path, and the distance of maps of it and of the bridged ones."""
     _, student, teacher, make = setting
     view = make()
@@ -81,7 +81,9 @@ def by_hand(setting, vars):
         pooled = [jnp.maximum(m, 0).mean((1, 2)) for m in (x, theirs[i])]
         return mse(x, theirs[i]) + (mse(*pooled) if i == 3 else 0)
 
-    kl = partial(losses.kd, teacher=view.match.teacher, temperature=2.0)
+    def kl(student):
+        return losses.kd(student=normalize(student), teacher=normalize(view.match.teacher), temperature=2.0)
+
     values, maps = [], [gap(3, bridged("to_teacher3", ours[3], theirs[3]))]
     for i in (1, 2):
         x = bridged(f"to_teacher{i}", ours[i], theirs[i])
@@ -112,6 +114,15 @@ def test_all_paths_are_as_by_hand(setting, vars):
     assert jax.tree.structure(stats) == jax.tree.structure(vars.stats)
     jax.tree.map(np.testing.assert_array_equal, stats["joined"], vars.stats["joined"])
     assert all(np.abs(stats[name]["bn"]["mean"]).max() > 0 for name in vars.params)
+
+
+def test_paths_are_standardised_as_the_pair_is(setting, vars):
+    distiller = methods.chain(lskd=methods.lskd(), fcfd=methods.fcfd(**ALL, map_weight=0.0))
+    chained = jax.tree.map(lambda leaves: {"fcfd": leaves}, vars, is_leaf=lambda x: x is not vars)
+    terms = jax.jit(lambda: distiller.apply(chained, setting[3](), KEY, True)[1])()
+    kl, mixed, _ = jax.jit(partial(by_hand, setting, normalize=losses.standardize))(vars)
+    np.testing.assert_allclose(terms["fcfd/kl"], kl, rtol=1e-4)
+    np.testing.assert_allclose(terms["fcfd/mixed"], sum(mixed), rtol=1e-3)
 
 
 def test_a_step_draws_two_different_paths(setting, vars):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kd_jax import InputError, losses, make_init_context, methods, models
+from kd_jax.methods.base import NO_VARS
 from kd_jax.typing import Outputs, Vars
 from tests.conftest import make_view
 from tests.tiny import TinyNet
@@ -43,6 +44,23 @@ def test_terms(view, context):
     assert all(term.shape == (6,) and np.isfinite(term).all() for term in terms.values())
     assert stats["exit1"]["bn0_0"]["mean"].shape == (4,) and np.abs(stats["exit1"]["bn0_0"]["mean"]).max() > 0
     assert stats["exit3"] == {}  # of the last stage: a 1x1 convolution alone
+
+
+@pytest.mark.parametrize("refiners", [(methods.lskd(),), (methods.normkd(),), (methods.lskd(), methods.normkd())])
+def test_exits_are_normalised_as_the_pair_is(view, context, refiners, monkeypatch):
+    """An exit that says what the student says has the student's term."""
+    distiller = methods.ofa(temperature=None)
+    vars = distiller.init(KEY, context)
+    monkeypatch.setitem(
+        methods.ofa.__globals__, "run", lambda layer, params, stats, x, train: (view.student.logits, stats)
+    )
+    refined = view
+    for refiner in refiners:
+        refined = refiner.apply(NO_VARS, refined, KEY, True)[0]
+    terms = distiller.apply(vars, refined, KEY, True)[1]
+    assert not np.allclose(refined.match.student, view.student.logits)
+    for name in vars.params:
+        np.testing.assert_allclose(terms[name], terms["last"], rtol=1e-5)
 
 
 def test_exits_and_stages_learn(view, context):

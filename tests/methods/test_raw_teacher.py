@@ -61,6 +61,27 @@ def test_confidence_may_have_the_other_temperature(x64):
     np.testing.assert_allclose(value(methods.rld(temperature=3.0, confidence_temperature=None), view), wanted)
 
 
+def test_behind_lskd_both_sides_of_rld_are_standardised(x64):
+    """As its authors combine them: both alpha and beta times 9, both temperatures 2."""
+    rld = methods.rld(alpha=9.0, beta=72.0, confidence_temperature=None)
+    chain = methods.chain(lskd=methods.lskd(temperature=2.0), rld=rld)
+    terms = chain.apply(NO_VARS, make_view(STUDENT, TEACHER, LABELS), jax.random.key(0), True)[1]
+    np.testing.assert_allclose(terms["rld"].mean(), 16.73776188, atol=3e-6)  # the 1e-7 that a deviation gets
+
+
+@pytest.mark.parametrize(
+    "refiners", [(methods.lskd(),), (methods.normkd(),), (methods.skd(simplifier="none"), methods.lskd())]
+)
+def test_what_is_not_refined_is_normalised_as_the_pair_is(x64, refiners):
+    """A student that says what the teacher says is as sure as it: no part of RLD is above 0."""
+    right = np.argmax(TEACHER, axis=-1)
+    view, rld = make_view(TEACHER, TEACHER, right), methods.rld(confidence_temperature=None)
+    for refiner in refiners:
+        view = refiner.apply(NO_VARS, view, jax.random.key(0), True)[0]
+    np.testing.assert_allclose(value(rld, view), 0.0, atol=1e-12)
+    np.testing.assert_allclose(methods.comparable(view, TEACHER), view.match.student, rtol=1e-12)
+
+
 def test_none_takes_the_refiners_temperature(x64):
     view = make_view(STUDENT, TEACHER, LABELS)
     view = view._replace(match=view.match._replace(temperature=2.0))
