@@ -128,13 +128,13 @@ def task_labels(phase: config.Phase, distiller: Distiller) -> frozenset | None:
     """
     if not phase.optim.delta:
         return None
+    if distiller.search and distiller.search.hypergradient == "finite":
+        raise InputError(f"config.{phase.name}.optim.delta: a search beside it needs hypergradient=exact, got finite")
     if named := _parameters(OPTIMIZERS[phase.optim.name]).get("apart"):
         return frozenset(named.default)
     task_terms = frozenset(name.partition("/")[0] for name in distiller.task_terms)
     if not task_terms or len(task_terms) == len(phase.terms):
         raise InputError(f"config.{phase.name}.optim.delta: needs a term that is the task's loss, and another one")
-    if distiller.search and distiller.search.hypergradient == "finite":
-        raise InputError(f"config.{phase.name}.optim.delta: a search beside it needs hypergradient=exact, got finite")
     return task_terms
 
 

@@ -218,6 +218,18 @@ def test_finite_differences_need_float32():
         plan(**search, precision="bfloat16")
 
 
+@pytest.mark.usefixtures("simple_operations")
+@pytest.mark.parametrize("optimizer", ["dot", "deepkd"])
+def test_gradients_apart_need_an_exact_search(optimizer):
+    finite, fitnet = recipes.member("dafa", hypergradient="finite"), recipes.member("fitnet")
+    search = {"refine__dafa": finite, "refine_order": ("dafa",), "terms__fit": fitnet}
+    search |= {"optim__name": optimizer, "optim__delta": 0.05}
+    with pytest.raises(
+        InputError, match=r"^config\.student\.optim\.delta: a search beside it needs hypergradient=exact"
+    ):
+        plan(**{f"student__{key}": value for key, value in search.items()})
+
+
 def test_a_clip_is_of_the_whole_gradient():
     """Student and method together, before decay and momentum."""
     phase = plan(student__optim__clip=0.5)[1].phase
