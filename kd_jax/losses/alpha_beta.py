@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kd_jax.losses.divergence import check_temperature, finite, kl
+from kd_jax.losses.divergence import check_temperature, finite
 from kd_jax.typing import Array
 
 
@@ -39,18 +39,20 @@ def alpha_beta(*, student: Array, teacher: Array, alpha: float, beta: float, tem
 
 
 def _divergence(log_p: Array, log_q: Array, a: float, b: float) -> Array:
-    power = lambda x, y: jnp.exp(x * log_p + y * log_q)  # noqa: E731
-    if (a, b) == (1, 0):
-        return kl(log_p, log_q)
-    if a == 0 and b != 0:
+    """Written so that nothing cancels near a limit: sum_c (G(a + b) - G(a)) / b, G(x) = q^(a + b) ((p / q)^x - 1) / x,
+    with the larger of a and b in the place of b."""
+    if abs(a) > abs(b):
         return _divergence(log_q, log_p, b, a)
-    if a == b == 0:
-        return 0.5 * jnp.sum((log_q - log_p) ** 2, axis=-1)
-    if b == 0:
-        parts = power(a, 0) * a * (log_p - log_q) - power(a, 0) + power(0, a)
-        return jnp.sum(parts, axis=-1) / a**2
-    if a + b == 0:
-        parts = a * (log_q - log_p) + power(a, -a) - 1
-        return jnp.sum(parts, axis=-1) / a**2
-    parts = power(a, b) - a / (a + b) * power(a + b, 0) - b / (a + b) * power(0, a + b)
-    return -jnp.sum(parts, axis=-1) / (a * b)
+    d, s = log_p - log_q, a + b
+    if abs(b) < jnp.finfo(d.dtype).eps ** 0.5:
+        return 0.5 * jnp.sum(d**2, axis=-1)
+    scale = jnp.exp(s * log_q)
+
+    def grown(x: float) -> Array:
+        if x == 0:
+            return scale * d
+        far = x * d > 1  # where scale may be 0 and the power infinite
+        near = scale * jnp.expm1(jnp.where(far, 0.0, x * d))
+        return jnp.where(far, jnp.exp(x * log_p + (s - x) * log_q) - scale, near) / x
+
+    return jnp.sum(grown(s) - grown(a), axis=-1) / b

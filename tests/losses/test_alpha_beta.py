@@ -56,10 +56,35 @@ def test_limits_are_limits(x64, limit):
     np.testing.assert_allclose(near, alpha_beta(**PAIR, alpha=a, beta=b, temperature=1.0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("tiny", [1e-2, 1e-4, 1e-6, 1e-9, 1e-20])
+def test_float32_keeps_its_digits_near_limits(tiny):
+    """(1, 1e-6) lost all but one of them. The limit itself is as far from the value as the powers are from it."""
+    for limit in ((1.0, 0.0), (0.0, 1.0), (0.5, -0.5), (0.0, 0.0)):
+        a, b = (x + y * tiny for x, y in zip(limit, (0.6, 1.0), strict=True))
+        near = alpha_beta(student=jnp.float32(STUDENT), teacher=jnp.float32(TEACHER), alpha=a, beta=b, temperature=1.0)
+        at = alpha_beta(**PAIR, alpha=limit[0], beta=limit[1], temperature=1.0)
+        np.testing.assert_allclose(near, at, rtol=20 * tiny + 2e-3 * (tiny == 1e-4) + 1e-5)
+
+
+def by_formula(student, teacher, a, b):
+    z = [np.clip(np.float64(x), -1e30, 1e30) / 4 for x in (teacher, student)]
+    p, q = (
+        np.exp(x - x.max(-1, keepdims=True)) / np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True) for x in z
+    )
+    return -(p**a * q**b - a / (a + b) * p ** (a + b) - b / (a + b) * q ** (a + b)).sum(-1) / (a * b)
+
+
+@pytest.mark.parametrize("powers", [(0.8, 0.3), (0.5, 0.5), (1.0, 1.0), (0.3, 0.8)])
+def test_extreme_logits_have_their_values(powers):
+    for student, teacher in ((EXTREME, TEACHER), (STUDENT, EXTREME), (EXTREME[:1], EXTREME[1:2])):
+        ours = alpha_beta(student=jnp.float32(student), teacher=jnp.float32(teacher), alpha=powers[0], beta=powers[1])
+        np.testing.assert_allclose(ours, by_formula(student, teacher, *powers), rtol=1e-5)
+
+
 def test_extreme_logits_are_finite():
     for pair in ((EXTREME, TEACHER), (STUDENT, EXTREME), (EXTREME[:1], EXTREME[1:2])):
         student, teacher = (jnp.float32(x) for x in pair)
-        for a, b in ((0.8, 0.3), (1.0, 0.0), (0.5, 0.5)):
+        for a, b in ((0.8, 0.3), (1.0, 0.0), (0.5, 0.5), (0.0, 1.0), (0.0, 0.5), (1.0, 1e-6), (1.0, 1.0)):
             how = {"teacher": teacher, "alpha": a, "beta": b}
             value, slope = jax.value_and_grad(lambda s, how=how: alpha_beta(student=s, **how).sum())(student)
             assert np.isfinite(value) and np.isfinite(slope).all()
