@@ -1,7 +1,8 @@
 """EA-KD (Su et al. 2025): 0.1 CE + 0.9 KD with examples weighed by entropy, T = 4; on ImageNet 1 and 0.5, T = 1.
 
 python launch/train.py --config=configs/ea_kd.py:resnet32x4,resnet8x4 --workdir=runs/ea_kd --config.data.dir=DIR
-Published on CIFAR-100 (as reported, not read by us): 75.46. Not yet repeated by us: no GPU run.
+Published on CIFAR-100 (as reported, not read by us): 75.46, from code with --config.student.terms.ea_kd.bound=classes.
+Not yet repeated by us: no GPU run.
 """
 
 from kd_jax import recipes

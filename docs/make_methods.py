@@ -34,10 +34,12 @@ of temporaries and of arguments of the training step are beside KD's.
 
 PUBLISHED = """## Published figures
 
-Top-1 on CIFAR-100, %, as others have published it under the recipe of these configs: 240 epochs, batch 64, the last
-step, the mean of their runs; not ours. An empty cell is a figure that is not published, or that we could not read.
+Top-1 on CIFAR-100, %, as others have published it under the recipe of these configs, 240 epochs and batch 64; not
+ours. Most sources do not say whether it is the last step's or the best. An empty cell is a figure that is not
+published, or that we could not read.
 Left out, since they are of other recipes: MLLD and what is built on it (480 epochs, a second, strongly augmented view),
-CRLD (that view), WKD and FCFD (Nesterov), DeepKD (three momenta), OFA-KD (300 epochs at 224 pixels).
+CRLD (that view), WKD and FCFD (Nesterov), DeepKD (three momenta), OFA-KD (300 epochs at 224 pixels). SDD's
+figures around NKD are of another loss, by a slip of its code.
 """
 
 

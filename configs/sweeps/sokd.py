@@ -20,5 +20,5 @@ def sweep():
     yield {"name": "DAM + fitnet", "config": "configs/compose.py:sokd+fitnet", "student.refine_order": ("dam",)}
     for outer in ("plain", "consistency"):
         yield {"name": f"SoKD + fitnet, outer loss {outer}", f"{DAFA}.outer": outer}
-    for epochs in (0, 50):
+    for epochs in (0, 5, 50):
         yield {"name": f"SoKD + fitnet, {epochs} epochs of search", f"{DAFA}.search_epochs": epochs}
