@@ -1,6 +1,5 @@
 """The results that lie in some folders: of sweeps, with what is missing, and of single runs."""
 
-import itertools
 import json
 import os
 from collections import Counter
@@ -75,13 +74,13 @@ def find(folders: Iterable[str]) -> Collection:
             if RECORD in files:
                 record = _json(Path(home) / RECORD)
                 baseline = baseline or record["baseline"]
-                entries += [(Path(home) / cell["folder"], cell) for cell in record["cells"]]
+                entries += [(Path(home), cell["folder"], cell) for cell in record["cells"]]
                 names.clear()
             elif "config.json" in files and Path(home).parent.name != FOLDER:
-                entries.append((Path(home), None))
+                entries.append((Path(home), "", None))
         if len(entries) == before:
             raise InputError(f"{folder}: no run in it; a run has a config.json, a sweep a {RECORD}")
-    runs = [run for home, cell in entries for run in _runs_in(home, cell)]
+    runs = [run for entry in entries for run in _runs_in(*entry)]
     runs = _with_phases(_once(_named(runs)))
     return Collection(runs, baseline, list(dict.fromkeys(key for run in runs for key in run.settings)))
 
@@ -93,20 +92,30 @@ def _json(path: Path) -> dict:
         raise InputError(f"{path}: is damaged; it is no JSON") from e
 
 
-def _runs_in(home: Path, cell: dict | None) -> list[Run]:
-    """The phases of a run that stand for results: those that teach no other, each with every seed."""
+def _runs_in(sweep: Path, below: str, cell: dict | None) -> list[Run]:
+    """The phases of a run that stand for results: those that teach no other, each with every seed. A phase that a run
+    without a result links is read where it was trained.
+
+    Args:
+      sweep: folder of the sweep, or of the run. below: the run's folder there. cell: as the sweep has recorded it.
+    """
+    home = sweep / below
     about = (home / "config.json", home / "summary.json")
     tree, summary = (_json(path) if path.exists() else {} for path in about)
     name, given = (cell["name"], cell["settings"]) if cell else ("", {})
     seeds, command = (cell["seeds"], cell["command"]) if cell else ([tree["seed"]], "")
     links = cell.get("links", {}) if cell else {}
-    if not summary:
-        state = _state(home, bool(tree))
-        about = (state, {}, {"config": tree}, [], home, command)
-        places = itertools.product(seeds, _last(tree))
-        return [Run(name, given, seed, phase, *about, links.get(phase, "")) for seed, phase in places]
-    rows = MetricsLog(epath.Path(home / "metrics.jsonl")).rows
     runs = []
+    if not summary:
+        about = (_state(home, bool(tree)), {}, {"config": tree}, [], home, command)
+        for phase in _last(tree):
+            link = links.get(phase, "")
+            if link and (sweep / link / "config.json").exists():
+                runs += [run._replace(link=link) for run in _runs_in(sweep, link, {**cell, "links": {}})]
+            else:
+                runs += [Run(name, given, seed, phase, *about, link) for seed in seeds]
+        return runs
+    rows = MetricsLog(epath.Path(home / "metrics.jsonl")).rows
     for phase in _last(tree):
         figures, link = summary["phases"][phase], links.get(phase, "")
         for one in figures.get("seeds", [{"seed": seeds[0]}]):
@@ -165,11 +174,11 @@ def _once(runs: list[Run]) -> list[Run]:
         shared.setdefault((run.link, run.seed) if run.link else (i,), []).append(run)
     merged = []
     for group in shared.values():
-        first, *others = group
-        common = {k: v for k, v in first.settings.items() if all(run.settings.get(k) == v for run in others)}
-        same = all(run.name == first.name for run in others)
+        first = next((run for run in group if run.state == "done"), group[0])
+        common = {k: v for k, v in first.settings.items() if all(run.settings.get(k) == v for run in group)}
+        same = all(run.name == first.name for run in group)
         name = first.name if same else ",".join(f"{key}={value}" for key, value in common.items())
-        merged.append(first._replace(name=name, settings=common if others else first.settings))
+        merged.append(first._replace(name=name, settings=common))
     return merged
 
 

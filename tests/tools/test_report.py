@@ -120,28 +120,6 @@ def test_single_runs_are_told_apart_by_what_differs(tmp_path):
     assert sorted(len(row.values) for row in rows) == [1, 1, 1, 2]
 
 
-def test_a_phase_that_cells_share_is_one_row(tmp_path):
-    """Of two temperatures of SKD beside one KD, whose phases the cells of a seed link."""
-    cells = []
-    for value in ("1", "4"):
-        for seed in range(2):
-            folder = f"T={value}/seed={seed}"
-            put(tmp_path / folder, value, seed, TOP1[value, seed])
-            for file in ("config.json", "summary.json"):
-                held = json.loads((tmp_path / folder / file).read_text())
-                config_tree = held if file == "config.json" else held["config"]
-                config_tree["phases"], config_tree["kd"] = ["teacher", "kd", "student"], config_tree["student"]
-                if file == "summary.json":
-                    held["phases"]["kd"] = held["phases"]["teacher"] | {"top1_last": 0.4 + 0.1 * seed}
-                (tmp_path / folder / file).write_text(json.dumps(held))
-            cell = {"name": f"T={value}", "seeds": [seed], "settings": {"T": value}, "folder": folder, "command": "c"}
-            cells.append(cell | {"links": {"kd": f"shared/kd-{seed}", "teacher": "shared/t"}})
-    (tmp_path / "sweep.json").write_text(json.dumps({"baseline": "", "cells": cells}))
-    rows = report_tables.rows_of(report_runs.find([str(tmp_path)]).runs, "phase=kd")
-    assert [(row.label, len(row.values)) for row in rows] == [("kd", 2), ("student: T=1", 2), ("student: T=4", 2)]
-    assert rows[0].gap is None and rows[1].gap.mean == pytest.approx(0.1)
-
-
 @pytest.mark.parametrize(("how", "note"), [
     ({"code": {"revision": "b" * 40, "modified": True}}, "code: aaaaaaaaaaaa, bbbbbbbbbbbb with changes"),
     ({"teacher": "u"}, "with seed 0 the rows have 2 different teachers"),
