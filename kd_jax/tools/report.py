@@ -61,7 +61,7 @@ def report(
     if not folders:
         raise InputError("give the folder of a sweep, or of runs: python launch/report.py DIR")
     results = find(folders)
-    table = rows_of(results.runs, baseline or results.baseline)
+    table = rows_of(results.runs, baseline, results.baseline)
     pivots = pivot(table, rows, cols) if rows else []
     headlines = {run.headline for run in results.runs if run.state == "done"}
     if len(headlines) > 1:

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from scipy import stats
 
 from kd_jax.tools.published import published
-from kd_jax.tools.report_runs import Run
+from kd_jax.tools.report_runs import PLACE, Run
 from kd_jax.typing import InputError, suggest
 
 LEVEL = 0.95  # of the intervals
@@ -76,12 +76,13 @@ class Gap(NamedTuple):
         return f"{'better' if self.mean > 0 else 'worse'}, by more than the {100 * self.reach:.2f} points left open"
 
 
-def rows_of(runs: Sequence[Run], baseline: str) -> list[Row]:
+def rows_of(runs: Sequence[Run], baseline: str, recorded: str = "") -> list[Row]:
     """A row for every setting, in their order.
 
     Args:
       runs: of one headline.
-      baseline: label of a row, or name of its cell; "" is the first.
+      baseline: label of a row, or name of its cell; "" is the recorded one, or the first.
+      recorded: what a sweep names so; there may be no such row, as where several sweeps have it.
 
     Raises:
       InputError: no row is called so.
@@ -90,24 +91,25 @@ def rows_of(runs: Sequence[Run], baseline: str) -> list[Row]:
     for run, label in zip(runs, labels_of(runs), strict=True):
         groups.setdefault(label, []).append(run)
     rows = [_row(label, group) for label, group in groups.items()]
-    base = _baseline(rows, baseline)
+    base = _baseline(rows, baseline) if baseline else recorded and _called(rows, recorded) or rows[0]
     return [row if row is base else row._replace(gap=gap_of(row, base)) for row in rows]
 
 
 def labels_of(runs: Sequence[Run]) -> list[str]:
-    """What tells each run from those of other settings: its phase, and its name; of a combination of values the
-    values, behind as much of their keys as tells these apart."""
+    """What tells each run from those of other settings: its phase, its name, and its place if it has one; of a
+    combination of values the values, behind as much of their keys as tells these apart."""
     keys = {key for run in runs for key in run.settings}
     one_name = len({run.name for run in runs}) == 1
     labels = []
     for run in runs:
-        values = {key: value for key, value in run.settings.items() if key not in ("phase", "recipe")}
+        values = {key: value for key, value in run.settings.items() if key not in ("phase", "recipe", PLACE)}
         name, combined = unquote(run.name), ",".join(f"{key}={value}" for key, value in values.items())
         if combined and name.endswith(combined):
             before = name.removesuffix(combined).rstrip(",")
             name = ", ".join([before] * bool(before) + [f"{_short_key(k, keys)}={v}" for k, v in values.items()])
-        phase = run.settings.get("phase", "")
-        labels.append(f"{phase}: {name}" if phase and name and not one_name else phase or name)
+        phase, place = run.settings.get("phase", ""), run.settings.get(PLACE, "")
+        label = f"{phase}: {name}" if phase and name and not one_name else phase or name
+        labels.append(f"{label} in {place}" if place else label)
     return labels
 
 
@@ -137,18 +139,19 @@ def _row(label: str, runs: list[Run]) -> Row:
 
 
 def _baseline(rows: list[Row], named: str) -> Row:
-    if not named:
-        return rows[0]
+    row = _called(rows, named)
+    if row is None:
+        raise InputError(f"--baseline={named}: no row is called so; {suggest(named, [row.label for row in rows])}")
+    return row
+
+
+def _called(rows: list[Row], named: str) -> Row | None:
+    """The first row of that label, cell or setting."""
     for row in rows:
-        settings = row.runs[0].settings
-        if named in (
-            row.label,
-            unquote(row.runs[0].name),
-            row.runs[0].name,
-            *(f"{key}={value}" for key, value in settings.items()),
-        ):
+        name, settings = row.runs[0].name, row.runs[0].settings
+        if named in (row.label, unquote(name), name, *(f"{key}={value}" for key, value in settings.items())):
             return row
-    raise InputError(f"--baseline={named}: no row is called so; {suggest(named, [row.label for row in rows])}")
+    return None
 
 
 def gap_of(row: Row, base: Row) -> Gap | None:

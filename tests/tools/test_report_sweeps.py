@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from kd_jax import InputError
 from kd_jax.tools import report_runs, report_tables
 from tests.tools.reports import TOP1, put
 
@@ -31,7 +33,7 @@ def shared_kd(home):
 
 def rows_of(*homes, baseline=""):
     results = report_runs.find(map(str, homes))
-    return report_tables.rows_of(results.runs, baseline)
+    return report_tables.rows_of(results.runs, baseline, results.baseline)
 
 
 def test_a_phase_that_cells_share_is_one_row(tmp_path):
@@ -55,3 +57,35 @@ def test_a_shared_phase_is_done_whatever_becomes_of_its_cells(tmp_path, failed):
     assert [(row.label, len(row.values), len(row.missing)) for row in rows] == [
         ("kd", 2, 0), ("student: T=1", 0, 2), ("student: T=4", 2 * (len(failed) == 1), 2 * (len(failed) == 2)),
     ]  # fmt: skip
+
+
+def labels_of(*homes):
+    return [(row.label, len(row.runs)) for row in rows_of(*homes)]
+
+
+def test_two_sweeps_with_the_same_cells_keep_their_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    homes = [shared_kd(Path(name)) for name in ("a", "b")]
+    record = json.loads(Path("a/sweep.json").read_text())
+    for home in homes:
+        (home / "sweep.json").write_text(json.dumps(record | {"baseline": "T=4"}))
+    labels = [f"{label} in {home}" for home in homes for label in ("kd", "student: T=1", "student: T=4")]
+    assert sorted(labels_of(*homes)) == sorted((label, 2) for label in labels)
+    assert [row.label for row in rows_of(*homes) if row.gap is None] == ["student: T=4 in a"]
+    with pytest.raises(InputError, match="--baseline=T=8: no row is called so"):
+        rows_of(*homes, baseline="T=8")
+    assert labels_of("a", "a/T=1", tmp_path / "a") == labels_of("a/T=1", "a") == labels_of("a")
+    (homes[0] / "sweep.json").write_text(json.dumps(record | {"baseline": "gone"}))
+    assert [row.label for row in rows_of("a") if row.gap is None] == ["kd"]
+
+
+def test_seeds_that_trained_together_keep_their_rows(tmp_path, monkeypatch):
+    """A cell with one seed, with two together and with three."""
+    monkeypatch.chdir(tmp_path)
+    cells = [
+        {"name": "x", "seeds": seeds, "settings": {}, "folder": f"x/{folder}", "command": "c"}
+        for folder, seeds in (("seed=0", [0]), ("seed=1", [1]), ("seeds=0-1", [0, 1]), ("seeds=0-2", [0, 1, 2]))
+    ]
+    Path("s").mkdir()
+    Path("s/sweep.json").write_text(json.dumps({"baseline": "x", "cells": cells}))
+    assert labels_of("s") == [("x", 2), ("x in s/x/seeds=0-1", 2), ("x in s/x/seeds=0-2", 3)]
