@@ -8,22 +8,13 @@ from etils import epath
 from kd_jax.storage import files
 from kd_jax.storage.progress import log_line
 from kd_jax.storage.trackers import WandB, required
+from kd_jax.tools.report_formats import comma_separated, latex, markdown
 from kd_jax.tools.report_page import page
 from kd_jax.tools.report_plots import pictures
 from kd_jax.tools.report_predictions import caption as caption_of_predictions
 from kd_jax.tools.report_predictions import prediction_pictures
 from kd_jax.tools.report_runs import Run, find, notes_on
-from kd_jax.tools.report_tables import (
-    Row,
-    comma_separated,
-    highest,
-    latex,
-    main_table,
-    markdown,
-    pivot,
-    rows_of,
-    words_in,
-)
+from kd_jax.tools.report_tables import Row, highest, main_table, pivot, rows_of, words_in
 from kd_jax.typing import InputError
 
 CAPTIONS = {

@@ -1,7 +1,5 @@
-"""Results over seeds: means, deviations, paired differences to a baseline, and tables of them as text."""
+"""Results over seeds: means, deviations, paired differences to a baseline, and tables of them."""
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ class Row(NamedTuple):
     label: of the row. runs: all of them, the missing ones too. values: seed -> headline of the last step. best: mean
     of the best steps, chosen on the test set. agreement: mean with the teacher, None without. milliseconds: a step,
     the median. gap: of the paired differences to the baseline, None for the baseline itself and where none is shared.
+    is_baseline: whether it is the baseline. shown: what the comparison with the baseline shows, in words.
     """
 
     label: str
@@ -32,6 +31,8 @@ class Row(NamedTuple):
     agreement: float | None
     milliseconds: float | None
     gap: "Gap | None" = None
+    is_baseline: bool = False
+    shown: str = ""
 
     @property
     def mean(self) -> float | None:
@@ -92,7 +93,7 @@ def rows_of(runs: Sequence[Run], baseline: str, recorded: str = "") -> list[Row]
         groups.setdefault(label, []).append(run)
     rows = [_row(label, group) for label, group in groups.items()]
     base = _baseline(rows, baseline) if baseline else recorded and _called(rows, recorded) or rows[0]
-    return [row if row is base else row._replace(gap=gap_of(row, base)) for row in rows]
+    return [_compared(row, base) for row in rows]
 
 
 def labels_of(runs: Sequence[Run]) -> list[str]:
@@ -154,6 +155,16 @@ def _called(rows: list[Row], named: str) -> Row | None:
     return None
 
 
+def _compared(row: Row, base: Row) -> Row:
+    """A row with its difference to the baseline."""
+    if row is base:
+        return row._replace(is_baseline=True, shown="the baseline")
+    gap = gap_of(row, base)
+    if gap or not row.values:
+        return row._replace(gap=gap, shown=gap.sentence if gap else "")
+    return row._replace(shown=f"no seed in common with {base.label}" if base.values else "the baseline has no result")
+
+
 def gap_of(row: Row, base: Row) -> Gap | None:
     """The differences of a row to another over the seeds that both have."""
     pairs = tuple(row.values[seed] - base.values[seed] for seed in row.values if seed in base.values)
@@ -205,12 +216,11 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.missing
     )
     gap, figure = row.gap, row.published
-    words = [gap.sentence if gap else "the baseline" if row.values else ""]
     return (
         row.label, str(len(row.values)), percent(row.mean), percent(row.deviation), percent(row.best),
         percent(row.agreement), "" if gap is None else f"{100 * gap.mean:+.2f}",
         "" if gap is None else percent(gap.error), "" if row.milliseconds is None else f"{row.milliseconds:.1f}",
-        f"{figure[0]:.2f}" if figure else "", "; ".join([word for word in words if word] + missing),
+        f"{figure[0]:.2f}" if figure else "", "; ".join([row.shown] * bool(row.shown) + missing),
     )  # fmt: skip
 
 
@@ -249,41 +259,3 @@ def _short(row: Row | None) -> str:
     missing = f" ({len(row.missing)} not done)" if row.missing else ""
     spread = "" if row.deviation is None else f" ± {percent(row.deviation)}"
     return f"{percent(row.mean) or '-'}{spread} (n={len(row.values)}){missing}"
-
-
-def markdown(table: Sequence[Sequence[str]], words: set[int]) -> str:
-    """A table in Markdown; its first row is the head. words: columns that are not numbers."""
-
-    def line(cells):
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    rule = ["---" if i in words else "---:" for i in range(len(table[0]))]
-    return "\n".join([line(table[0]), line(rule), *map(line, table[1:])])
-
-
-def latex(table: Sequence[Sequence[str]], words: set[int]) -> str:
-    """The same for LaTeX with the package booktabs."""
-    special = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
-
-    def line(cells):
-        return " & ".join("".join(special.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
-
-    columns = "".join("l" if i in words else "r" for i in range(len(table[0])))
-    body = [r"\toprule", line(table[0]), r"\midrule", *map(line, table[1:]), r"\bottomrule"]
-    return "\n".join([f"\\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"])
-
-
-def comma_separated(rows: Sequence[Row]) -> str:
-    """Every run in a line, for other programs: settings, seed, phase, state, figures at full precision."""
-    keys = list(dict.fromkeys(key for row in rows for run in row.runs for key in run.settings))
-    figures = ("top1_last", "top1_best", "top5_last", "agreement_last", "ms_per_step", "wall_seconds")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", *keys, "seed", "phase", "state", *figures, "folder", "command"])
-    for row in rows:
-        for run in row.runs:
-            values = [run.figures.get(name) for name in figures]
-            about = [run.seed, run.phase, run.state, *("" if value is None else value for value in values)]
-            writer.writerow([run.name, *(run.settings.get(key, "") for key in keys), *about, run.folder, run.command])
-    return text.getvalue()

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from kd_jax import InputError, config
-from kd_jax.tools import config_file, published, report_plots, report_runs, report_tables
+from kd_jax.tools import config_file, published, report_page, report_plots, report_runs, report_tables
 from tests.conftest import ROOT
 from tests.tools.reports import TOP1, put
 
@@ -105,6 +105,19 @@ def test_another_baseline(home):
         assert rows[1].gap is None and rows[0].gap.mean < 0
     with pytest.raises(InputError, match="--baseline=temperature=3: no row is called so; did you mean"):
         report_tables.rows_of(runs, "temperature=3")
+
+
+def test_only_the_baseline_is_called_so(home):
+    """Not a row that shares no seed with it, nor any other where it has no result."""
+    runs = report_runs.find([str(home)]).runs
+    apart = [run._replace(seed=run.seed + 10) if "=8" in run.name else run for run in runs]
+    failed = [run._replace(state="failed", figures={}) if "=1" in run.name else run for run in runs]
+    for there, shown in ((apart, "no seed in common with temperature=1"), (failed, "the baseline has no result")):
+        rows = report_tables.rows_of(there, "")
+        words = [line[-1].split(";")[0] for line in report_tables.main_table(rows)[1:]]
+        assert words[0] == "the baseline" and words[2] == shown and [row.is_baseline for row in rows] == [True, 0, 0]
+        page = report_page.page("", rows, [], [], {}, {}, home)
+        assert page.count('<tr class="base">') == bool(rows[0].values)
 
 
 def test_single_runs_are_told_apart_by_what_differs(tmp_path):
