@@ -14,7 +14,7 @@ from kd_jax.tools.report_plots import pictures
 from kd_jax.tools.report_predictions import caption as caption_of_predictions
 from kd_jax.tools.report_predictions import prediction_pictures
 from kd_jax.tools.report_runs import Run, find, notes_on
-from kd_jax.tools.report_tables import Row, highest, main_table, pivot, rows_of, words_in
+from kd_jax.tools.report_tables import Row, has_neither, highest, main_table, pivot, rows_of, words_in
 from kd_jax.typing import InputError
 
 CAPTIONS = {
@@ -57,7 +57,7 @@ def report(
     headlines = {run.headline for run in results.runs if run.state == "done"}
     if len(headlines) > 1:
         raise InputError(f"the runs are measured by {', '.join(sorted(headlines))}: a report of each wanted")
-    notes = [*_notes(table), *notes_on(results.runs), *_lacking(table)]
+    notes = [*_notes(table), *notes_on(results.runs), *_lacking(table), *left_out(table, rows, cols)]
     drawn = pictures(table, *headlines) if headlines else {}
     if predictions:
         drawn |= prediction_pictures(table)
@@ -115,6 +115,12 @@ def _lacking(table) -> list[str]:
     counts = {state: states.count(state) for state in ("failed", "unfinished", "missing")}
     there = [f"{count} {state}" for state, count in counts.items() if count]
     return [f"note: of {sum(len(row.runs) for row in table)} runs {', '.join(there)}"] if there else []
+
+
+def left_out(table: Sequence[Row], rows: str, cols: str) -> list[str]:
+    """A line on the rows that have no place in the tables of two keys."""
+    count = sum(has_neither(row, rows, cols) for row in table) if rows else 0
+    return [f"note: not in the tables of two keys: {count} of {len(table)} rows, which have neither key"] * bool(count)
 
 
 def _text(title: str, main, pivots, notes, drawn, captions) -> str:

@@ -230,11 +230,14 @@ def percent(share: float | None) -> str:
 
 
 def pivot(rows: Sequence[Row], down: str, across: str) -> list[tuple[str, list[tuple[str, ...]]]]:
-    """Tables of two keys, one for every combination of the others: (title, rows with a head).
+    """Tables of two keys, one for every combination of the others: (title, rows with a head). Rows that have neither
+    key are left out.
 
     Raises:
-      InputError: a key in which the runs do not differ.
+      InputError: one key twice, a key in which the runs do not differ, or two rows with the same values of all keys.
     """
+    if down == across:
+        raise InputError(f"--rows={down} --cols={across}: must be two keys")
     keys = list(dict.fromkeys(key for row in rows for key in row.runs[0].settings))
     for flag, key in (("rows", down), ("cols", across)):
         if key not in keys:
@@ -242,9 +245,20 @@ def pivot(rows: Sequence[Row], down: str, across: str) -> list[tuple[str, list[t
     tables: dict[str, dict[tuple[str, str], Row]] = {}
     for row in rows:
         settings = row.runs[0].settings
+        if has_neither(row, down, across):
+            continue
         title = ", ".join(f"{key}={value}" for key, value in settings.items() if key not in (down, across))
-        tables.setdefault(title, {})[settings.get(down, ""), settings.get(across, "")] = row
+        table, place = tables.setdefault(title, {}), (settings.get(down, ""), settings.get(across, ""))
+        if place in table:
+            both = f"the rows {table[place].label} and {row.label} would stand in one cell"
+            raise InputError(f"--rows={down} --cols={across}: {both}; rows that differ in some key are accepted")
+        table[place] = row
     return [(title, _pivoted(table, down, across)) for title, table in tables.items()]
+
+
+def has_neither(row: Row, down: str, across: str) -> bool:
+    """Whether a row has no place in a table of two keys."""
+    return not {down, across} & row.runs[0].settings.keys()
 
 
 def _pivoted(table: dict[tuple[str, str], Row], down: str, across: str) -> list[tuple[str, ...]]:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from kd_jax import InputError, config
-from kd_jax.tools import config_file, published, report_page, report_plots, report_runs, report_tables
+from kd_jax.tools import config_file, published, report, report_page, report_plots, report_runs, report_tables
 from tests.conftest import ROOT
 from tests.tools.reports import TOP1, put
 
@@ -184,3 +184,19 @@ def test_a_table_of_two_keys(home):
     assert table[1] == ("1", expected) and table[3] == ("8", "50.00 (n=1) (2 not done)")
     with pytest.raises(InputError, match="--cols=seeds: the runs do not differ in it"):
         report_tables.pivot(rows, "student.epochs", "seeds")
+    with pytest.raises(InputError, match="--rows=student.epochs --cols=student.epochs: must be two keys"):
+        report_tables.pivot(rows, "student.epochs", "student.epochs")
+
+
+def test_no_row_is_lost_in_a_table_of_two_keys():
+    def row(label, **settings):
+        run = report_runs.Run(label, settings, 0, "student", "done", {}, {}, [], None, "", None)
+        return report_tables.Row(label, [run], {0: 0.5}, None, None, None)
+
+    there = [row("a", T="1", w="2"), row("b", T="1", w="3"), row("c"), row("d")]
+    ((_, table),) = report_tables.pivot(there, "T", "w")
+    assert len(table) == 2 and report.left_out(there, "T", "w") == [
+        "note: not in the tables of two keys: 2 of 4 rows, which have neither key"
+    ]
+    with pytest.raises(InputError, match="--rows=T --cols=w: the rows b and other would stand in one cell"):
+        report_tables.pivot([*there, row("other", T="1", w="3")], "T", "w")
