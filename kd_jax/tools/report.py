@@ -1,5 +1,6 @@
 """A report on the runs in some folders: report.md, table.csv, table.tex, report.html and the pictures."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from etils import epath
 from kd_jax.storage import files
 from kd_jax.storage.progress import log_line
 from kd_jax.storage.trackers import WandB, required
+from kd_jax.storage.workdir import check_folder
 from kd_jax.tools.report_formats import comma_separated, latex, markdown
 from kd_jax.tools.report_page import page
 from kd_jax.tools.report_plots import pictures
@@ -45,12 +47,15 @@ def report(
       The files.
 
     Raises:
-      InputError: nothing there, an unknown key, an unknown baseline.
+      InputError: nothing there, an unknown key, an unknown baseline, a file in the place of a folder.
     """
     if bool(rows) != bool(cols):
         raise InputError("--rows and --cols: give both, or none")
     if not folders:
         raise InputError("give the folder of a sweep, or of runs: python launch/report.py DIR")
+    home = Path(os.path.expanduser(out or folders[0]))
+    if out:
+        check_folder(f"--out={out}", home)
     results = find(folders)
     table = rows_of(results.runs, baseline, results.baseline)
     pivots = pivot(table, rows, cols) if rows else []
@@ -62,7 +67,6 @@ def report(
     if predictions:
         drawn |= prediction_pictures(table)
     captions = {name: _caption(name) for name in drawn}
-    home = Path(out or folders[0])
     home.mkdir(parents=True, exist_ok=True)
     title = ", ".join(Path(folder).resolve().name for folder in folders)
     main = main_table(table)

@@ -23,7 +23,8 @@ def latex(table: Sequence[Sequence[str]], words: set[int]) -> str:
     special |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
 
     def line(cells):
-        return " & ".join("".join(special.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
+        text = " & ".join("".join(special.get(letter, letter) for letter in cell) for cell in cells)
+        return "{}" * text.startswith(("[", "*")) + text + r" \\"  # else an argument of the line before
 
     columns = "".join("l" if i in words else "r" for i in range(len(table[0])))
     body = [r"\toprule", line(table[0]), r"\midrule", *map(line, table[1:]), r"\bottomrule"]
@@ -32,7 +33,7 @@ def latex(table: Sequence[Sequence[str]], words: set[int]) -> str:
 
 def comma_separated(rows: Sequence[Row]) -> str:
     """Every run in a line, for other programs: settings, seed, phase, state, figures at full precision."""
-    keys = list(dict.fromkeys(key for row in rows for run in row.runs for key in run.settings))
+    keys = list(dict.fromkeys(key for row in rows for run in row.runs for key in run.settings if key != "phase"))
     figures = ("top1_last", "top1_best", "top5_last", "agreement_last", "ms_per_step", "wall_seconds")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -12,9 +12,9 @@ from etils import epath
 from kd_jax import recipes
 from kd_jax.storage.metrics_log import MetricsLog
 from kd_jax.storage.workdir import NON_IDENTITY_KEYS, flatten, is_below
-from kd_jax.tools.sweep import RECORD
-from kd_jax.tools.sweep_jobs import OUTPUT, printed_error
-from kd_jax.tools.sweep_shared import FOLDER, sources
+from kd_jax.tools.sweep import RECORD, read_record
+from kd_jax.tools.sweep_jobs import OUTPUT, printed_error, summary_in
+from kd_jax.tools.sweep_shared import FOLDER, last_phases
 from kd_jax.typing import InputError
 
 FREE = (*NON_IDENTITY_KEYS, "name", "phases", "seed", "seeds", "data.seed", "teacher_cache_dtype")
@@ -69,18 +69,18 @@ def find(folders: Iterable[str]) -> Collection:
     """
     entries: dict[Path, tuple[Path, Path, dict | None]] = {}  # by their folder: what is given twice is read once
     baseline = ""
-    for folder in map(Path, folders):
+    for folder in (Path(os.path.expanduser(folder)) for folder in folders):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder")
         empty = True
         for home, names, files in os.walk(folder, followlinks=False):
             names[:] = sorted(name for name in names if name != "checkpoints")
             if RECORD in files:
-                record = _json(Path(home) / RECORD)
+                record = read_record(Path(home) / RECORD)
                 baseline = baseline or record["baseline"]
                 there = [(Path(home), Path(home) / cell["folder"], cell) for cell in record["cells"]]
                 names.clear()
-            elif "config.json" in files and Path(home).parent.name != FOLDER:
+            elif "config.json" in files and Path(home).parent.name != FOLDER and _is_run(Path(home)):
                 there = [(folder, Path(home), None)]
             else:
                 continue
@@ -96,11 +96,17 @@ def find(folders: Iterable[str]) -> Collection:
     return Collection(runs, baseline, list(dict.fromkeys(key for run in runs for key in run.settings)))
 
 
-def _json(path: Path) -> dict:
+def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as e:
         raise InputError(f"{path}: is damaged; it is no JSON") from e
+
+
+def _is_run(home: Path) -> bool:
+    """Whether a folder's config.json is of ours, and not of another tool."""
+    tree = _json(home / "config.json")
+    return isinstance(tree, dict) and tree.keys() >= {"name", "seed", "phases"}
 
 
 def _runs_in(sweep: Path, home: Path, cell: dict | None) -> list[Run]:
@@ -110,15 +116,15 @@ def _runs_in(sweep: Path, home: Path, cell: dict | None) -> list[Run]:
     Args:
       sweep: see `Run.home`. home: folder of the run. cell: as the sweep has recorded it.
     """
-    about = (home / "config.json", home / "summary.json")
-    tree, summary = (_json(path) if path.exists() else {} for path in about)
+    tree = _json(home / "config.json") if (home / "config.json").exists() else {}
+    summary = summary_in(home) if (home / "summary.json").exists() else {}
     name, given = (cell["name"], cell["settings"]) if cell else ("", {})
     seeds, command = (cell["seeds"], cell["command"]) if cell else ([tree["seed"]], "")
     links = cell.get("links", {}) if cell else {}
     runs = []
     if not summary:
         about = (_state(home, bool(tree)), {}, {"config": tree}, [], home, command, sweep)
-        for phase in _last(tree):
+        for phase in last_phases(tree) if tree else cell.get("phases", ["student"]):
             link = links.get(phase, "")
             if link and (sweep / link / "config.json").exists():
                 runs += [run._replace(link=link) for run in _runs_in(sweep, sweep / link, {**cell, "links": {}})]
@@ -126,7 +132,7 @@ def _runs_in(sweep: Path, home: Path, cell: dict | None) -> list[Run]:
                 runs += [Run(name, given, seed, phase, *about, link) for seed in seeds]
         return runs
     rows = MetricsLog(epath.Path(home / "metrics.jsonl")).rows
-    for phase in _last(tree):
+    for phase in last_phases(tree):
         figures, link = summary["phases"][phase], links.get(phase, "")
         for one in figures.get("seeds", [{"seed": seeds[0]}]):
             seed = one["seed"]
@@ -141,14 +147,6 @@ def _state(home: Path, begun: bool) -> str:
     if error and not error.startswith("stopped by"):
         return f"failed: {error}"
     return "unfinished" if begun else "missing"
-
-
-def _last(tree: dict) -> list[str]:
-    """The phases that no other phase rests on; of a run without a configuration its student."""
-    if not tree:
-        return ["student"]
-    used = {source for name in tree["phases"] for source in sources(tree, name)}
-    return [name for name in tree["phases"] if name not in used]
 
 
 def _named(runs: list[Run]) -> list[Run]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kd_jax import InputError
-from kd_jax.tools import report_runs, report_tables
+from kd_jax.tools import report, report_formats, report_runs, report_tables
 from tests.tools.reports import TOP1, put
 
 
@@ -89,3 +89,38 @@ def test_seeds_that_trained_together_keep_their_rows(tmp_path, monkeypatch):
     Path("s").mkdir()
     Path("s/sweep.json").write_text(json.dumps({"baseline": "x", "cells": cells}))
     assert labels_of("s") == [("x", 2), ("x in s/x/seeds=0-1", 2), ("x in s/x/seeds=0-2", 3)]
+
+
+def test_runs_that_have_not_begun_have_the_phases_of_their_cell(tmp_path):
+    cell = {"name": "x", "seeds": [0], "settings": {}, "folder": "x/seed=0", "command": "c", "phases": ["kd", "skd"]}
+    (tmp_path / "sweep.json").write_text(json.dumps({"baseline": "", "cells": [cell]}))
+    rows = rows_of(tmp_path)
+    assert [(row.label, row.missing[0].state) for row in rows] == [("kd", "missing"), ("skd", "missing")]
+
+
+def test_configurations_of_other_tools_are_passed_over(tmp_path):
+    shared_kd(tmp_path / "s")
+    for name, text in (("a", '{"model_type": "resnet"}'), ("b", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(text)
+    assert len(rows_of(tmp_path)) == 3
+    with pytest.raises(InputError, match="no run in it"):
+        rows_of(tmp_path / "a")
+
+
+def test_the_folder_of_a_report(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "f").touch()
+    for out, why in (("~/f", ""), ("~/f/sub", f"{tmp_path / 'f'} ")):
+        with pytest.raises(InputError, match=f"--out={out}: {why}is a file, not a folder"):
+            report.report([str(tmp_path)], out=out)
+    shared_kd(tmp_path / "s")
+    monkeypatch.setattr(report, "pictures", lambda *_: {})
+    report.report(["~/s"], out="~/out")
+    head = (tmp_path / "out" / "table.csv").read_text().splitlines()[0].split(",")
+    assert head.count("phase") == 1 and "T" in head
+
+
+def test_a_name_in_brackets_is_no_argument_of_the_line_before():
+    text = report_formats.latex([("setting", "n"), ("[a]", "1"), ("b", "[2]"), ("*c", "3")], {0})
+    assert [line[:4] for line in text.splitlines()[4:7]] == ["{}[a", "b & ", "{}*c"]
