@@ -220,6 +220,7 @@ def test_no_run_outlives_its_sweep(tmp_path, number, code):
     (["--workdir=w", "--grid=student.epoch=1"], "config.student.epoch: unknown key"),
     (["--workdir=w", "--grid=student.refine.skd.simplifier=none,degree"], "=degree: config.student.refine.skd: skd: "),
     (["--workdir=w", "--grid=student.epochs=1", "--baseline=student.epochs=2"], "no cell is named so"),
+    (["--workdir=w", "--config.seed=5"], "--config.seed: every run of a sweep has its own"),
     (["--workdir=gs://b/w", "--grid=student.epochs=1"], "a sweep needs a folder of this machine"),
 ])  # fmt: skip
 def test_the_command_refuses(flags, message):
