@@ -73,12 +73,12 @@ def move(folder: epath.Path, target: epath.Path) -> None:
     folder.rmtree()
 
 
-def read_json(path: epath.Path) -> dict:
-    """Read a JSON object; InputError if it is not one."""
+def read_json(path: epath.Path, otherwise: str = "start afresh with --overwrite") -> dict:
+    """Read a JSON object; InputError if it is not one. otherwise: what a user can do who cannot restore it."""
     try:
         document = json.loads(path.read_text())
         if not isinstance(document, dict):
             raise ValueError(f"a {type(document).__name__}, not an object")
     except ValueError as e:
-        raise InputError(f"{path}: not readable JSON ({e}); restore it, or start afresh with --overwrite") from e
+        raise InputError(f"{path}: not readable JSON ({e}); restore it, or {otherwise}") from e
     return document

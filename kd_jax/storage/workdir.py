@@ -46,6 +46,13 @@ def resolve_path(path: str) -> epath.Path:
     return epath.Path(path)
 
 
+def check_folder(named: str, path: os.PathLike) -> None:
+    """Refuse what cannot be a folder, for a file stands there or above it. named: the flag with its value."""
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"{named}: {'' if place == path else f'{place} '}is a file, not a folder")
+
+
 def flatten(tree: dict, at: str = "") -> dict[str, Any]:
     """Dotted key -> value; tuples as lists, as JSON has them."""
     flat = {}

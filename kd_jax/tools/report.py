@@ -1,5 +1,6 @@
 """A report on the runs in some folders: report.md, table.csv, table.tex, report.html and the pictures."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,22 +9,14 @@ from etils import epath
 from kd_jax.storage import files
 from kd_jax.storage.progress import log_line
 from kd_jax.storage.trackers import WandB, required
+from kd_jax.storage.workdir import check_folder
+from kd_jax.tools.report_formats import comma_separated, latex, markdown
 from kd_jax.tools.report_page import page
 from kd_jax.tools.report_plots import pictures
 from kd_jax.tools.report_predictions import caption as caption_of_predictions
 from kd_jax.tools.report_predictions import prediction_pictures
 from kd_jax.tools.report_runs import Run, find, notes_on
-from kd_jax.tools.report_tables import (
-    Row,
-    comma_separated,
-    highest,
-    latex,
-    main_table,
-    markdown,
-    pivot,
-    rows_of,
-    words_in,
-)
+from kd_jax.tools.report_tables import Row, has_neither, highest, main_table, pivot, rows_of, words_in
 from kd_jax.typing import InputError
 
 CAPTIONS = {
@@ -54,24 +47,26 @@ def report(
       The files.
 
     Raises:
-      InputError: nothing there, an unknown key, an unknown baseline.
+      InputError: nothing there, an unknown key, an unknown baseline, a file in the place of a folder.
     """
     if bool(rows) != bool(cols):
         raise InputError("--rows and --cols: give both, or none")
     if not folders:
         raise InputError("give the folder of a sweep, or of runs: python launch/report.py DIR")
+    home = Path(os.path.expanduser(out or folders[0]))
+    if out:
+        check_folder(f"--out={out}", home)
     results = find(folders)
-    table = rows_of(results.runs, baseline or results.baseline)
+    table = rows_of(results.runs, baseline, results.baseline)
     pivots = pivot(table, rows, cols) if rows else []
     headlines = {run.headline for run in results.runs if run.state == "done"}
     if len(headlines) > 1:
         raise InputError(f"the runs are measured by {', '.join(sorted(headlines))}: a report of each wanted")
-    notes = [*_notes(table), *notes_on(results.runs), *_lacking(table)]
+    notes = [*_notes(table), *notes_on(results.runs), *_lacking(table), *left_out(table, rows, cols)]
     drawn = pictures(table, *headlines) if headlines else {}
     if predictions:
         drawn |= prediction_pictures(table)
     captions = {name: _caption(name) for name in drawn}
-    home = Path(out or folders[0])
     home.mkdir(parents=True, exist_ok=True)
     title = ", ".join(Path(folder).resolve().name for folder in folders)
     main = main_table(table)
@@ -124,6 +119,12 @@ def _lacking(table) -> list[str]:
     counts = {state: states.count(state) for state in ("failed", "unfinished", "missing")}
     there = [f"{count} {state}" for state, count in counts.items() if count]
     return [f"note: of {sum(len(row.runs) for row in table)} runs {', '.join(there)}"] if there else []
+
+
+def left_out(table: Sequence[Row], rows: str, cols: str) -> list[str]:
+    """A line on the rows that have no place in the tables of two keys."""
+    count = sum(has_neither(row, rows, cols) for row in table) if rows else 0
+    return [f"note: not in the tables of two keys: {count} of {len(table)} rows, which have neither key"] * bool(count)
 
 
 def _text(title: str, main, pivots, notes, drawn, captions) -> str:

@@ -88,7 +88,7 @@ def _main_table(rows: Sequence[Row], home: Path) -> str:
     heads = "".join(cell(i, f'<button type="button">{html.escape(name)}</button>', "th") for i, name in enumerate(head))
     body = []
     for row, line in zip(rows, lines, strict=True):
-        kind = "lacks" if not row.values else "base" if row.gap is None else ""
+        kind = "lacks" if not row.values else "base" if row.is_baseline else ""
         cells = list(map(html.escape, line))
         cells[0] = f'<a href="{html.escape(_link(row.runs[0].folder, home))}">{cells[0]}</a>'
         body.append(f'<tr class="{kind}">{"".join(cell(i, inside) for i, inside in enumerate(cells))}</tr>')

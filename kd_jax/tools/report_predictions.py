@@ -37,7 +37,7 @@ def prediction_pictures(rows: Sequence[Row]) -> dict[str, bytes]:
             raise InputError(f"--predictions: {run.folder} is of data without labels")
         log_line(f"{row.label}: predictions of {run.folder}, {run.phase}")
         said[row.label] = predict(str(run.folder), phase=run.phase, seed=_together(run))
-    base = next((row.label for row in rows if row.gap is None), "")
+    base = next((row.label for row in rows if row.is_baseline), "")
     drawn = {"reliability": _reliability(said), "classes": _classes(said, base), "correlation": _correlation(said)}
     refined = [(label, of) for label, of in said.items() if of.targets is not None]
     for number, (label, of) in enumerate(refined, 1):

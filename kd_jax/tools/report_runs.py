@@ -1,6 +1,5 @@
 """The results that lie in some folders: of sweeps, with what is missing, and of single runs."""
 
-import itertools
 import json
 import os
 from collections import Counter
@@ -13,21 +12,23 @@ from etils import epath
 from kd_jax import recipes
 from kd_jax.storage.metrics_log import MetricsLog
 from kd_jax.storage.workdir import NON_IDENTITY_KEYS, flatten, is_below
-from kd_jax.tools.sweep import RECORD
-from kd_jax.tools.sweep_jobs import OUTPUT, printed_error
-from kd_jax.tools.sweep_shared import FOLDER, sources
+from kd_jax.tools.sweep import RECORD, read_record
+from kd_jax.tools.sweep_jobs import OUTPUT, printed_error, summary_in
+from kd_jax.tools.sweep_shared import FOLDER, last_phases
 from kd_jax.typing import InputError
 
 FREE = (*NON_IDENTITY_KEYS, "name", "phases", "seed", "seeds", "data.seed", "teacher_cache_dtype")
+PLACE = "place"  # a setting of runs that have name and seed in common: where they lie
 
 
 class Run(NamedTuple):
     """A phase of a run, with one seed.
 
-    name: of the cell, or of the folder. settings: key -> value, of what differs between the runs; "phase" too. state:
-    "done", or what else is the matter. figures: of summary.json, where it is done. summary: all of it. rows: of
-    metrics.jsonl, of the phase. command: that trains it, "" if it is not recorded. link: where a sweep has trained the
-    phase once for several cells, else "".
+    name: of the cell, or of the folder. settings: key -> value, of what differs between the runs; "phase" too, and
+    PLACE. state: "done", or what else is the matter. figures: of summary.json, where it is done. summary: all of it.
+    rows: of metrics.jsonl, of the phase. command: that trains it, "" if it is not recorded. home: the folder of its
+    sweep; of a run of none the one that was given. link: where a sweep has trained the phase once for several cells,
+    else "".
     """
 
     name: str
@@ -40,6 +41,7 @@ class Run(NamedTuple):
     rows: list[dict]
     folder: Path
     command: str
+    home: Path
     link: str = ""
 
     @property
@@ -65,54 +67,77 @@ def find(folders: Iterable[str]) -> Collection:
     Raises:
       InputError: no such folder; no run in it.
     """
-    entries, baseline = [], ""
-    for folder in map(Path, folders):
+    entries: dict[Path, tuple[Path, Path, dict | None]] = {}  # by their folder: what is given twice is read once
+    baseline = ""
+    for folder in (Path(os.path.expanduser(folder)) for folder in folders):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder")
-        before = len(entries)
+        empty = True
         for home, names, files in os.walk(folder, followlinks=False):
             names[:] = sorted(name for name in names if name != "checkpoints")
             if RECORD in files:
-                record = _json(Path(home) / RECORD)
+                record = read_record(Path(home) / RECORD)
                 baseline = baseline or record["baseline"]
-                entries += [(Path(home) / cell["folder"], cell) for cell in record["cells"]]
+                there = [(Path(home), Path(home) / cell["folder"], cell) for cell in record["cells"]]
                 names.clear()
-            elif "config.json" in files and Path(home).parent.name != FOLDER:
-                entries.append((Path(home), None))
-        if len(entries) == before:
+            elif "config.json" in files and Path(home).parent.name != FOLDER and _is_run(Path(home)):
+                there = [(folder, Path(home), None)]
+            else:
+                continue
+            empty = empty and not there
+            for entry in there:
+                place = entry[1].resolve()
+                if place not in entries or entries[place][2] is None:
+                    entries[place] = entry
+        if empty:
             raise InputError(f"{folder}: no run in it; a run has a config.json, a sweep a {RECORD}")
-    runs = [run for home, cell in entries for run in _runs_in(home, cell)]
-    runs = _with_phases(_once(_named(runs)))
+    runs = [run for entry in entries.values() for run in _runs_in(*entry)]
+    runs = _with_phases(_apart(_once(_named(runs))))
     return Collection(runs, baseline, list(dict.fromkeys(key for run in runs for key in run.settings)))
 
 
-def _json(path: Path) -> dict:
+def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except ValueError as e:
         raise InputError(f"{path}: is damaged; it is no JSON") from e
 
 
-def _runs_in(home: Path, cell: dict | None) -> list[Run]:
-    """The phases of a run that stand for results: those that teach no other, each with every seed."""
-    about = (home / "config.json", home / "summary.json")
-    tree, summary = (_json(path) if path.exists() else {} for path in about)
+def _is_run(home: Path) -> bool:
+    """Whether a folder's config.json is of ours, and not of another tool."""
+    tree = _json(home / "config.json")
+    return isinstance(tree, dict) and tree.keys() >= {"name", "seed", "phases"}
+
+
+def _runs_in(sweep: Path, home: Path, cell: dict | None) -> list[Run]:
+    """The phases of a run that stand for results: those that teach no other, each with every seed. A phase that a run
+    without a result links is read where it was trained.
+
+    Args:
+      sweep: see `Run.home`. home: folder of the run. cell: as the sweep has recorded it.
+    """
+    tree = _json(home / "config.json") if (home / "config.json").exists() else {}
+    summary = summary_in(home) if (home / "summary.json").exists() else {}
     name, given = (cell["name"], cell["settings"]) if cell else ("", {})
     seeds, command = (cell["seeds"], cell["command"]) if cell else ([tree["seed"]], "")
     links = cell.get("links", {}) if cell else {}
-    if not summary:
-        state = _state(home, bool(tree))
-        about = (state, {}, {"config": tree}, [], home, command)
-        places = itertools.product(seeds, _last(tree))
-        return [Run(name, given, seed, phase, *about, links.get(phase, "")) for seed, phase in places]
-    rows = MetricsLog(epath.Path(home / "metrics.jsonl")).rows
     runs = []
-    for phase in _last(tree):
+    if not summary:
+        about = (_state(home, bool(tree)), {}, {"config": tree}, [], home, command, sweep)
+        for phase in last_phases(tree) if tree else cell.get("phases", ["student"]):
+            link = links.get(phase, "")
+            if link and (sweep / link / "config.json").exists():
+                runs += [run._replace(link=link) for run in _runs_in(sweep, sweep / link, {**cell, "links": {}})]
+            else:
+                runs += [Run(name, given, seed, phase, *about, link) for seed in seeds]
+        return runs
+    rows = MetricsLog(epath.Path(home / "metrics.jsonl")).rows
+    for phase in last_phases(tree):
         figures, link = summary["phases"][phase], links.get(phase, "")
         for one in figures.get("seeds", [{"seed": seeds[0]}]):
             seed = one["seed"]
             its_rows = [row for row in rows if row["phase"] == phase and row.get("seed", seed) == seed]
-            about = ("done", {**figures, **one}, summary, its_rows, home, command, link)
+            about = ("done", {**figures, **one}, summary, its_rows, home, command, sweep, link)
             runs.append(Run(name, given, seed, phase, *about))
     return runs
 
@@ -122,14 +147,6 @@ def _state(home: Path, begun: bool) -> str:
     if error and not error.startswith("stopped by"):
         return f"failed: {error}"
     return "unfinished" if begun else "missing"
-
-
-def _last(tree: dict) -> list[str]:
-    """The phases that no other phase rests on; of a run without a configuration its student."""
-    if not tree:
-        return ["student"]
-    used = {source for name in tree["phases"] for source in sources(tree, name)}
-    return [name for name in tree["phases"] if name not in used]
 
 
 def _named(runs: list[Run]) -> list[Run]:
@@ -147,29 +164,48 @@ def _named(runs: list[Run]) -> list[Run]:
             settings = {key: _spelled(tree.get(key)) for key in keys}
             name = ",".join([recipe, *(f"{key}={value}" for key, value in settings.items())])
             named_as[folder] = (name, {"recipe": recipe} | settings if len(recipes_of) > 1 else settings)
-    named = [
+    return [
         run if run.name else run._replace(name=named_as[run.folder][0], settings=named_as[run.folder][1])
         for run in runs
     ]
-    counts = Counter((run.name, run.phase, run.seed) for run in named)  # the same run in two folders: a row each
-    return [
-        run._replace(name=f"{run.name} in {run.folder}") if counts[run.name, run.phase, run.seed] > 1 else run
-        for run in named
-    ]
+
+
+def _apart(runs: list[Run]) -> list[Run]:
+    """Runs that have name and seed in common are told apart by where they lie. All runs of a row are: those of several
+    sweeps by the sweep's folder, seeds that train together by the folder of the run."""
+    names = {group[0].name for group in _alike(runs) if len({run.home for run in group}) > 1}
+    runs = [_placed(run, run.home) if run.name in names else run for run in runs]
+    counts, folders = Counter((run.folder, run.phase) for run in runs), set()
+    for group in _alike(runs):
+        together = {run.folder for run in group if counts[run.folder, run.phase] > 1}
+        folders |= together or {run.folder for run in group}
+    return [_placed(run, run.folder) if run.folder in folders else run for run in runs]
+
+
+def _alike(runs: list[Run]) -> list[list[Run]]:
+    """Several runs of one name, phase, place and seed."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.name, run.phase, run.settings.get(PLACE), run.seed), []).append(run)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _placed(run: Run, place: Path) -> Run:
+    return run._replace(settings={**run.settings, PLACE: str(place)})
 
 
 def _once(runs: list[Run]) -> list[Run]:
     """A phase that cells share is one run, with the settings that these cells have in common."""
     shared: dict[tuple, list[Run]] = {}
     for i, run in enumerate(runs):
-        shared.setdefault((run.link, run.seed) if run.link else (i,), []).append(run)
+        shared.setdefault((run.home, run.link, run.seed) if run.link else (i,), []).append(run)
     merged = []
     for group in shared.values():
-        first, *others = group
-        common = {k: v for k, v in first.settings.items() if all(run.settings.get(k) == v for run in others)}
-        same = all(run.name == first.name for run in others)
+        first = next((run for run in group if run.state == "done"), group[0])
+        common = {k: v for k, v in first.settings.items() if all(run.settings.get(k) == v for run in group)}
+        same = all(run.name == first.name for run in group)
         name = first.name if same else ",".join(f"{key}={value}" for key, value in common.items())
-        merged.append(first._replace(name=name, settings=common if others else first.settings))
+        merged.append(first._replace(name=name, settings=common))
     return merged
 
 

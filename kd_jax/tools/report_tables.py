@@ -1,7 +1,5 @@
-"""Results over seeds: means, deviations, paired differences to a baseline, and tables of them as text."""
+"""Results over seeds: means, deviations, paired differences to a baseline, and tables of them."""
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Sequence
@@ -11,7 +9,7 @@ from urllib.parse import unquote
 from scipy import stats
 
 from kd_jax.tools.published import published
-from kd_jax.tools.report_runs import Run
+from kd_jax.tools.report_runs import PLACE, Run
 from kd_jax.typing import InputError, suggest
 
 LEVEL = 0.95  # of the intervals
@@ -23,6 +21,7 @@ class Row(NamedTuple):
     label: of the row. runs: all of them, the missing ones too. values: seed -> headline of the last step. best: mean
     of the best steps, chosen on the test set. agreement: mean with the teacher, None without. milliseconds: a step,
     the median. gap: of the paired differences to the baseline, None for the baseline itself and where none is shared.
+    is_baseline: whether it is the baseline. shown: what the comparison with the baseline shows, in words.
     """
 
     label: str
@@ -32,6 +31,8 @@ class Row(NamedTuple):
     agreement: float | None
     milliseconds: float | None
     gap: "Gap | None" = None
+    is_baseline: bool = False
+    shown: str = ""
 
     @property
     def mean(self) -> float | None:
@@ -76,12 +77,13 @@ class Gap(NamedTuple):
         return f"{'better' if self.mean > 0 else 'worse'}, by more than the {100 * self.reach:.2f} points left open"
 
 
-def rows_of(runs: Sequence[Run], baseline: str) -> list[Row]:
+def rows_of(runs: Sequence[Run], baseline: str, recorded: str = "") -> list[Row]:
     """A row for every setting, in their order.
 
     Args:
       runs: of one headline.
-      baseline: label of a row, or name of its cell; "" is the first.
+      baseline: label of a row, or name of its cell; "" is the recorded one, or the first.
+      recorded: what a sweep names so; there may be no such row, as where several sweeps have it.
 
     Raises:
       InputError: no row is called so.
@@ -90,24 +92,25 @@ def rows_of(runs: Sequence[Run], baseline: str) -> list[Row]:
     for run, label in zip(runs, labels_of(runs), strict=True):
         groups.setdefault(label, []).append(run)
     rows = [_row(label, group) for label, group in groups.items()]
-    base = _baseline(rows, baseline)
-    return [row if row is base else row._replace(gap=gap_of(row, base)) for row in rows]
+    base = _baseline(rows, baseline) if baseline else recorded and _called(rows, recorded) or rows[0]
+    return [_compared(row, base) for row in rows]
 
 
 def labels_of(runs: Sequence[Run]) -> list[str]:
-    """What tells each run from those of other settings: its phase, and its name; of a combination of values the
-    values, behind as much of their keys as tells these apart."""
+    """What tells each run from those of other settings: its phase, its name, and its place if it has one; of a
+    combination of values the values, behind as much of their keys as tells these apart."""
     keys = {key for run in runs for key in run.settings}
     one_name = len({run.name for run in runs}) == 1
     labels = []
     for run in runs:
-        values = {key: value for key, value in run.settings.items() if key not in ("phase", "recipe")}
+        values = {key: value for key, value in run.settings.items() if key not in ("phase", "recipe", PLACE)}
         name, combined = unquote(run.name), ",".join(f"{key}={value}" for key, value in values.items())
         if combined and name.endswith(combined):
             before = name.removesuffix(combined).rstrip(",")
             name = ", ".join([before] * bool(before) + [f"{_short_key(k, keys)}={v}" for k, v in values.items()])
-        phase = run.settings.get("phase", "")
-        labels.append(f"{phase}: {name}" if phase and name and not one_name else phase or name)
+        phase, place = run.settings.get("phase", ""), run.settings.get(PLACE, "")
+        label = f"{phase}: {name}" if phase and name and not one_name else phase or name
+        labels.append(f"{label} in {place}" if place else label)
     return labels
 
 
@@ -137,18 +140,29 @@ def _row(label: str, runs: list[Run]) -> Row:
 
 
 def _baseline(rows: list[Row], named: str) -> Row:
-    if not named:
-        return rows[0]
+    row = _called(rows, named)
+    if row is None:
+        raise InputError(f"--baseline={named}: no row is called so; {suggest(named, [row.label for row in rows])}")
+    return row
+
+
+def _called(rows: list[Row], named: str) -> Row | None:
+    """The first row of that label, cell or setting."""
     for row in rows:
-        settings = row.runs[0].settings
-        if named in (
-            row.label,
-            unquote(row.runs[0].name),
-            row.runs[0].name,
-            *(f"{key}={value}" for key, value in settings.items()),
-        ):
+        name, settings = row.runs[0].name, row.runs[0].settings
+        if named in (row.label, unquote(name), name, *(f"{key}={value}" for key, value in settings.items())):
             return row
-    raise InputError(f"--baseline={named}: no row is called so; {suggest(named, [row.label for row in rows])}")
+    return None
+
+
+def _compared(row: Row, base: Row) -> Row:
+    """A row with its difference to the baseline."""
+    if row is base:
+        return row._replace(is_baseline=True, shown="the baseline")
+    gap = gap_of(row, base)
+    if gap or not row.values:
+        return row._replace(gap=gap, shown=gap.sentence if gap else "")
+    return row._replace(shown=f"no seed in common with {base.label}" if base.values else "the baseline has no result")
 
 
 def gap_of(row: Row, base: Row) -> Gap | None:
@@ -202,12 +216,11 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.missing
     )
     gap, figure = row.gap, row.published
-    words = [gap.sentence if gap else "the baseline" if row.values else ""]
     return (
         row.label, str(len(row.values)), percent(row.mean), percent(row.deviation), percent(row.best),
         percent(row.agreement), "" if gap is None else f"{100 * gap.mean:+.2f}",
         "" if gap is None else percent(gap.error), "" if row.milliseconds is None else f"{row.milliseconds:.1f}",
-        f"{figure[0]:.2f}" if figure else "", "; ".join([word for word in words if word] + missing),
+        f"{figure[0]:.2f}" if figure else "", "; ".join([row.shown] * bool(row.shown) + missing),
     )  # fmt: skip
 
 
@@ -217,11 +230,14 @@ def percent(share: float | None) -> str:
 
 
 def pivot(rows: Sequence[Row], down: str, across: str) -> list[tuple[str, list[tuple[str, ...]]]]:
-    """Tables of two keys, one for every combination of the others: (title, rows with a head).
+    """Tables of two keys, one for every combination of the others: (title, rows with a head). Rows that have neither
+    key are left out.
 
     Raises:
-      InputError: a key in which the runs do not differ.
+      InputError: one key twice, a key in which the runs do not differ, or two rows with the same values of all keys.
     """
+    if down == across:
+        raise InputError(f"--rows={down} --cols={across}: must be two keys")
     keys = list(dict.fromkeys(key for row in rows for key in row.runs[0].settings))
     for flag, key in (("rows", down), ("cols", across)):
         if key not in keys:
@@ -229,9 +245,20 @@ def pivot(rows: Sequence[Row], down: str, across: str) -> list[tuple[str, list[t
     tables: dict[str, dict[tuple[str, str], Row]] = {}
     for row in rows:
         settings = row.runs[0].settings
+        if has_neither(row, down, across):
+            continue
         title = ", ".join(f"{key}={value}" for key, value in settings.items() if key not in (down, across))
-        tables.setdefault(title, {})[settings.get(down, ""), settings.get(across, "")] = row
+        table, place = tables.setdefault(title, {}), (settings.get(down, ""), settings.get(across, ""))
+        if place in table:
+            both = f"the rows {table[place].label} and {row.label} would stand in one cell"
+            raise InputError(f"--rows={down} --cols={across}: {both}; rows that differ in some key are accepted")
+        table[place] = row
     return [(title, _pivoted(table, down, across)) for title, table in tables.items()]
+
+
+def has_neither(row: Row, down: str, across: str) -> bool:
+    """Whether a row has no place in a table of two keys."""
+    return not {down, across} & row.runs[0].settings.keys()
 
 
 def _pivoted(table: dict[tuple[str, str], Row], down: str, across: str) -> list[tuple[str, ...]]:
@@ -246,41 +273,3 @@ def _short(row: Row | None) -> str:
     missing = f" ({len(row.missing)} not done)" if row.missing else ""
     spread = "" if row.deviation is None else f" ± {percent(row.deviation)}"
     return f"{percent(row.mean) or '-'}{spread} (n={len(row.values)}){missing}"
-
-
-def markdown(table: Sequence[Sequence[str]], words: set[int]) -> str:
-    """A table in Markdown; its first row is the head. words: columns that are not numbers."""
-
-    def line(cells):
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    rule = ["---" if i in words else "---:" for i in range(len(table[0]))]
-    return "\n".join([line(table[0]), line(rule), *map(line, table[1:])])
-
-
-def latex(table: Sequence[Sequence[str]], words: set[int]) -> str:
-    """The same for LaTeX with the package booktabs."""
-    special = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
-
-    def line(cells):
-        return " & ".join("".join(special.get(letter, letter) for letter in cell) for cell in cells) + r" \\"
-
-    columns = "".join("l" if i in words else "r" for i in range(len(table[0])))
-    body = [r"\toprule", line(table[0]), r"\midrule", *map(line, table[1:]), r"\bottomrule"]
-    return "\n".join([f"\\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"])
-
-
-def comma_separated(rows: Sequence[Row]) -> str:
-    """Every run in a line, for other programs: settings, seed, phase, state, figures at full precision."""
-    keys = list(dict.fromkeys(key for row in rows for run in row.runs for key in run.settings))
-    figures = ("top1_last", "top1_best", "top5_last", "agreement_last", "ms_per_step", "wall_seconds")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", *keys, "seed", "phase", "state", *figures, "folder", "command"])
-    for row in rows:
-        for run in row.runs:
-            values = [run.figures.get(name) for name in figures]
-            about = [run.seed, run.phase, run.state, *("" if value is None else value for value in values)]
-            writer.writerow([run.name, *(run.settings.get(key, "") for key in keys), *about, run.folder, run.command])
-    return text.getvalue()

@@ -13,16 +13,18 @@ import jax
 from kd_jax import recipes
 from kd_jax.storage import files
 from kd_jax.storage.progress import log_line
-from kd_jax.storage.workdir import difference, resolve_path
+from kd_jax.storage.workdir import check_folder, difference, resolve_path
 from kd_jax.tools import sweep_cells, sweep_jobs
 from kd_jax.tools.config_file import ConfigFlag
 from kd_jax.tools.sweep_cells import Cell
 from kd_jax.tools.sweep_jobs import DONE, Runner
-from kd_jax.tools.sweep_shared import Job, jobs_of
+from kd_jax.tools.sweep_shared import Job, jobs_of, last_phases
 from kd_jax.typing import InputError
 
 CACHE = "teacher_cache"  # below the sweep's folder
 RECORD = "sweep.json"
+RECORDED = {"name", "seeds", "settings", "folder", "command"}  # of every cell; later versions add more
+ANEW = "delete it, and the same command writes it anew"
 
 
 class Sweep(NamedTuple):
@@ -66,6 +68,7 @@ def planned(
     if file and grids:
         raise InputError("--grid: the values stand in the file of --sweep")
     variants, more = sweep_cells.of_file(file) if file else (sweep_cells.of_grids(flag.spelled, grids), {})
+    sweep_cells.check_changes(flag.changes, variants if grids else ())
     changes = with_cache(flag.changes, workdir)
     count = seeds or more.get("seeds", 1)
     cells = sweep_cells.cells_of(variants, changes, count, first=first_seed, together=together)
@@ -95,14 +98,15 @@ def plan(workdir: str, cells: Sequence[Cell], *, teacher_seed: int | None = None
       baseline: name of a cell.
 
     Raises:
-      InputError: the folder of a cell holds another run.
+      InputError: a file stands in the folder's place; the folder of a cell holds another run.
     """
     home = resolve_path(workdir)
+    check_folder(f"--workdir={workdir}", home)
     shared, last = jobs_of(cells, teacher_seed)
     for cell in cells:
         written = home / cell.folder / "config.json"
         if written.exists():
-            changed = difference(*(recipes.completed(tree) for tree in (files.read_json(written), cell.tree)))
+            changed = difference(*(recipes.completed(tree) for tree in (files.read_json(written, ANEW), cell.tree)))
             if changed:
                 raise InputError(f"{home / cell.folder}: holds another run: config.{changed}; name another folder")
     return Sweep(Path(home), list(cells), shared, last, baseline)
@@ -157,6 +161,8 @@ def describe(sweep: Sweep, train: Path, shard: tuple[int, int] = (0, 1)) -> list
         state = "done" if sweep_jobs.is_done(home, job) else "begun" if (home / job.folder).exists() else "new"
         links = f", takes {', '.join(job.links)} from {', '.join(job.links.values())}" if job.links else ""
         lines.append(f"  {job.folder}: {state}{links}")
+    if not jobs:  # of a shard without cells
+        return lines
     first = next((job for job in jobs if not sweep_jobs.is_done(home, job)), jobs[-1])
     return [*lines, f"the first of them: {shlex.join(sweep_jobs.command_of(home, train, first))}"]
 
@@ -164,17 +170,32 @@ def describe(sweep: Sweep, train: Path, shard: tuple[int, int] = (0, 1)) -> list
 def write_record(sweep: Sweep, train: Path) -> None:
     """sweep.json: the cells, those of earlier sweeps in the folder too; what a report reads."""
     path = sweep.home / RECORD
-    before = files.read_json(path) if path.exists() else {"cells": [], "baseline": ""}
+    before = read_record(path) if path.exists() else {"cells": [], "baseline": ""}
     commands = {job.folder: sweep_jobs.command_of(sweep.home, train, job) for job in sweep.last}
     cells: dict[str, dict[str, Any]] = {cell["folder"]: cell for cell in before["cells"]}
     for cell, job in zip(sweep.cells, sweep.last, strict=True):
         cells[cell.folder] = {
             "name": cell.name, "seeds": list(cell.seeds), "settings": cell.settings, "folder": cell.folder,
             "config": cell.config, "command": shlex.join(commands[cell.folder]), "links": job.links,
+            "phases": last_phases(cell.tree),
         }  # fmt: skip
     files.write_json(
         path, {"baseline": sweep.baseline or before["baseline"], "cells": list(cells.values())}, shared=True
     )
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """sweep.json.
+
+    Raises:
+      InputError: it is damaged, or of another tool.
+    """
+    record = files.read_json(path, ANEW)
+    cells = record.get("cells")
+    whole = isinstance(cells, list) and all(isinstance(cell, dict) and cell.keys() >= RECORDED for cell in cells)
+    if not whole or not isinstance(record.get("baseline"), str):
+        raise InputError(f"{path}: is no record of a sweep; one has cells and a baseline")
+    return record
 
 
 def with_cache(changes: tuple[str, ...], workdir: str) -> tuple[str, ...]:
@@ -201,7 +222,7 @@ def _content(sweep: Sweep, jobs: list[Job]) -> str:
 
 def _result(home: Path, job: Job) -> str:
     """The headlines of the phases that a run has trained itself."""
-    phases = files.read_json(home / job.folder / "summary.json")["phases"]
+    phases = sweep_jobs.summary_in(home / job.folder)["phases"]
     figures = (
         f"{name} {key.removesuffix('_last')} {row[key]:.2%}"
         for name, row in phases.items()

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from kd_jax import config
 from kd_jax.config import error_in
+from kd_jax.config.overrides import OVERRIDE
 from kd_jax.plan.distiller import members_of
 from kd_jax.plan.optimizers import check_optim
 from kd_jax.storage.workdir import difference
@@ -18,7 +19,7 @@ from kd_jax.tools.config_file import load, load_module
 from kd_jax.typing import InputError, suggest
 
 # keys that say what a sweep is made of, and what sets them
-TAKEN = {"phases": "a sweep has the phases of its config", "seed": "--seeds=N", "seeds": "--seeds=N"}
+TAKEN = {"phases": "a sweep has the phases of its config", "seed": "--seeds=N and --first_seed=S", "seeds": "--seeds=N"}
 LONGEST = 200  # characters of a folder's name
 PLAIN = " =:+@()[],._-'\"!"  # stand in a folder's name as they are
 
@@ -108,17 +109,44 @@ def of_file(spelled: str) -> tuple[list[Variant], dict[str, Any]]:
         raise
     except Exception as e:
         raise InputError(f"--sweep: {error_in(path, e)}") from e
+    more = {name: getattr(module, name.upper()) for name in ("seeds", "baseline") if hasattr(module, name.upper())}
+    _check_file(path, more)
     variants = []
     for row, file in zip(rows, configs, strict=True):
-        name = row.pop("name", None)
+        name, file = row.pop("name", None), os.fspath(file) if isinstance(file, os.PathLike) else file
+        for what, value in (("name", name or ""), ("config", file)):
+            if not isinstance(value, str):
+                raise InputError(f"--sweep: {path}: the {what} of a cell must be a text, got {value!r}")
         settings = {key: _spell(value) for key, value in row.items()}
         if argument:
             file += ("," if ":" in file else ":") + argument
         variants.append(Variant(name or _name(settings) or _stem(file), settings, file))
     if not variants:
         raise InputError(f"--sweep: sweep() of {path} yields nothing")
-    more = {name: getattr(module, name.upper()) for name in ("seeds", "baseline") if hasattr(module, name.upper())}
     return variants, more
+
+
+def _check_file(path: str, more: Mapping[str, Any]) -> None:
+    """Refuse SEEDS and BASELINE of a file that are none."""
+    seeds, baseline = more.get("seeds", 1), more.get("baseline", "")
+    if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
+        raise InputError(f"--sweep: {path}: SEEDS must be a whole number from 1 on, got {seeds!r}")
+    if not isinstance(baseline, str):
+        raise InputError(f"--sweep: {path}: BASELINE must be the name of a cell, got {baseline!r}")
+
+
+def check_changes(changes: Iterable[str], variants: Iterable[Variant]) -> None:
+    """Refuse --config.KEY=VALUE of a key that the cells set themselves: it would change nothing.
+
+    Raises:
+      InputError: the seed, or a key of a grid.
+    """
+    keys = {match[2] for match in map(OVERRIDE.fullmatch, changes) if match}
+    if "seed" in keys:
+        raise InputError(f"--config.seed: every run of a sweep has its own; {TAKEN['seed']} set them")
+    both = [key for variant in variants for key in variant.settings if key in keys]
+    if both:
+        raise InputError(f"--config.{both[0]}: has a grid already; give one of both")
 
 
 def cells_of(
@@ -189,7 +217,8 @@ def _named(name: str) -> Iterator[None]:
 
 
 def split_values(text: str) -> list[str]:
-    """The values between commas; those inside brackets or quotes do not count."""
+    """The values between commas; those inside brackets or quotes do not count. Quotes around a value are no part of
+    it."""
     values, depth, quoted, start = [], 0, "", 0
     for i, letter in enumerate(text):
         if quoted:
@@ -204,12 +233,24 @@ def split_values(text: str) -> list[str]:
             values.append(text[start:i])
             start = i + 1
     values = [value.strip() for value in (*values, text[start:])]
-    return [value for value in values if value]
+    return [_unquoted(value) for value in values if value]
+
+
+def _unquoted(value: str) -> str:
+    inside = value[1:-1]
+    return inside if len(value) > 1 and value[0] == value[-1] in "'\"" and value[0] not in inside else value
 
 
 def _spell(value: Any) -> str:
     """A value of Python as a command line spells it."""
-    return value if isinstance(value, str) else repr(value)
+    return os.fspath(value) if isinstance(value, str | os.PathLike) else repr(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """A value with numbers of Python in place of NumPy's, whose repr says np.float64."""
+    if type(value) in (tuple, list):
+        return type(value)(map(_plain, value))
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _name(settings: Mapping[str, str]) -> str:
@@ -240,12 +281,14 @@ def list_sweeps(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def find(cells: Iterable[Cell], named: str) -> str:
-    """The name of a variant as the user wrote it.
+    """The name of the cell that a user calls so: as it was given, or as its folder spells it.
 
     Raises:
       InputError: none is named so.
     """
-    names = list(dict.fromkeys(cell.name for cell in cells))
+    names = {unquote(cell.name): cell.name for cell in cells}
+    if named in names.values():
+        return named
     if named not in names:
         raise InputError(f"--baseline={named}: no cell is named so; {suggest(named, names)}")
-    return named
+    return names[named]

@@ -108,6 +108,12 @@ def sources(tree: dict, name: str) -> list[str]:
     return _named(origins)
 
 
+def last_phases(tree: dict) -> list[str]:
+    """The phases that no other rests on: what a run is there for."""
+    used = {source for name in tree["phases"] for source in sources(tree, name)}
+    return [name for name in tree["phases"] if name not in used]
+
+
 def _named(origins: Iterable[str]) -> list[str]:
     """The phases among some origins."""
     named = (origin.strip() for origin in origins if origin.strip().startswith("phase:"))

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from kd_jax import InputError, config
-from kd_jax.tools import config_file, published, report_plots, report_runs, report_tables
+from kd_jax.tools import config_file, published, report, report_page, report_plots, report_runs, report_tables
 from tests.conftest import ROOT
 from tests.tools.reports import TOP1, put
 
@@ -107,6 +107,19 @@ def test_another_baseline(home):
         report_tables.rows_of(runs, "temperature=3")
 
 
+def test_only_the_baseline_is_called_so(home):
+    """Not a row that shares no seed with it, nor any other where it has no result."""
+    runs = report_runs.find([str(home)]).runs
+    apart = [run._replace(seed=run.seed + 10) if "=8" in run.name else run for run in runs]
+    failed = [run._replace(state="failed", figures={}) if "=1" in run.name else run for run in runs]
+    for there, shown in ((apart, "no seed in common with temperature=1"), (failed, "the baseline has no result")):
+        rows = report_tables.rows_of(there, "")
+        words = [line[-1].split(";")[0] for line in report_tables.main_table(rows)[1:]]
+        assert words[0] == "the baseline" and words[2] == shown and [row.is_baseline for row in rows] == [True, 0, 0]
+        page = report_page.page("", rows, [], [], {}, {}, home)
+        assert page.count('<tr class="base">') == bool(rows[0].values)
+
+
 def test_single_runs_are_told_apart_by_what_differs(tmp_path):
     for value in ("1", "4"):
         for seed in range(2):
@@ -118,28 +131,6 @@ def test_single_runs_are_told_apart_by_what_differs(tmp_path):
     put(tmp_path / "again", "1", 0, 0.4)  # the same run a second time is no further seed
     rows = report_tables.rows_of(report_runs.find([str(tmp_path)]).runs, "")
     assert sorted(len(row.values) for row in rows) == [1, 1, 1, 2]
-
-
-def test_a_phase_that_cells_share_is_one_row(tmp_path):
-    """Of two temperatures of SKD beside one KD, whose phases the cells of a seed link."""
-    cells = []
-    for value in ("1", "4"):
-        for seed in range(2):
-            folder = f"T={value}/seed={seed}"
-            put(tmp_path / folder, value, seed, TOP1[value, seed])
-            for file in ("config.json", "summary.json"):
-                held = json.loads((tmp_path / folder / file).read_text())
-                config_tree = held if file == "config.json" else held["config"]
-                config_tree["phases"], config_tree["kd"] = ["teacher", "kd", "student"], config_tree["student"]
-                if file == "summary.json":
-                    held["phases"]["kd"] = held["phases"]["teacher"] | {"top1_last": 0.4 + 0.1 * seed}
-                (tmp_path / folder / file).write_text(json.dumps(held))
-            cell = {"name": f"T={value}", "seeds": [seed], "settings": {"T": value}, "folder": folder, "command": "c"}
-            cells.append(cell | {"links": {"kd": f"shared/kd-{seed}", "teacher": "shared/t"}})
-    (tmp_path / "sweep.json").write_text(json.dumps({"baseline": "", "cells": cells}))
-    rows = report_tables.rows_of(report_runs.find([str(tmp_path)]).runs, "phase=kd")
-    assert [(row.label, len(row.values)) for row in rows] == [("kd", 2), ("student: T=1", 2), ("student: T=4", 2)]
-    assert rows[0].gap is None and rows[1].gap.mean == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(("how", "note"), [
@@ -193,3 +184,19 @@ def test_a_table_of_two_keys(home):
     assert table[1] == ("1", expected) and table[3] == ("8", "50.00 (n=1) (2 not done)")
     with pytest.raises(InputError, match="--cols=seeds: the runs do not differ in it"):
         report_tables.pivot(rows, "student.epochs", "seeds")
+    with pytest.raises(InputError, match="--rows=student.epochs --cols=student.epochs: must be two keys"):
+        report_tables.pivot(rows, "student.epochs", "student.epochs")
+
+
+def test_no_row_is_lost_in_a_table_of_two_keys():
+    def row(label, **settings):
+        run = report_runs.Run(label, settings, 0, "student", "done", {}, {}, [], None, "", None)
+        return report_tables.Row(label, [run], {0: 0.5}, None, None, None)
+
+    there = [row("a", T="1", w="2"), row("b", T="1", w="3"), row("c"), row("d")]
+    ((_, table),) = report_tables.pivot(there, "T", "w")
+    assert len(table) == 2 and report.left_out(there, "T", "w") == [
+        "note: not in the tables of two keys: 2 of 4 rows, which have neither key"
+    ]
+    with pytest.raises(InputError, match="--rows=T --cols=w: the rows b and other would stand in one cell"):
+        report_tables.pivot([*there, row("other", T="1", w="3")], "T", "w")

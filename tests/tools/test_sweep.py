@@ -106,6 +106,45 @@ def test_what_needs_a_failed_phase_fails_with_it(tmp_path, monkeypatch, capsys):
     )  # said as it fails, and last
 
 
+def test_a_damaged_summary_stops_nothing_but_what_needs_it(tmp_path, capsys):
+    there = planned(tmp_path, ["student.terms.kd.weight=1,2"], seeds=1)
+    assert sweep.run(there, FAKE)
+    damaged, again = (tmp_path / job.folder / "summary.json" for job in there.last)
+    damaged.write_text('{"phases": ')
+    again.unlink()
+    capsys.readouterr()
+    assert not sweep.run(there, FAKE) and again.exists()
+    said = capsys.readouterr().out
+    assert f"failed: {damaged}: not readable JSON" in said and "--overwrite" not in said and "[3/3]" in said
+    damaged.write_text("{}")
+    assert not sweep.run(there, FAKE)
+    assert f"{damaged}: is no summary of a run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", "not readable JSON .*; restore it, or delete it, and the same command writes it anew"),
+    ("{}", "is no record of a sweep"), ('{"baseline": "", "cells": [1]}', "is no record of a sweep"),
+])  # fmt: skip
+def test_a_damaged_record_is_said(tmp_path, text, message):
+    (tmp_path / "sweep.json").write_text(text)
+    for reader in (lambda: sweep.run(planned(tmp_path, [], seeds=1), FAKE), lambda: find([str(tmp_path)])):
+        with pytest.raises(InputError, match=f"sweep.json: {message}") as e:
+            reader()
+        assert "--overwrite" not in str(e.value)
+
+
+def test_a_folder_where_a_file_stands_is_refused(tmp_path):
+    (tmp_path / "f").touch()
+    for name, why in (("f", ""), ("f/sub", f"{tmp_path / 'f'} ")):
+        with pytest.raises(InputError, match=f"--workdir={tmp_path / name}: {why}is a file, not a folder"):
+            planned(tmp_path / name, [], seeds=1)
+
+
+def test_a_dry_run_of_an_empty_shard(tmp_path, capsys):
+    dry_run(planned(tmp_path, ["student.terms.kd.weight=1,2"], seeds=1), FAKE, (7, 8))
+    assert "0 of 2 runs" in capsys.readouterr().out
+
+
 def test_shards_count_from_0_or_from_1():
     assert [sweep.parse_shard(f"{i}/3") for i in range(4)] == [(0, 3), (1, 3), (2, 3), (0, 3)]
     for text in ("4/3", "0/0", "-1/2", "1", "a/b", "1/"):
@@ -129,7 +168,8 @@ def test_shards_and_jobs(tmp_path, monkeypatch):
         assert sweep_jobs.is_done(tmp_path, job)
     for job in there.last:
         assert len((tmp_path / job.folder / "starts").read_text().split()) == 1, job.folder
-    assert len(json.loads((tmp_path / "sweep.json").read_text())["cells"]) == 6
+    written = json.loads((tmp_path / "sweep.json").read_text())["cells"]
+    assert len(written) == 6 and all(cell["phases"] == ["student"] for cell in written)
 
 
 def test_a_run_has_not_failed_that_another_sweep_ends_as_this_one_finds_it_held(tmp_path, monkeypatch):
@@ -180,6 +220,7 @@ def test_no_run_outlives_its_sweep(tmp_path, number, code):
     (["--workdir=w", "--grid=student.epoch=1"], "config.student.epoch: unknown key"),
     (["--workdir=w", "--grid=student.refine.skd.simplifier=none,degree"], "=degree: config.student.refine.skd: skd: "),
     (["--workdir=w", "--grid=student.epochs=1", "--baseline=student.epochs=2"], "no cell is named so"),
+    (["--workdir=w", "--config.seed=5"], "--config.seed: every run of a sweep has its own"),
     (["--workdir=gs://b/w", "--grid=student.epochs=1"], "a sweep needs a folder of this machine"),
 ])  # fmt: skip
 def test_the_command_refuses(flags, message):

@@ -17,7 +17,8 @@ def _from_the_root(monkeypatch):
 
 @pytest.mark.parametrize(("text", "values"), [
     ("1,2", ["1", "2"]), (" 0.5 , None ", ["0.5", "None"]), ("(1, 2),(3,)", ["(1, 2)", "(3,)"]),
-    ("'a,b',c", ["'a,b'", "c"]), ("[1,(2,3)],4", ["[1,(2,3)]", "4"]), ("", []), (",", []),
+    ("'a,b',c", ["a,b", "c"]), ('"a" , \'\'', ["a", ""]), ("'a' + 'b'", ["'a' + 'b'"]),
+    ("[1,(2,3)],4", ["[1,(2,3)]", "4"]), ("", []), (",", []),
 ])  # fmt: skip
 def test_values_of_a_grid(text, values):
     assert sweep_cells.split_values(text) == values
@@ -81,6 +82,51 @@ def test_a_sweep_as_data(tmp_path):
     file.write_text("CONFIG = 1 / 0\n")
     with pytest.raises(InputError, match="line 1: ZeroDivisionError"):
         sweep_cells.of_file(str(file))
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    *((f"SEEDS = {value}", "SEEDS must be a whole number from 1 on, got") for value in
+      ("0", "-1", "[0, 1]", "'3'", "2.5", "None", "True")),
+    ("BASELINE = 3", "BASELINE must be the name of a cell, got 3"),
+    ("CONFIG = 3", "the config of a cell must be a text, got 3"),
+    ("def sweep(): yield {'name': 4}", "the name of a cell must be a text, got 4"),
+])  # fmt: skip
+def test_what_a_sweep_as_data_may_not_say(tmp_path, text, message):
+    file = tmp_path / "wrong.py"
+    file.write_text(f"CONFIG = 'configs/skd.py'\ndef sweep(): yield {{}}\n{text}\n")
+    with pytest.raises(InputError, match=f"--sweep: {file}: {message}"):
+        sweep_cells.of_file(str(file))
+
+
+def test_values_of_numpy_and_paths(tmp_path):
+    file = tmp_path / "numbers.py"
+    file.write_text(
+        "from pathlib import Path\nimport numpy as np\nCONFIG = Path('configs/skd.py')\n"
+        "def sweep(): yield {'a': np.float64(1e-3), 'b': (np.int64(2), 3), 'c': Path('d'), 'e': np.array([1, 2])}\n"
+    )
+    ((variant,), _) = sweep_cells.of_file(f"{file}:smoke")
+    assert variant.config == "configs/skd.py:smoke"
+    assert variant.settings == {"a": "0.001", "b": "(2, 3)", "c": "d", "e": "[1, 2]"}
+
+
+@pytest.mark.parametrize("name", ["KD 50%", "a/b & c"])
+def test_a_baseline_in_the_users_spelling(name):
+    there = sweep_cells.cells_of([sweep_cells.Variant(name, {}, SKD)], (), 1)
+    assert sweep_cells.find(there, name) == sweep_cells.find(there, there[0].name) == there[0].name != name
+    with pytest.raises(InputError, match=f"--baseline=x: no cell is named so; known: {name}$"):
+        sweep_cells.find(there, "x")
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--config.seed=5"], "--config.seed: every run of a sweep has its own; --seeds=N and --first_seed=S set them"),
+    (["--config.seed", "5"], "--config.seed: every run"),
+    (["--config.student.epochs=2"], "--config.student.epochs: has a grid already"),
+])  # fmt: skip
+def test_flags_that_would_change_nothing(flags, message):
+    variants = sweep_cells.of_grids(SKD, ["config.student.epochs=1"])
+    with pytest.raises(InputError, match=message):
+        sweep_cells.check_changes(flags, variants)
+    sweep_cells.check_changes(["--config.student.optim.lr=1"], variants)
 
 
 @pytest.mark.parametrize(("grids", "message"), [
