@@ -24,7 +24,7 @@ class InputError(ValueError):
     """What the user gave is wrong. The message is one line: what, where, what is accepted."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 200 characters of it; its type where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 

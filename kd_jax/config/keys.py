@@ -38,7 +38,7 @@ def config_key(key: str, function, *args, **kwargs):
         raise InputError(f"config.{key}: {e}") from e
 
 
-def error_in(path: str, error: Exception) -> str:
+def error_in(path: str, error: BaseException) -> str:
     """One line on an error that a user's Python file raised: the file and the line, the type and what it says.
 
     Args:

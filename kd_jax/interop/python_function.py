@@ -99,7 +99,7 @@ def _errors_named(origin: str, path: str, doing: str) -> Iterator[None]:
         yield
     except InputError as e:
         raise InputError(f"{origin}: {doing}: {e}") from e
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise InputError(f"{origin}: {doing}: {error_in(path, e)}") from e
 
 

@@ -173,7 +173,7 @@ def from_torch(
 
     Raises:
       InputError: names or shapes differ (a table), several networks fit and `file.prefix` chooses none of them, a
-        ViT's positions are for images of another size, or values are not finite numbers.
+        ViT's positions are for images of another size, values are not finite numbers, or variances negative.
     """
     fitted = fit(file, model, image_shape)
     wanted = published(model, image_shape)
@@ -196,8 +196,11 @@ def from_torch(
     for name, array in taken.items():
         if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"):
             raise InputError(f"{file.path}: {name} is {array.dtype}, not a floating-point tensor")
-        if not np.isfinite(array.astype(np.float32)).all():
+        values = array.astype(np.float32)
+        if not np.isfinite(values).all():
             raise InputError(f"{file.path}: {name} holds values that are not finite")
+        if name.endswith("running_var") and (values < 0).any():
+            raise InputError(f"{file.path}: {name} holds variances below 0")
     start = _abstract(model, image_shape)
     if not fitted.exact:
         start = init(model, jax.random.key(0), np.zeros((1, *image_shape), np.float32))

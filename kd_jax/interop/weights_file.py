@@ -94,15 +94,17 @@ def _described(about: Any) -> bool:
 
 
 def _state_dicts(content: Any) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """The dicts of arrays in a file, with the keys that lead to them, joined by dots. Each one once."""
+    """The dicts of arrays in a file, with the keys that lead to them, joined by dots. Each one once. Numbers and text
+    among the arrays are left out."""
     left, visited = [((), content)], set()
     while left:
         place, value = left.pop()
         if not isinstance(value, dict) or id(value) in visited:
             continue
         visited.add(id(value))
-        if value and all(isinstance(k, str) and isinstance(v, np.ndarray) for k, v in value.items()):
-            yield ".".join(place), value
+        arrays = {k: v for k, v in value.items() if not isinstance(v, int | float | str | None)}
+        if arrays and all(isinstance(k, str) and isinstance(v, np.ndarray) for k, v in arrays.items()):
+            yield ".".join(place), arrays
         elif len(place) < DEPTH:
             left += [((*place, k), inner) for k, inner in reversed(value.items()) if isinstance(k, str)]
 

@@ -11,6 +11,7 @@ from etils import epath
 from kd_jax.distributed import processes
 from kd_jax.storage.files import on_store, write_text, writing
 from kd_jax.storage.trackers import Tracker
+from kd_jax.typing import InputError, first_line
 
 FLUSH = 20.0  # seconds between two writes of metrics.jsonl to an object store, which takes whole files only
 
@@ -84,12 +85,16 @@ def _line(row: dict) -> str:
 
 def _whole_rows(path: epath.Path) -> list[dict]:
     rows = []
-    for line in path.read_text().splitlines(keepends=True):
+    try:
+        content = path.read_bytes()
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror or first_line(e)}); move it away") from e
+    for line in content.splitlines(keepends=True):
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode())
         except ValueError:
             break  # half-written, and so is everything after it
-        if not line.endswith("\n") or not isinstance(row, dict) or not {"phase", "split", "step"} <= set(row):
+        if not line.endswith(b"\n") or not isinstance(row, dict) or not {"phase", "split", "step"} <= set(row):
             break
         rows.append(row)
     return rows

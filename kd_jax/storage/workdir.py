@@ -5,7 +5,8 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -23,6 +24,7 @@ NON_IDENTITY_KEYS = (
     "steps_per_call", "teacher_cache", "teacher_cache_optional",
 )  # fmt: skip
 FILES = ("config.json", "metrics.jsonl", "summary.json", "report.md", "curves.png")
+FILE_ORIGINS = ("checkpoint", "weights", "logits")  # kinds of teachers and of starts that name a path
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}  # what a folder on an object store needs
 SEEN = 30  # seconds until a shared file system must show every process what the first one has written
 
@@ -90,6 +92,29 @@ def _running(tree: dict) -> dict:
     return {key: value for key, value in tree.items() if key not in idle}
 
 
+def _paths(tree: dict) -> Iterator[tuple[str, str]]:
+    """The paths that the phases and the data of a configuration are read from, each with its key."""
+    for key, value in flatten(_running(tree)).items():
+        if key == "data.dir" or (key.count("."), key.rpartition(".")[2]) == (1, "weights"):
+            yield key, value
+        for origin in value.split(",") if isinstance(value, str) else ():
+            kind, _, path = origin.strip().partition(":")
+            if kind in FILE_ORIGINS:
+                yield key, path
+
+
+def _places(path: str) -> set[str]:
+    """A path and all folders above it, as it is spelled and as links lead; the last link of each is not followed."""
+    spelled = os.path.abspath(os.path.expanduser(path))
+    ways = [place for way in (spelled, os.path.realpath(spelled)) for place in (Path(way), *Path(way).parents)]
+    return {os.path.join(os.path.realpath(place.parent), place.name) for place in ways}
+
+
+def _is_link(folder: epath.Path) -> bool:
+    """Whether a folder is a link, as to a phase that another run has trained."""
+    return not files.on_store(folder) and os.path.islink(folder)
+
+
 class Workdir:
     """The folder of a run with the resolved configuration `tree`."""
 
@@ -108,13 +133,39 @@ class Workdir:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--workdir={self.path}: is a file, not a folder")
         written = self.path / "config.json"
-        if overwrite or not written.exists():
+        if overwrite:
+            return self._check_cleared()
+        if not written.exists():
+            if not all(map(_is_link, self._phases())):
+                raise InputError(
+                    f"--workdir={self.path}: holds phases of a run but no config.json; restore it, name another folder "
+                    "or add --overwrite"
+                )
             return
         changed = difference(self._complete(files.read_json(written)), self._complete(self._tree))
         if changed:
             raise InputError(
                 f"--workdir={self.path}: holds another run: config.{changed}; name another folder or add --overwrite"
             )
+
+    def _check_cleared(self) -> None:
+        """Refuse to delete what the configuration reads."""
+        for folder in self._phases():
+            for key, path in _paths(self._tree):
+                if path and os.path.join(os.path.realpath(self.path), folder.name) in _places(path):
+                    raise InputError(
+                        f"config.{key}: {path} lies in {folder}, which --overwrite deletes; move it or name another "
+                        "--workdir"
+                    )
+
+    def _phases(self) -> list[epath.Path]:
+        """The folders, or links to such, of the phases that this run or the one that is there trains."""
+        trees, written = [self._tree], self.path / "config.json"
+        with suppress(InputError):  # not readable: it names no phases
+            trees += [files.read_json(written)] if written.exists() else []
+        names = {key for tree in trees for key, value in _running(tree).items() if is_phase(value)}
+        folders = [folder for folder in self.path.iterdir() if folder.name in names] if self.path.exists() else []
+        return [folder for folder in folders if _is_link(folder) or (folder / "checkpoints").exists()]
 
     def _reach(self) -> None:
         scheme = str(self.path).partition("://")[0]
@@ -193,8 +244,9 @@ class Workdir:
             raise InputError(f"--workdir={self.path}: cannot be written ({e.strerror or e})") from e
 
     def _prepare(self, overwrite: bool) -> None:
+        self._check(overwrite)  # again: until the lock another run may have been here
         with self._writable():
-            if overwrite and (self.path / "config.json").exists():
+            if overwrite and ((self.path / "config.json").exists() or self._phases()):
                 self._clear()
             self.path.mkdir(parents=True, exist_ok=True)
             written = self.path / "config.json"
@@ -203,10 +255,10 @@ class Workdir:
 
     def _clear(self) -> None:
         """Delete what a run writes, and nothing else."""
-        for folder in self.path.iterdir():
-            if not files.on_store(folder) and os.path.islink(folder):  # to a phase that another run has trained
+        for folder in self._phases():
+            if _is_link(folder):
                 folder.unlink()
-            elif folder.is_dir() and (folder / "checkpoints").exists():
+            else:
                 folder.rmtree()
         for name in FILES:
             if (self.path / name).exists():

@@ -71,7 +71,7 @@ def load(spelled: str):
         config = get_config(argument) if argument else get_config()
     except InputError:
         raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise InputError(f"--config: {error_in(path, e)}") from e
     if not hasattr(config, "lock"):
         raise InputError(f"--config: get_config of {path} returns a {type(config).__name__}, not a ConfigDict")

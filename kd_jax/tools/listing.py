@@ -106,7 +106,7 @@ def read_config(path: Path) -> tuple[str, str] | None:
             return None
         config_dict = namespace["get_config"]()
         phases = ", ".join(f"{name}={config_dict[name].model}" for name in config_dict.phases)
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise InputError(f"{path}: {type(e).__name__}: {' '.join(str(e).split())}") from e
     return namespace.get("ARGUMENT", "TEACHER,STUDENT"), f"{first_sentence(namespace['__doc__'])}\nphases: {phases}"
 

@@ -107,7 +107,7 @@ def of_file(spelled: str) -> tuple[list[Variant], dict[str, Any]]:
         configs = [row.pop("config", None) or module.CONFIG for row in rows]
     except InputError:
         raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise InputError(f"--sweep: {error_in(path, e)}") from e
     more = {name: getattr(module, name.upper()) for name in ("seeds", "baseline") if hasattr(module, name.upper())}
     _check_file(path, more)

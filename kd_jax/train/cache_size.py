@@ -82,6 +82,22 @@ def check_room(recipe: config.Recipe, size: int, taken: int) -> None:
         )
 
 
+def check_folder(recipe: config.Recipe, plans: Iterable[PhasePlan]) -> None:
+    """Refuse a folder that could not be written when a teacher has been trained. plans: of the phases that will run.
+
+    Raises:
+      InputError: what is there of the path is no folder, or may not be written.
+    """
+    if not recipe.teacher_cache or not any(plan.cacheable_teachers for plan in plans):
+        return
+    folder = there = resolve_path(recipe.teacher_cache)
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "may not be written" if there.is_dir() else "is not a folder"
+        raise InputError(f"config.teacher_cache: {folder}: {there} {why}; accepted: a folder that can be written")
+
+
 def readable(size: int) -> str:
     """A number of bytes."""
     return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"

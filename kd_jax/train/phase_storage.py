@@ -158,7 +158,9 @@ class PhaseStorage:
         raise NonFiniteError(f"phase {self.plan.name}, {what}{skipped}; {rest}")
 
     def _check_meta(self, meta: dict) -> None:
-        resumed.check_data(meta, self.data_identity, self.checkpoints.where(meta["step"]))
+        where = self.checkpoints.where(meta["step"])
+        resumed.check_data(meta, self.data_identity, where)
+        resumed.check_network(meta, self.plan.network.describe(), where)
         resumed.report_lost_rows(meta, self.log, self.plan.name)
 
     def _aux_networks(self, state: TrainState) -> dict[str, dict]:

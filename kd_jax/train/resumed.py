@@ -29,6 +29,26 @@ def check_data(meta: dict, here: dict, where) -> None:
         )
 
 
+def check_network(meta: dict, here: dict, where) -> None:
+    """Refuse to go on with another network.
+
+    Args:
+      meta: of the checkpoint.
+      here: `Network.describe` of this run.
+      where: the checkpoint's folder.
+
+    Raises:
+      InputError: it says what differs.
+    """
+    old, new = meta["network"], here | {"image_shape": list(here["image_shape"])}  # as JSON has it
+    for key in ("name", "num_classes", "image_shape"):  # a machine may measure mean and std with other last bits
+        if old[key] != new[key]:
+            raise InputError(
+                f"{where}: is of another network: its {key} is {old[key]}, this run's is {new[key]}; name another "
+                "folder or add --overwrite"
+            )
+
+
 def report_lost_rows(meta: dict, log: MetricsLog, phase: str) -> None:
     """Say how many rows the log lacks that were in it when the checkpoint was saved (after a loss of power)."""
     there, saved = log.counts(phase, meta["step"]), meta.get("rows", {})

@@ -13,7 +13,7 @@ from kd_jax.storage.progress import log_line
 from kd_jax.storage.workdir import Workdir
 from kd_jax.train import machine, report
 from kd_jax.train.batches import batches_of, share_of, workers_of
-from kd_jax.train.cache_size import cache_lines
+from kd_jax.train.cache_size import cache_lines, check_folder
 from kd_jax.train.later import later_of
 from kd_jax.train.phase import PhaseRun
 from kd_jax.train.teacher_check import check_order
@@ -65,12 +65,17 @@ def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
         share_of(layout)
     dataset = load_data(recipe)
     plans = build(recipe, dataset, home.path, layout)
+    check_folder(recipe, plans if overwrite else _not_done(plans, home))
     for phase in recipe.phases:
         _refuse_headless(phase)
     in_memory = isinstance(dataset.train, data.Arrays) and dataset.train.labels is not None
     for plan in plans if recipe.teacher_check and in_memory else ():
         check_order(plan, dataset.train.labels)
     return Prepared(recipe, home, layout, dataset, plans)
+
+
+def _not_done(plans: tuple[PhasePlan, ...], home: Workdir) -> list[PhasePlan]:
+    return [plan for plan in plans if not (home.path / plan.name / "DONE").exists()]
 
 
 def _refuse_headless(phase: config.Phase) -> None:
@@ -115,7 +120,7 @@ def _run(prepared: Prepared, tree: dict, stop) -> dict:
             log_line(line)
     log = metrics_log.MetricsLog(home.path / "metrics.jsonl")
     source = batches_of(recipe, layout, dataset)
-    not_done = [plan for plan in plans if not (home.path / plan.name / "DONE").exists()]
+    not_done = _not_done(plans, home)
     for line in cache_lines(recipe, not_done, source):
         log_line(line)
     data_identity = processes.from_main(lambda: dataset.identity)

@@ -176,6 +176,8 @@ WRONG = {
     "no function": (LINEAR, "mine:teach", "no function teach in .*mine.py; did you mean teacher"),
     "syntax": ("def", "mine:teacher", "import mine: .*mine.py, line 3: SyntaxError: invalid syntax"),
     "no import": ("import no_such_library", "mine:teacher", ".*mine.py, line 3: ModuleNotFoundError: No module named"),
+    "exit": ("import sys\nsys.exit()", "mine:teacher", "import mine: .*mine.py, line 4: SystemExit: SystemExit"),
+    "exit made": ("def teacher(a, b):\n  raise SystemExit(0)", "mine:teacher", MADE + ".*line 4: SystemExit: 0"),
     "no arguments": ("def teacher(): ...", "mine:teacher", MADE + ".*TypeError: teacher.. takes 0"),
     "made": ("def teacher(a, b):\n  raise OSError('no weights')", "mine:teacher", MADE + ".*line 4: OSError: no weig"),
     "nothing": ("def teacher(a, b): ...", "mine:teacher", MADE + "returns a NoneType; accepted: a function of images"),

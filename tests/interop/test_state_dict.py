@@ -85,6 +85,14 @@ def test_dicts_around_a_state_dict_are_taken_off(monkeypatch, tmp_path, variable
         assert state_dict.fit(file, MODEL).prefix == "" and same(state_dict.from_torch(file, MODEL), variables)
 
 
+def test_numbers_and_text_among_the_tensors_are_passed_over(monkeypatch, tmp_path, variables):
+    (tmp_path / "file").write_bytes(b"x")
+    mixed = {**state_dict.to_torch(variables), "epoch": 5, "best": 0.7, "arch": "resnet8", "seed": None}
+    for content in ({"model": mixed}, mixed):
+        monkeypatch.setattr(torch_read, "read", lambda path, content=content: content)
+        assert same(state_dict.from_torch(state_dict.read(tmp_path / "file"), MODEL), variables)
+
+
 def test_no_state_dict(monkeypatch, tmp_path):
     for content, message in (
         ({"epoch": 3, "opt": {}}, "it holds: epoch, opt"),
@@ -144,13 +152,14 @@ def test_partial_only_when_asked_and_only_if_something_fits(variables):
         state_dict.from_torch(state_dict.WeightsFile("net.pth", {"a": np.zeros(1)}, {}, ""), MODEL, partial=True)
 
 
-@pytest.mark.parametrize(("array", "message"), [
-    (np.full(16, np.nan, np.float32), "bn1.bias holds values that are not finite"),
-    (np.zeros(16, np.int8), "bn1.bias is int8, not a floating-point tensor"),
+@pytest.mark.parametrize(("name", "array", "message"), [
+    ("bn1.bias", np.full(16, np.nan, np.float32), "holds values that are not finite"),
+    ("bn1.bias", np.zeros(16, np.int8), "is int8, not a floating-point tensor"),
+    ("bn1.running_var", np.full(16, -1e-3, np.float32), "holds variances below 0"),
 ])  # fmt: skip
-def test_values_that_are_no_weights(variables, array, message):
-    tensors = state_dict.to_torch(variables) | {"bn1.bias": array}
-    with pytest.raises(InputError, match=message):
+def test_values_that_are_no_weights(variables, name, array, message):
+    tensors = state_dict.to_torch(variables) | {name: array}
+    with pytest.raises(InputError, match=f"{name} {message}"):
         state_dict.from_torch(state_dict.WeightsFile("net.pth", tensors, {}, ""), MODEL)
 
 

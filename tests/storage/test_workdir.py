@@ -1,9 +1,11 @@
 """One folder, one configuration."""
 
+import json
+
 import pytest
 
 from kd_jax import InputError
-from kd_jax.storage.workdir import difference, resolve_path
+from kd_jax.storage.workdir import Workdir, difference, resolve_path
 
 
 def test_place(tmp_path, monkeypatch):
@@ -26,3 +28,71 @@ def test_difference():
     assert difference(old, {**old, "a": {"b": (1,), "c": None}}) == "a.b is [1, 2] there and [1] here"
     assert difference(old, {**old, "new": 3}) == "new is None there and 3 here"
     assert "parallel.scope" in difference(old, {**old, "parallel": {"mesh": (), "scope": "device"}})
+
+
+def two_phases(**student):
+    phases = {"teacher": {"model": "a", "weights": ""}, "student": {"model": "b", "teacher": "phase:teacher"}}
+    phases["student"] |= student
+    return {"seed": 0, "phases": ("teacher", "student"), "data": {"dir": ""}, **phases}
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """The folder of a run with two phases, and beside them what is none."""
+    home = tmp_path / "run"
+    for name in ("teacher", "student", "imported"):
+        (home / name / "checkpoints").mkdir(parents=True)
+        (home / name / "a.pth").write_text("")
+    (home / "config.json").write_text(json.dumps(two_phases()))
+    (home / "metrics.jsonl").write_text("")
+    return home
+
+
+def start(home, tree, *, overwrite=False):
+    """What a run does with its folder first; the names that are there then."""
+    run = Workdir(str(home), tree)
+    run.check(overwrite=overwrite)
+    with run.opened(overwrite=overwrite):
+        return {file.name for file in home.iterdir()} - {".lock"}
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("student.teacher", "phase:other, checkpoint:{}/teacher"), ("student.init.student", "weights:{}/teacher/a.pth#x"),
+    ("student.init.method", "checkpoint:{}/student"), ("student.teacher", "logits:{}/student/more/a.npz"),
+    ("student.weights", "{}/teacher/a.pth"), ("data.dir", "{}/student/checkpoints"),
+])  # fmt: skip
+@pytest.mark.parametrize("alias", [False, True])
+def test_overwriting_deletes_nothing_that_the_run_reads(trained, tmp_path, key, value, alias):
+    (tmp_path / "alias").symlink_to(trained)
+    tree = {**two_phases(), "phases": ("student",)}
+    section, *inner = key.split(".")
+    for name in reversed(inner):
+        value = {name: value.format(tmp_path / "alias" if alias else trained) if isinstance(value, str) else value}
+    tree[section] = {**tree[section], **value}
+    before = set(trained.rglob("*"))
+    with pytest.raises(InputError, match=rf"^config\.{key}: .* lies in .*, which --overwrite deletes") as e:
+        start(trained, tree, overwrite=True)
+    assert "\n" not in str(e.value) and set(trained.rglob("*")) == before
+
+
+def test_overwriting_deletes_phases_and_nothing_else(trained):
+    other = two_phases(teacher=f"checkpoint:{trained}/imported")
+    assert start(trained, {**other, "phases": ("student",)}, overwrite=True) == {"config.json", "imported"}
+
+
+def test_phases_without_a_configuration_are_not_taken(trained, tmp_path):
+    (trained / "config.json").unlink()
+    with pytest.raises(InputError, match=r"holds phases of a run but no config.json; .* or add --overwrite$"):
+        start(trained, two_phases())
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "teacher").symlink_to(trained / "teacher")  # as a sweep does
+    assert start(tmp_path / "linked", two_phases()) == {"config.json", "teacher"}
+    assert start(trained, two_phases(), overwrite=True) == {"config.json", "imported"}
+
+
+def test_another_run_that_came_before_the_lock(trained):
+    run = Workdir(str(trained), two_phases())
+    run.check(overwrite=False)
+    (trained / "config.json").write_text(json.dumps({**two_phases(), "seed": 8}))
+    with pytest.raises(InputError, match="holds another run: config.seed is 8 there and 0 here"):
+        run.opened(overwrite=False).__enter__()

@@ -17,6 +17,7 @@ BROKEN = {
     ),
     "a missing package": ("import no_such_package\n", "line 1: ModuleNotFoundError: No module named 'no_such_package'"),
     "wrong syntax": ("def get_config(:\n    pass\n", "line 1: SyntaxError: "),
+    "an exit": ("import sys\n\nsys.exit(0)\n", "line 3: SystemExit: 0"),
     "an error of several lines": ("def get_config():\n    raise TypeError('one\\ntwo')\n", "line 2: TypeError: one"),
     "no get_config": ("x = 3\n", "has no function get_config"),
     "no ConfigDict": ("def get_config():\n    return 3\n", "returns a int, not a ConfigDict"),

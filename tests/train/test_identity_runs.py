@@ -98,6 +98,14 @@ def test_other_data_is_refused(trained, tmp_path, change, message, unfinish):
     }
 
 
+def test_a_phase_of_another_network_is_refused(trained, tmp_path):
+    (tmp_path / "teacher").symlink_to(trained[0] / "run" / "teacher")
+    with pytest.raises(
+        InputError, match="teacher/checkpoints/2: is of another network: its name is resnet8, this run's"
+    ):
+        run.run(of_folder(trained[0] / "data", teacher__model="resnet8x4"), str(tmp_path))
+
+
 def test_arrays_have_an_identity():
     small = {"name": "synthetic", "synthetic": {"classes": 3, "size": 4, "channels": 3, "train": 12, "test": 6}}
     one, two = data.load(**small), data.load(**small)

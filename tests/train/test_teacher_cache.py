@@ -234,6 +234,9 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_trains(tmp_path, ho
     with pytest.raises(InputError, match=r"needs up to 0.02 MB, of which 0.00 MB are there, and 0.00 MB are free"):
         run.run(tree(teacher_cache=str(tmp_path / "cache"), student__steps=10), str(tmp_path / "run"))
     assert (tmp_path / "run" / "teacher" / "DONE").exists() and not (tmp_path / "run" / "student" / "DONE").exists()
+    with pytest.raises(InputError, match="^config.teacher_cache: .*/of another teacher is not a folder; accepted: "):
+        file = tmp_path / "cache" / "of another teacher"
+        run.prepare(tree(teacher_cache=str(file / "cache"), student__steps=10), str(tmp_path / "run"))
     with pytest.raises(InputError, match="must be a folder of this machine"):
         run.prepare(tree(teacher_cache="gs://bucket"), str(tmp_path / "run"))
 
