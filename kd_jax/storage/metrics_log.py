@@ -34,8 +34,10 @@ class MetricsLog:
         self._replace([row for row in self.rows if row["phase"] != phase or row["step"] <= step])
 
     def in_order(self, phases: list[str]) -> None:
-        """Put the rows in the order of the phases (a damaged earlier phase may have been repeated)."""
-        self._replace(sorted(self.rows, key=lambda row: phases.index(row["phase"])))
+        """Put the rows in the order of the phases (a damaged earlier phase may have been repeated). Rows of other
+        phases go: an earlier run left them."""
+        rows = [row for row in self.rows if row["phase"] in phases]
+        self._replace(sorted(rows, key=lambda row: phases.index(row["phase"])))
 
     def _replace(self, rows: list[dict]) -> None:
         self.rows = rows

@@ -254,12 +254,12 @@ class Workdir:
                 files.write_json(written, self._tree)
 
     def _clear(self) -> None:
-        """Delete what a run writes, and nothing else."""
+        """Delete what a run writes, and nothing else; config.json last, which says whose the rest is."""
         for folder in self._phases():
             if _is_link(folder):
                 folder.unlink()
             else:
                 folder.rmtree()
-        for name in FILES:
+        for name in reversed(FILES):
             if (self.path / name).exists():
                 (self.path / name).unlink()

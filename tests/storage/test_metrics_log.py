@@ -29,3 +29,10 @@ def test_a_folder_in_its_place_is_refused(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(InputError, match="metrics.jsonl: cannot be read .Is a directory.; move it away$"):
         MetricsLog(epath.Path(tmp_path / "metrics.jsonl"))
+
+
+def test_rows_of_phases_that_the_run_has_not_go(tmp_path):
+    log = MetricsLog(epath.Path(tmp_path / "metrics.jsonl"))
+    log.add(*ROWS, {"phase": "left", "split": "train", "step": 1}, {"phase": "teacher", "split": "train", "step": 1})
+    log.in_order(["teacher", "student"])
+    assert log.rows == [{"phase": "teacher", "split": "train", "step": 1}, *ROWS]

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from etils import epath
 
 from kd_jax import InputError
 from kd_jax.storage.workdir import Workdir, difference, resolve_path
@@ -96,3 +97,18 @@ def test_another_run_that_came_before_the_lock(trained):
     (trained / "config.json").write_text(json.dumps({**two_phases(), "seed": 8}))
     with pytest.raises(InputError, match="holds another run: config.seed is 8 there and 0 here"):
         run.opened(overwrite=False).__enter__()
+
+
+def test_a_kill_while_files_are_deleted_leaves_whose_they_are(trained, monkeypatch):
+    run, path_type = Workdir(str(trained), {**two_phases(), "seed": 8}), type(epath.Path(trained))
+    unlink = path_type.unlink
+
+    def first_only(path, *args):
+        if path.name == "metrics.jsonl":
+            raise KeyboardInterrupt
+        unlink(path, *args)
+
+    monkeypatch.setattr(path_type, "unlink", first_only)
+    with pytest.raises(KeyboardInterrupt):
+        run.opened(overwrite=True).__enter__()
+    assert json.loads((trained / "config.json").read_text())["seed"] == 0
