@@ -136,12 +136,13 @@ class Workdir:
         if overwrite:
             return self._check_cleared()
         if not written.exists():
-            if not all(map(_is_link, self._phases())):
+            results = any((self.path / name).exists() for name in ("metrics.jsonl", "summary.json"))
+            if results and not all(map(_is_link, self._phases())):
                 raise InputError(
-                    f"--workdir={self.path}: holds phases of a run but no config.json; restore it, name another folder "
-                    "or add --overwrite"
+                    f"--workdir={self.path}: holds results of a run but no config.json; restore it, name another "
+                    "folder or add --overwrite"
                 )
-            return
+            return  # phases alone are taken, as a user copies them, and links with their rows, as a sweep brings them
         changed = difference(self._complete(files.read_json(written)), self._complete(self._tree))
         if changed:
             raise InputError(
@@ -246,7 +247,7 @@ class Workdir:
     def _prepare(self, overwrite: bool) -> None:
         self._check(overwrite)  # again: until the lock another run may have been here
         with self._writable():
-            if overwrite and ((self.path / "config.json").exists() or self._phases()):
+            if overwrite:
                 self._clear()
             self.path.mkdir(parents=True, exist_ok=True)
             written = self.path / "config.json"

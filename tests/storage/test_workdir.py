@@ -1,6 +1,8 @@
 """One folder, one configuration."""
 
 import json
+import os
+import shutil
 
 import pytest
 from etils import epath
@@ -81,13 +83,15 @@ def test_overwriting_deletes_phases_and_nothing_else(trained):
     assert start(trained, {**other, "phases": ("student",)}, overwrite=True) == {"config.json", "imported"}
 
 
-def test_phases_without_a_configuration_are_not_taken(trained, tmp_path):
+def test_results_without_a_configuration_are_not_taken(trained, tmp_path):
     (trained / "config.json").unlink()
-    with pytest.raises(InputError, match=r"holds phases of a run but no config.json; .* or add --overwrite$"):
+    with pytest.raises(InputError, match=r"holds results of a run but no config.json; .* or add --overwrite$"):
         start(trained, two_phases())
-    (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "teacher").symlink_to(trained / "teacher")  # as a sweep does
-    assert start(tmp_path / "linked", two_phases()) == {"config.json", "teacher"}
+    brought = {"linked": os.symlink, "copied": shutil.copytree}  # by a sweep, by a user
+    for name, bring in brought.items():
+        (tmp_path / name).mkdir()
+        bring(trained / "teacher", tmp_path / name / "teacher")
+        assert start(tmp_path / name, two_phases()) == {"config.json", "teacher"}
     assert start(trained, two_phases(), overwrite=True) == {"config.json", "imported"}
 
 
