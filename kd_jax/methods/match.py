@@ -7,7 +7,7 @@ from jax.tree_util import Partial
 from kd_jax import losses
 from kd_jax.layers.augment import straight_through
 from kd_jax.methods.base import everywhere, no_vars, require
-from kd_jax.typing import Array, Distiller, InitContext, Match, Monitor, Need, Vars, View
+from kd_jax.typing import Array, Distiller, InitContext, Monitor, Need, Vars, View
 
 NEEDS = frozenset({Need.MATCH})
 MONITORS = (Monitor("temperature", unit="temperature"),)  # of ctkd
@@ -35,21 +35,18 @@ def lskd(*, temperature: float = 2.0) -> Distiller:
     require("lskd", temperature=(temperature, 0 < temperature < float("inf"), "a finite number above 0"))
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
-        match = normalized(view.match, Partial(losses.standardize))
-        return (
-            view._replace(match=match._replace(temperature=temperature, teacher_temperature=None)),
-            {},
-            {},
-            vars.stats,
-        )
+        return normalized(view, Partial(losses.standardize), temperature), {}, {}, vars.stats
 
     return everywhere(Distiller(no_vars, apply, NEEDS, refines=NEEDS))
 
 
-def normalized(match: Match, function: Partial) -> Match:
-    """A pair with a function of logits (..., B, K) applied to both sides, which remembers it: see `comparable`."""
+def normalized(view: View, function: Partial, temperature: Array | float) -> View:
+    """A view with a function of logits (..., B, K) applied to both sides of the pair, which remembers it (see
+    `comparable`), at one temperature."""
+    match = view.match
     both = function if match.normalize is None else Partial(_after, function, match.normalize)
-    return match._replace(student=function(match.student), teacher=function(match.teacher), normalize=both)
+    pair = {"student": function(match.student), "teacher": function(match.teacher), "normalize": both}
+    return view._replace(match=match._replace(**pair, temperature=temperature, teacher_temperature=None))
 
 
 def _after(second: Partial, first: Partial, logits: Array) -> Array:

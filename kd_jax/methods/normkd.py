@@ -35,13 +35,7 @@ def normkd(*, scale: float = 2.0) -> Distiller:
 
     def apply(vars: Vars, view: View, key: Array, train: bool):
         raw = losses.deviation(mean_logits(view.teachers))
-        match = normalized(view.match, Partial(_spread_to, raw))
-        return (
-            view._replace(match=match._replace(temperature=scale * raw, teacher_temperature=None)),
-            {},
-            {},
-            vars.stats,
-        )
+        return normalized(view, Partial(_spread_to, raw), scale * raw), {}, {}, vars.stats
 
     return everywhere(Distiller(no_vars, apply, NEEDS, refines=NEEDS))
 

@@ -82,7 +82,7 @@ def check_room(recipe: config.Recipe, size: int, taken: int) -> None:
         )
 
 
-def check_folder(recipe: config.Recipe, plans: Iterable[PhasePlan]) -> None:
+def check_writable(recipe: config.Recipe, plans: Iterable[PhasePlan]) -> None:
     """Refuse a folder that could not be written when a teacher has been trained. plans: of the phases that will run.
 
     Raises:

@@ -13,7 +13,7 @@ from kd_jax.storage.progress import log_line
 from kd_jax.storage.workdir import Workdir
 from kd_jax.train import machine, report
 from kd_jax.train.batches import batches_of, share_of, workers_of
-from kd_jax.train.cache_size import cache_lines, check_folder
+from kd_jax.train.cache_size import cache_lines, check_writable
 from kd_jax.train.later import later_of
 from kd_jax.train.phase import PhaseRun
 from kd_jax.train.teacher_check import check_order
@@ -65,7 +65,7 @@ def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
         share_of(layout)
     dataset = load_data(recipe)
     plans = build(recipe, dataset, home.path, layout)
-    check_folder(recipe, plans if overwrite else _not_done(plans, home))
+    check_writable(recipe, plans if overwrite else _not_done(plans, home))
     for phase in recipe.phases:
         _refuse_headless(phase)
     in_memory = isinstance(dataset.train, data.Arrays) and dataset.train.labels is not None

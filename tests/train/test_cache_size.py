@@ -31,10 +31,10 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch, place
     monkeypatch.setattr(os, "access", lambda path, mode: path.name != "locked")
     recipe = SimpleNamespace(teacher_cache=str(tmp_path / place) if place else "")
     reads, alone = SimpleNamespace(cacheable_teachers=(0,)), SimpleNamespace(cacheable_teachers=())
-    cache_size.check_folder(recipe, [alone])
+    cache_size.check_writable(recipe, [alone])
     if message is None:
-        cache_size.check_folder(recipe, [alone, reads])
+        cache_size.check_writable(recipe, [alone, reads])
         return
     with pytest.raises(InputError, match=rf"^config.teacher_cache: .*{place}: .*{message}; accepted: ") as e:
-        cache_size.check_folder(recipe, [alone, reads])
+        cache_size.check_writable(recipe, [alone, reads])
     assert "\n" not in str(e.value)
