@@ -116,7 +116,7 @@ def _push(runs: Sequence[Run], project: str) -> None:
 def _lacking(table) -> list[str]:
     runs = [run for row in table for run in row.missing]
     states = [run.state.partition(":")[0] for run in runs]
-    counts = {state: states.count(state) for state in ("failed", "unfinished", "missing")}
+    counts = {state: states.count(state) for state in ("failed", "damaged", "unfinished", "missing")}
     there = [f"{count} {state}" for state, count in counts.items() if count]
     return [f"note: of {sum(len(row.runs) for row in table)} runs {', '.join(there)}"] if there else []
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from kd_jax import recipes
+from kd_jax.storage.files import read_json
 from kd_jax.storage.metrics_log import MetricsLog
 from kd_jax.storage.workdir import NON_IDENTITY_KEYS, flatten, is_below
 from kd_jax.tools.sweep import RECORD, read_record
@@ -96,16 +97,12 @@ def find(folders: Iterable[str]) -> Collection:
     return Collection(runs, baseline, list(dict.fromkeys(key for run in runs for key in run.settings)))
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as e:
-        raise InputError(f"{path}: is damaged; it is no JSON") from e
-
-
 def _is_run(home: Path) -> bool:
     """Whether a folder's config.json is of ours, and not of another tool."""
-    tree = _json(home / "config.json")
+    try:
+        tree = json.loads((home / "config.json").read_text())
+    except ValueError as e:
+        raise InputError(f"{home / 'config.json'}: is damaged; it is no JSON") from e
     return isinstance(tree, dict) and tree.keys() >= {"name", "seed", "phases"}
 
 
@@ -116,14 +113,16 @@ def _runs_in(sweep: Path, home: Path, cell: dict | None) -> list[Run]:
     Args:
       sweep: see `Run.home`. home: folder of the run. cell: as the sweep has recorded it.
     """
-    tree = _json(home / "config.json") if (home / "config.json").exists() else {}
-    summary = summary_in(home) if (home / "summary.json").exists() else {}
+    tree, summary, damage = _documents(home)
+    if damage and not cell:
+        raise InputError(damage)
     name, given = (cell["name"], cell["settings"]) if cell else ("", {})
     seeds, command = (cell["seeds"], cell["command"]) if cell else ([tree["seed"]], "")
     links = cell.get("links", {}) if cell else {}
     runs = []
     if not summary:
-        about = (_state(home, bool(tree)), {}, {"config": tree}, [], home, command, sweep)
+        state = f"damaged: {damage}" if damage else _state(home, bool(tree))
+        about = (state, {}, {"config": tree}, [], home, command, sweep)
         for phase in last_phases(tree) if tree else cell.get("phases", ["student"]):
             link = links.get(phase, "")
             if link and (sweep / link / "config.json").exists():
@@ -140,6 +139,16 @@ def _runs_in(sweep: Path, home: Path, cell: dict | None) -> list[Run]:
             about = ("done", {**figures, **one}, summary, its_rows, home, command, sweep, link)
             runs.append(Run(name, given, seed, phase, *about))
     return runs
+
+
+def _documents(home: Path) -> tuple[dict, dict, str]:
+    """config.json and summary.json of a run, {} for one that is not there, and what is damaged, or ""."""
+    tree: dict = {}
+    try:
+        tree = read_json(home / "config.json") if (home / "config.json").exists() else {}
+        return tree, summary_in(home) if (home / "summary.json").exists() else {}, ""
+    except InputError as e:
+        return tree, {}, str(e)
 
 
 def _state(home: Path, begun: bool) -> str:

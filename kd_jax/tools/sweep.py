@@ -68,7 +68,8 @@ def planned(
     if file and grids:
         raise InputError("--grid: the values stand in the file of --sweep")
     variants, more = sweep_cells.of_file(file) if file else (sweep_cells.of_grids(flag.spelled, grids), {})
-    sweep_cells.check_changes(flag.changes, variants if grids else ())
+    for note in sweep_cells.check_changes(flag.changes, variants):
+        log_line(note)
     changes = with_cache(flag.changes, workdir)
     count = seeds or more.get("seeds", 1)
     cells = sweep_cells.cells_of(variants, changes, count, first=first_seed, together=together)

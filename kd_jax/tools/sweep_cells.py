@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -15,6 +15,7 @@ from kd_jax.config.overrides import OVERRIDE
 from kd_jax.plan.distiller import members_of
 from kd_jax.plan.optimizers import check_optim
 from kd_jax.storage.workdir import difference
+from kd_jax.tools import sweep_values
 from kd_jax.tools.config_file import load, load_module
 from kd_jax.typing import InputError, suggest
 
@@ -75,7 +76,7 @@ def of_grids(spelled: str, grids: Iterable[str], where: str = "--grid") -> list[
     for grid in grids:
         key, equals, text = grid.partition("=")
         key = key.strip().removeprefix("config.")
-        values = split_values(text)
+        values = sweep_values.split(text)
         if not (key and equals and values):
             raise InputError(f"{where} {grid}: must be KEY=V1,V2,... with one value at least")
         if key in axes:
@@ -117,7 +118,7 @@ def of_file(spelled: str) -> tuple[list[Variant], dict[str, Any]]:
         for what, value in (("name", name or ""), ("config", file)):
             if not isinstance(value, str):
                 raise InputError(f"--sweep: {path}: the {what} of a cell must be a text, got {value!r}")
-        settings = {key: _spell(value) for key, value in row.items()}
+        settings = {key: sweep_values.spelled(value) for key, value in row.items()}
         if argument:
             file += ("," if ":" in file else ":") + argument
         variants.append(Variant(name or _name(settings) or _stem(file), settings, file))
@@ -135,18 +136,25 @@ def _check_file(path: str, more: Mapping[str, Any]) -> None:
         raise InputError(f"--sweep: {path}: BASELINE must be the name of a cell, got {baseline!r}")
 
 
-def check_changes(changes: Iterable[str], variants: Iterable[Variant]) -> None:
-    """Refuse --config.KEY=VALUE of a key that the cells set themselves: it would change nothing.
+def check_changes(changes: Iterable[str], variants: Sequence[Variant]) -> list[str]:
+    """Refuse --config.KEY=VALUE that changes no cell, for all of them set the key themselves.
+
+    Returns:
+      Lines on the keys that some cells set themselves.
 
     Raises:
-      InputError: the seed, or a key of a grid.
+      InputError: the seed, or a key that every cell sets.
     """
-    keys = {match[2] for match in map(OVERRIDE.fullmatch, changes) if match}
+    keys, notes = dict.fromkeys(match[2] for match in map(OVERRIDE.fullmatch, changes) if match), []
     if "seed" in keys:
         raise InputError(f"--config.seed: every run of a sweep has its own; {TAKEN['seed']} set them")
-    both = [key for variant in variants for key in variant.settings if key in keys]
-    if both:
-        raise InputError(f"--config.{both[0]}: has a grid already; give one of both")
+    for key in keys:
+        setting = [variant.name for variant in variants if key in variant.settings]
+        if len(setting) == len(variants):
+            raise InputError(f"--config.{key}: has a grid already, or every cell sets it; leave it out")
+        if setting:
+            notes.append(f"note: --config.{key} does not reach the cells that set it themselves: {'; '.join(setting)}")
+    return notes
 
 
 def cells_of(
@@ -214,43 +222,6 @@ def _named(name: str) -> Iterator[None]:
         yield
     except InputError as e:
         raise InputError(f"{name}: {e}") from e
-
-
-def split_values(text: str) -> list[str]:
-    """The values between commas; those inside brackets or quotes do not count. Quotes around a value are no part of
-    it."""
-    values, depth, quoted, start = [], 0, "", 0
-    for i, letter in enumerate(text):
-        if quoted:
-            quoted = "" if letter == quoted else quoted
-        elif letter in "'\"":
-            quoted = letter
-        elif letter in "([{":
-            depth += 1
-        elif letter in ")]}":
-            depth -= 1
-        elif letter == "," and depth == 0:
-            values.append(text[start:i])
-            start = i + 1
-    values = [value.strip() for value in (*values, text[start:])]
-    return [_unquoted(value) for value in values if value]
-
-
-def _unquoted(value: str) -> str:
-    inside = value[1:-1]
-    return inside if len(value) > 1 and value[0] == value[-1] in "'\"" and value[0] not in inside else value
-
-
-def _spell(value: Any) -> str:
-    """A value of Python as a command line spells it."""
-    return os.fspath(value) if isinstance(value, str | os.PathLike) else repr(_plain(value))
-
-
-def _plain(value: Any) -> Any:
-    """A value with numbers of Python in place of NumPy's, whose repr says np.float64."""
-    if type(value) in (tuple, list):
-        return type(value)(map(_plain, value))
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _name(settings: Mapping[str, str]) -> str:

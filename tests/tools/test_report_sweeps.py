@@ -26,7 +26,8 @@ def shared_kd(home):
                     held["phases"]["kd"] = held["phases"]["teacher"] | {"top1_last": 0.4 + 0.1 * seed}
                 (home / folder / file).write_text(json.dumps(held))
             cell = {"name": f"T={value}", "seeds": [seed], "settings": {"T": value}, "folder": folder, "command": "c"}
-            cells.append(cell | {"links": {"kd": f"shared/kd-{seed}", "teacher": "shared/t"}})
+            cell |= {"links": {"kd": f"shared/kd-{seed}", "teacher": "shared/t"}, "phases": ["kd", "student"]}
+            cells.append(cell)
     (home / "sweep.json").write_text(json.dumps({"baseline": "", "cells": cells}))
     return home
 
@@ -57,6 +58,21 @@ def test_a_shared_phase_is_done_whatever_becomes_of_its_cells(tmp_path, failed):
     assert [(row.label, len(row.values), len(row.missing)) for row in rows] == [
         ("kd", 2, 0), ("student: T=1", 0, 2), ("student: T=4", 2 * (len(failed) == 1), 2 * (len(failed) == 2)),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["config.json", "summary.json"])
+@pytest.mark.parametrize("text", ['{"phases": ', "[]", ""])
+def test_a_damaged_file_of_a_cell_costs_that_cell(tmp_path, file, text):
+    damaged = shared_kd(tmp_path) / "T=1/seed=0" / file
+    damaged.write_text(text)
+    rows = rows_of(tmp_path)
+    assert {row.label: len(row.values) for row in rows} == {"kd": 2, "student: T=1": 1, "student: T=4": 2}
+    (missing,) = [run for row in rows for run in row.missing]
+    assert missing.state.startswith(f"damaged: {damaged}: not readable JSON")
+    assert report._lacking(rows) == ["note: of 6 runs 1 damaged"]
+    if file == "summary.json":
+        with pytest.raises(InputError, match=f"{damaged}: not readable JSON"):
+            rows_of(damaged.parent)
 
 
 def labels_of(*homes):

@@ -3,7 +3,7 @@
 import pytest
 
 from kd_jax import InputError, data
-from kd_jax.tools import sweep, sweep_cells
+from kd_jax.tools import sweep, sweep_cells, sweep_values
 from kd_jax.tools.sweep_shared import jobs_of
 from tests.commands import launch
 from tests.conftest import ROOT
@@ -21,7 +21,7 @@ def _from_the_root(monkeypatch):
     ("[1,(2,3)],4", ["[1,(2,3)]", "4"]), ("", []), (",", []),
 ])  # fmt: skip
 def test_values_of_a_grid(text, values):
-    assert sweep_cells.split_values(text) == values
+    assert sweep_values.split(text) == values
 
 
 def test_every_combination_times_seeds():
@@ -126,7 +126,15 @@ def test_flags_that_would_change_nothing(flags, message):
     variants = sweep_cells.of_grids(SKD, ["config.student.epochs=1"])
     with pytest.raises(InputError, match=message):
         sweep_cells.check_changes(flags, variants)
-    sweep_cells.check_changes(["--config.student.optim.lr=1"], variants)
+    assert sweep_cells.check_changes(["--config.student.optim.lr=1"], variants) == []
+
+
+def test_a_flag_that_some_cells_set_themselves_is_said():
+    short, long = sweep_cells.Variant("short", {"student.epochs": "2"}, SKD), sweep_cells.Variant("long", {}, SKD)
+    said = sweep_cells.check_changes(["--config.student.epochs=3", "--config.student.optim.lr=1"], [short, long])
+    assert said == ["note: --config.student.epochs does not reach the cells that set it themselves: short"]
+    with pytest.raises(InputError, match="--config.student.epochs: has a grid already, or every cell sets it"):
+        sweep_cells.check_changes(["--config.student.epochs=3"], [short])
 
 
 @pytest.mark.parametrize(("grids", "message"), [
