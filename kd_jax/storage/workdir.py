@@ -55,6 +55,19 @@ def check_folder(named: str, path: os.PathLike) -> None:
             raise InputError(f"{named}: {'' if place == path else f'{place} '}is a file, not a folder")
 
 
+def read_summary(folder: Path) -> dict:
+    """summary.json of a run that is done.
+
+    Raises:
+      InputError: it is damaged, or none of a run.
+    """
+    path, otherwise = folder / "summary.json", "delete it, and the run that is given again writes it"
+    summary = files.read_json(path, otherwise)
+    if not isinstance(summary.get("phases"), dict):
+        raise InputError(f"{path}: is no summary of a run; restore it, or {otherwise}")
+    return summary
+
+
 def flatten(tree: dict, at: str = "") -> dict[str, Any]:
     """Dotted key -> value; tuples as lists, as JSON has them."""
     flat = {}

@@ -17,6 +17,7 @@ from pathlib import Path
 from kd_jax.distributed.parent import STARTER
 from kd_jax.distributed.preemption import Interrupted, stop_on_signal
 from kd_jax.storage import files
+from kd_jax.storage.workdir import read_summary
 from kd_jax.tools.sweep_shared import Job
 from kd_jax.typing import InputError
 
@@ -117,7 +118,7 @@ class Runner:
     def _ended(self, job: Job, outcome: str, waiting: list[Job]) -> None:
         if outcome == DONE:
             try:
-                summary_in(self.home / job.folder)
+                read_summary(self.home / job.folder)
             except InputError as e:
                 outcome = f"{FAILED}: {e}"
         if job in waiting:
@@ -134,19 +135,6 @@ def command_of(home: Path, train: Path, job: Job) -> list[str]:
 def is_done(home: Path, job: Job) -> bool:
     """Whether a job has ended well: its summary is written last."""
     return (home / job.folder / "summary.json").exists()
-
-
-def summary_in(folder: Path) -> dict:
-    """What came out of a run that is done.
-
-    Raises:
-      InputError: its summary is damaged, or none of a run.
-    """
-    path, otherwise = folder / "summary.json", "delete it, and the run that is given again writes it"
-    summary = files.read_json(path, otherwise)
-    if not isinstance(summary.get("phases"), dict):
-        raise InputError(f"{path}: is no summary of a run; restore it, or {otherwise}")
-    return summary
 
 
 def is_held(folder: Path) -> bool:

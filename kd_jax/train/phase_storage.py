@@ -158,10 +158,8 @@ class PhaseStorage:
         raise NonFiniteError(f"phase {self.plan.name}, {what}{skipped}; {rest}")
 
     def _check_meta(self, meta: dict) -> None:
-        where = self.checkpoints.where(meta["step"])
-        resumed.check_data(meta, self.data_identity, where)
-        resumed.check_network(meta, self.plan.network.describe(), where)
-        resumed.report_lost_rows(meta, self.log, self.plan.name)
+        plan, where = self.plan, self.checkpoints.where(meta["step"])
+        resumed.check(meta, plan.name, self.data_identity, plan.network.describe(), self.log, where)
 
     def _aux_networks(self, state: TrainState) -> dict[str, dict]:
         """Of the networks that are saved beside the student: what they are and where in the checkpoint."""

@@ -10,6 +10,14 @@ from kd_jax.train.results import Results
 from kd_jax.typing import InputError
 
 
+def check(meta: dict, phase: str, data_here: dict, network_here: dict, log: MetricsLog, where) -> None:
+    """Refuse to go on with other data or another network; say what the log has lost. For arguments and errors see
+    below."""
+    check_data(meta, data_here, where)
+    check_network(meta, network_here, where)
+    report_lost_rows(meta, log, phase)
+
+
 def check_data(meta: dict, here: dict, where) -> None:
     """Refuse to go on with other data.
 

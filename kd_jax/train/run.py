@@ -10,8 +10,9 @@ from kd_jax.models import graft
 from kd_jax.plan import PhasePlan, build
 from kd_jax.storage import files, metrics_log, trackers
 from kd_jax.storage.progress import log_line
-from kd_jax.storage.workdir import Workdir
-from kd_jax.train import machine, report
+from kd_jax.storage.workdir import Workdir, read_summary
+from kd_jax.tasks import task_of
+from kd_jax.train import finished, machine, report
 from kd_jax.train.batches import batches_of, share_of, workers_of
 from kd_jax.train.cache_size import cache_lines, check_writable
 from kd_jax.train.later import later_of
@@ -21,13 +22,13 @@ from kd_jax.typing import InputError
 
 
 class Prepared(NamedTuple):
-    """A run before its first effect: everything is built, checked and traced."""
+    """A run before its first effect: everything is built, checked and traced. plans: none yet in `_loaded`."""
 
     recipe: config.Recipe
     home: Workdir
     layout: Layout
     dataset: data.Dataset
-    plans: tuple[PhasePlan, ...]
+    plans: tuple[PhasePlan, ...] = ()
 
     @property
     def heading(self) -> str:
@@ -53,6 +54,10 @@ def load_data(recipe: config.Recipe) -> data.Dataset:
 
 def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
     """Validate, load the data and plan every phase; writes nothing. Arguments and errors as for `run`."""
+    return _planned(_loaded(tree, workdir, overwrite), overwrite)
+
+
+def _loaded(tree: dict, workdir: str, overwrite: bool) -> Prepared:
     recipe = config.parse(tree)
     for extra in trackers.EXTRAS:
         if getattr(recipe.log, extra):
@@ -63,7 +68,11 @@ def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
     layout = Layout(recipe.parallel.mesh, recipe.parallel.scope)
     if recipe.data.stream:
         share_of(layout)
-    dataset = load_data(recipe)
+    return Prepared(recipe, home, layout, load_data(recipe))
+
+
+def _planned(loaded: Prepared, overwrite: bool) -> Prepared:
+    recipe, home, layout, dataset, _ = loaded
     plans = build(recipe, dataset, home.path, layout)
     check_writable(recipe, plans if overwrite else _not_done(plans, home))
     for phase in recipe.phases:
@@ -71,7 +80,7 @@ def prepare(tree: dict, workdir: str, *, overwrite: bool = False) -> Prepared:
     in_memory = isinstance(dataset.train, data.Arrays) and dataset.train.labels is not None
     for plan in plans if recipe.teacher_check and in_memory else ():
         check_order(plan, dataset.train.labels)
-    return Prepared(recipe, home, layout, dataset, plans)
+    return loaded._replace(plans=plans)
 
 
 def _not_done(plans: tuple[PhasePlan, ...], home: Workdir) -> list[PhasePlan]:
@@ -101,7 +110,13 @@ def run(tree: dict, workdir: str, *, overwrite: bool = False) -> dict:
       Interrupted: SIGTERM, SIGINT or SIGHUP came; everything is saved.
       OSError: a file of the run could not be written; what was saved before is intact.
     """
-    prepared = prepare(tree, workdir, overwrite=overwrite)
+    loaded = _loaded(tree, workdir, overwrite)
+    summary = None if overwrite else finished.summary_of(loaded.recipe, loaded.home, loaded.dataset)
+    if summary is not None:
+        log_line(loaded.heading)
+        _print(summary, loaded)
+        return summary
+    prepared = _planned(loaded, overwrite)
     with prepared.home.opened(overwrite=overwrite), preemption.stop_on_signal() as stop:
         return _run(prepared, tree, stop)
 
@@ -144,9 +159,14 @@ def _run(prepared: Prepared, tree: dict, stop) -> dict:
             files.write_json(written, summary)  # last: where it stands, all is done
 
         processes.on_main(write)
-    summary = processes.from_main(lambda: files.read_json(written))
-    log_line("\n" + report.text(summary, len(dataset.test), task))
+    summary = processes.from_main(lambda: read_summary(home.path))
+    _print(summary, prepared)
     return summary
+
+
+def _print(summary: dict, prepared: Prepared) -> None:
+    task = task_of(prepared.recipe.data.labels)
+    log_line("\n" + report.text(summary, len(prepared.dataset.test), task))
 
 
 def _warn_of_idle_teacher(recipe: config.Recipe) -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from kd_jax import InputError, data
+from kd_jax.interop import exchange
 from kd_jax.tasks import CLASSIFICATION
 from kd_jax.train import run
 from kd_jax.train.evaluate import saved
@@ -174,3 +175,38 @@ def test_the_flag_that_an_error_advises_is_accepted(tmp_path):
         run.run(config_tree, str(tmp_path))
     summary = run.run({**config_tree, "teacher_check": False, "skip_nonfinite": 3}, str(tmp_path))
     assert summary["phases"]["student"]["steps"] == 2
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]"])
+def test_a_damaged_summary_is_said_and_written_anew_once_deleted(trained, tmp_path, text):
+    shutil.copytree(trained[0] / "run", tmp_path / "run")
+    written = tmp_path / "run" / "summary.json"
+    written.write_text(text)
+    with pytest.raises(InputError, match=f"^{written}: .*; restore it, or delete it, and the run that is given again"):
+        run.run(of_folder(trained[0] / "data"), str(tmp_path / "run"))
+    written.unlink()
+    summary = run.run(of_folder(trained[0] / "data"), str(tmp_path / "run"))
+    assert summary["phases"] == trained[1]["phases"]
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("origin", ["checkpoint:{0}/run/teacher", "weights:{0}/teacher.safetensors"])
+def test_a_finished_run_does_not_need_what_taught_it(trained, tmp_path, monkeypatch, origin):
+    shutil.copytree(trained[0], tmp_path / "from")
+    network, variables, _ = saved(str(tmp_path / "from" / "run"), phase="teacher")
+    exchange.export(network, variables, format="safetensors", out=str(tmp_path / "from" / "teacher.safetensors"))
+    student = of_folder(trained[0] / "data", student__teacher=origin.format(tmp_path / "from"))
+    student["phases"] = ["student"]
+    summary = run.run(student, str(tmp_path / "run"))
+    shutil.rmtree(tmp_path / "from")
+    before = files_of(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "build", None)  # nothing is planned again
+        assert run.run(student, str(tmp_path / "run")) == summary
+    assert files_of(tmp_path / "run") == before
+    (tmp_path / "run" / "student" / "DONE").unlink()
+    with pytest.raises(InputError, match=r"config\.student\.teacher: "):
+        run.run(student, str(tmp_path / "run"))
