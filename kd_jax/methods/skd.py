@@ -149,7 +149,8 @@ def skd(
     fields = {"refines": NEEDS, "monitors": () if anneal_to is None else TEMPERATURE}
     if simplifier != "none":
         fields["lr_multipliers"] = {"": rate}
-    if simplifier in ("none", "degree"):
+    if simplifier in ("none", "degree"):  # the logits stay: what has a temperature of its own would see no change
+        fields["refines"] = frozenset({Need.MATCH_TEMPERATURE})
         return everywhere(Distiller(init, soften, NEEDS, **fields))
     fields["monitors"] += MONITORS
     if simplifier == "batch":

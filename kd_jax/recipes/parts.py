@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from kd_jax import methods
 from kd_jax.recipes.arguments import Argument
-from kd_jax.recipes.members import Config, factory, member
+from kd_jax.recipes.members import Config, factory, member, signature
 from kd_jax.recipes.phases import phase, recipe
 from kd_jax.typing import InputError
 
@@ -41,7 +41,7 @@ def distillation(name: str, arg: Argument, *parts: Part) -> Config:
     - If no member needs a teacher, there is none.
 
     Raises:
-      InputError: two parts bring one refiner with different keywords.
+      InputError: two parts bring one refiner with different keywords, or two optimisers.
     """
     terms, refine, teacher_terms = {}, {}, {"ce": member("ce")}
     for part in parts:
@@ -51,6 +51,9 @@ def distillation(name: str, arg: Argument, *parts: Part) -> Config:
                 raise InputError(f"{name}: two of its parts bring the refiner {label}, and differ; take one of them")
         refine, teacher_terms = refine | part.refine, teacher_terms | part.teacher_terms
     terms = _with_hosts(terms, parts)
+    optimisers = dict.fromkeys(part.changes["optim.name"] for part in parts if "optim.name" in part.changes)
+    if len(optimisers) > 1:
+        raise InputError(f"{name}: its parts bring the optimisers {' and '.join(optimisers)}; take one of them")
     changes = {key: value for part in parts for key, value in part.changes.items()}
     _retune(terms | refine, changes, parts)
     _take_the_refiners_temperature(terms, refine)
@@ -69,10 +72,15 @@ def _with_hosts(terms: dict[str, Config], parts: tuple[Part, ...]) -> dict[str, 
     """The terms, and the hosts of parts whose work no term can see yet."""
     for part in sorted(parts, key=lambda p: not p.refine):  # refiners first: their hosts may do for the other parts
         needs = [factory(m.kind)().needs - {"labels"} for m in terms.values()]
-        refines = [factory(m.kind)().refines for m in part.refine.values()]
+        refines = [_refines(m) for m in part.refine.values()]
         hosted = all(any(n & r for n in needs) for r in refines) if refines else any(needs)
         terms = _heavier(terms, {label: m for label, m in part.host.items() if not hosted or label in terms})
     return terms
+
+
+def _refines(refiner: Config) -> frozenset:
+    """The needs of terms that can see the work of a refiner with these keywords."""
+    return factory(refiner.kind)(**{name: refiner[name] for name in signature(refiner.kind)}).refines
 
 
 def _retune(members: dict[str, Config], changes: dict[str, Any], parts: tuple[Part, ...]) -> None:

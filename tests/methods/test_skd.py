@@ -92,6 +92,7 @@ def test_without_simplifier_it_is_kd_or_ttm(x64):
         d = methods.skd(simplifier="none", **how)
         vars = d.init(KEY, make_init_context())
         assert vars == NO_VARS and not d.lr_multipliers and not d.monitors and not d.whole_batch
+        assert d.refines == {"match.temperature"}  # a criterion with a temperature of its own sees no change
         refined, terms, logs, _ = d.apply(vars, view, KEY, True)
         assert not terms and not logs and refined.match.teacher is view.match.teacher
         return (criterion or methods.kd()).apply(NO_VARS, refined, KEY, True)[1][""]

@@ -22,6 +22,8 @@ AGREED = [
     ("skd+fitnet", {"ce": 1.0, "fitnet": 100.0, "kd": 100.0}, ["skd"]),
     ("skd+kd", {"ce": 1.0, "kd": 100.0}, ["skd"]),
     ("skd_annealed+dkd", {"ce": 1.0, "dkd": 2.0}, ["skd"]),
+    ("skd+nkd", {"ce": 1.0, "nkd": 1.0}, ["skd"]),
+    ("skd_annealed+nkd", {"ce": 1.0, "nkd": 1.0, "kd": 100.0}, ["skd"]),  # NKD has a temperature of its own
     ("skd+dkd", {"ce": 1.0, "dkd": 2.0}, ["skd"]),
     ("normkd", {"ce": 0.1, "kd": 0.9}, ["normkd"]),
     ("kd+lskd", {"ce": 0.1, "kd": 9.0}, ["lskd"]),
@@ -60,9 +62,9 @@ DISTANCES = [1, 2, *(pytest.param(n, marks=pytest.mark.full) for n in range(3, l
 
 
 def pairs_at(distance):
-    """Every part, and the one so many places on; but the two that bring one refiner."""
+    """Every part, and the one so many places on; but the two that bring one refiner, and the two with an optimiser."""
     both = zip(PARTS, PARTS[distance:] + PARTS[:distance], strict=True)
-    return [pair for pair in both if set(pair) != {"skd", "skd_annealed"}]
+    return [pair for pair in both if set(pair) not in ({"skd", "skd_annealed"}, {"deepkd", "dot"})]
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -164,6 +166,8 @@ def test_what_the_papers_choose_by_pair(pair):
         ("skd+", "unknown method ''; known: kd"),
         ("kd+kd", "'kd.kd': kd twice"),
         ("skd+skd_annealed", "skd.skd_annealed: two of its parts bring the refiner skd, and differ; take one of them"),
+        ("deepkd+dot", "deepkd.dot: its parts bring the optimisers deepkd and dot; take one of them"),
+        ("dot+deepkd+skd", "its parts bring the optimisers dot and deepkd; take one of them"),
         ("resnet8,resnet8", "unknown method 'resnet8'; known: kd"),
     ],
 )
