@@ -94,7 +94,7 @@ def page() -> str:
     parts += [PUBLISHED, published.table(), ""]
     parts += ["## What combines\n", "`python launch/list.py --only=combinations --pair=TEACHER,STUDENT` makes this for"]
     parts += ["any pair: every phase built, every step traced; SoKD's search too. Between networks with pre-activation"]
-    parts += [f"features (ResNets, WRNs, VGGs) everything combines; {PAIR}:\n"]
+    parts += [f"features (ResNets, WRNs, VGGs) all of these combine; {PAIR}:\n"]
     parts += [combinations.table(combinations.combinations(PAIR, HERE.parent / "configs")), ""]
     parts += ["## Refiners\n", *map(about, methods.REFINERS), "## Criteria\n", *map(about, methods.CRITERIA)]
     return "\n".join(parts).rstrip() + "\n"

@@ -157,7 +157,8 @@ def dist(
     check_temperature("dist", temperature)
     if jnp.ndim(temperature) > 1:
         raise InputError(
-            "dist: compares a class over the batch, at one temperature; a refiner set one for each example"
+            "dist: compares a class over the batch, at one temperature; a refiner set one for each example; accepted: "
+            "a temperature of dist's alone"
         )
     p, q = (jax.nn.softmax(z) for z in finite(student, teacher, temperature=temperature))
     inter, intra = (1 - jnp.mean(_pearson(p, q, axis)) for axis in (1, 0))

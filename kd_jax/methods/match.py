@@ -10,6 +10,7 @@ from kd_jax.methods.base import everywhere, no_vars, require
 from kd_jax.typing import Array, Distiller, InitContext, Monitor, Need, Vars, View
 
 NEEDS = frozenset({Need.MATCH})
+BOTH = frozenset({Need.MATCH, Need.MATCH_TEMPERATURE})  # what a refiner refines that sets the temperature too
 MONITORS = (Monitor("temperature", unit="temperature"),)  # of ctkd
 
 
@@ -37,7 +38,7 @@ def lskd(*, temperature: float = 2.0) -> Distiller:
     def apply(vars: Vars, view: View, key: Array, train: bool):
         return normalized(view, Partial(losses.standardize), temperature), {}, {}, vars.stats
 
-    return everywhere(Distiller(no_vars, apply, NEEDS, refines=NEEDS))
+    return everywhere(Distiller(no_vars, apply, NEEDS, refines=BOTH))
 
 
 def normalized(view: View, function: Partial, temperature: Array | float) -> View:

@@ -5,7 +5,7 @@ from jax.tree_util import Partial
 from kd_jax import losses
 from kd_jax.losses.common import mean_logits
 from kd_jax.methods.base import everywhere, no_vars, require
-from kd_jax.methods.match import normalized
+from kd_jax.methods.match import BOTH, normalized
 from kd_jax.typing import Array, Distiller, Need, Vars, View
 
 NEEDS = frozenset({Need.MATCH})
@@ -37,7 +37,7 @@ def normkd(*, scale: float = 2.0) -> Distiller:
         raw = losses.deviation(mean_logits(view.teachers))
         return normalized(view, Partial(_spread_to, raw), scale * raw), {}, {}, vars.stats
 
-    return everywhere(Distiller(no_vars, apply, NEEDS, refines=NEEDS))
+    return everywhere(Distiller(no_vars, apply, NEEDS, refines=BOTH))
 
 
 def _spread_to(deviation: Array, logits: Array) -> Array:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from kd_jax.layers import simplifier as block
 from kd_jax.losses.divergence import finite
 from kd_jax.methods.base import everywhere, length_of, require
+from kd_jax.methods.match import BOTH
 from kd_jax.methods.skd_logs import MONITORS, TEMPERATURE, diagnose, sizes
 from kd_jax.typing import Array, Distiller, InitContext, InputError, Need, Vars, View
 
@@ -146,7 +147,7 @@ def skd(
         terms = {"anchor": anchor * of_student**2 * logs["kl_ut"]} if anchor else {}
         return hand_on(view, tau * v, tau), terms, logs, vars.stats
 
-    fields = {"refines": NEEDS, "monitors": () if anneal_to is None else TEMPERATURE}
+    fields = {"refines": BOTH, "monitors": () if anneal_to is None else TEMPERATURE}
     if simplifier != "none":
         fields["lr_multipliers"] = {"": rate}
     if simplifier in ("none", "degree"):  # the logits stay: what has a temperature of its own would see no change

@@ -146,12 +146,15 @@ def check_fixed(phase: config.Phase, members: dict[str, Distiller], teachers: tu
 
 
 def _check_refiners(phase: config.Phase, members: dict[str, Distiller]) -> None:
-    """Refuse a refiner whose work no term reads."""
-    for refiner in phase.refine:
-        refines = members[refiner.label].refines
+    """Refuse a refiner whose work no term reads, or all of whose work is a temperature that one behind it replaces."""
+    sets_anew = ""
+    for refiner in reversed(phase.refine):
+        refines, key = members[refiner.label].refines, phase.member_key(refiner.label)
+        if sets_anew and refines == {Need.MATCH_TEMPERATURE}:
+            raise InputError(f"{key}: sets a temperature, which {sets_anew} behind it replaces; accepted: one of both")
         if refines and not any(members[term.label].needs & refines for term in phase.terms):
-            key = phase.member_key(refiner.label)
             raise InputError(f"{key}: no term can see its work; give one that needs {' or '.join(sorted(refines))}")
+        sets_anew = refiner.label if Need.MATCH_TEMPERATURE in refines else sets_anew
 
 
 def _check_single_teachers(phase: config.Phase, members: dict[str, Distiller], count: int) -> None:

@@ -134,7 +134,8 @@ def task_labels(phase: config.Phase, distiller: Distiller) -> frozenset | None:
         return frozenset(named.default)
     task_terms = frozenset(name.partition("/")[0] for name in distiller.task_terms)
     if not task_terms or len(task_terms) == len(phase.terms):
-        raise InputError(f"config.{phase.name}.optim.delta: needs a term that is the task's loss, and another one")
+        accepted = "0, or terms of both kinds: the task's loss (ce), and others"
+        raise InputError(f"config.{phase.name}.optim.delta: {phase.optim.delta:g}, but accepted is {accepted}")
     return task_terms
 
 

@@ -38,6 +38,7 @@ def distillation(name: str, arg: Argument, *parts: Part) -> Config:
       weigh more than those alone; beside a criterion with 1 CE, KD's 0.1 CE becomes 1.)
     - If two parts bring a phase with one name, it is one phase with the terms of both.
     - Refiners stand in the order of the registry.
+    - Of several batch sizes and learning rates the smallest counts.
     - If no member needs a teacher, there is none.
 
     Raises:
@@ -51,10 +52,7 @@ def distillation(name: str, arg: Argument, *parts: Part) -> Config:
                 raise InputError(f"{name}: two of its parts bring the refiner {label}, and differ; take one of them")
         refine, teacher_terms = refine | part.refine, teacher_terms | part.teacher_terms
     terms = _with_hosts(terms, parts)
-    optimisers = dict.fromkeys(part.changes["optim.name"] for part in parts if "optim.name" in part.changes)
-    if len(optimisers) > 1:
-        raise InputError(f"{name}: its parts bring the optimisers {' and '.join(optimisers)}; take one of them")
-    changes = {key: value for part in parts for key, value in part.changes.items()}
+    changes = _changes(name, parts)
     _retune(terms | refine, changes, parts)
     _take_the_refiners_temperature(terms, refine)
     order = [*methods.REFINERS]
@@ -66,6 +64,18 @@ def distillation(name: str, arg: Argument, *parts: Part) -> Config:
         student.teacher = ""
         return recipe(name, smoke=arg.smoke, student=student)
     return recipe(name, smoke=arg.smoke, teacher=teacher, **before, student=student)
+
+
+def _changes(name: str, parts: tuple[Part, ...]) -> dict[str, Any]:
+    """What the parts change of the student's phase, whatever their order."""
+    changes = {}
+    for key, value in (item for part in parts for item in part.changes.items()):
+        there = changes.setdefault(key, value)
+        if key in ("batch_size", "optim.lr"):
+            changes[key] = min(there, value)
+        elif there != value:
+            raise InputError(f"{name}: its parts bring {key}={there} and {key}={value}; take one of them")
+    return changes
 
 
 def _with_hosts(terms: dict[str, Config], parts: tuple[Part, ...]) -> dict[str, Config]:

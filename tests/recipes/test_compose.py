@@ -129,6 +129,12 @@ def test_what_parts_change_of_the_phase():
     assert phase("simkd,vgg13,MobileNetV2").optim.lr == 0.01
 
 
+@pytest.mark.parametrize("spelled", ["ofd+crd", "crd+ofd", "skd+crd+ofd+dist"])
+def test_the_smallest_batch_counts(spelled):
+    student = compose.get_config(f"{spelled},imagenet_ResNet34,imagenet_ResNet18").student
+    assert (student.batch_size, student.optim.lr) == (128, 0.05)
+
+
 def test_no_teacher_where_nothing_needs_one():
     recipe = config.parse(compose.get_config("dml,resnet32x4,resnet8x4").to_dict())
     assert [p.name for p in recipe.phases] == ["student"] and recipe.phases[0].teacher == ()
@@ -166,8 +172,8 @@ def test_what_the_papers_choose_by_pair(pair):
         ("skd+", "unknown method ''; known: kd"),
         ("kd+kd", "'kd.kd': kd twice"),
         ("skd+skd_annealed", "skd.skd_annealed: two of its parts bring the refiner skd, and differ; take one of them"),
-        ("deepkd+dot", "deepkd.dot: its parts bring the optimisers deepkd and dot; take one of them"),
-        ("dot+deepkd+skd", "its parts bring the optimisers dot and deepkd; take one of them"),
+        ("deepkd+dot", "deepkd.dot: its parts bring optim.name=deepkd and optim.name=dot; take one of them"),
+        ("dot+deepkd+skd", "its parts bring optim.name=dot and optim.name=deepkd; take one of them"),
         ("resnet8,resnet8", "unknown method 'resnet8'; known: kd"),
     ],
 )

@@ -164,6 +164,10 @@ def test_combinations_take_real_steps(spelled, tmp_path):
             {"student__terms__kd__weight": 0.0},
             "config.student.refine.skd: no term can see",
         ),
+        *(
+            (f"skd_annealed+{behind},resnet8,resnet8", {}, f"refine.skd: sets a temperature, which {behind} behind it")
+            for behind in ("lskd", "normkd", "ctkd")
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(spelled, change, message, tmp_path):

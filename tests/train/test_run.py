@@ -293,6 +293,6 @@ def test_damaged_documents_are_refused(unbroken, tmp_path, name, content):
     home = tmp_path / "run"
     shutil.copytree(unbroken[0], home)
     (home / name).write_text(content)
-    with pytest.raises(InputError, match=rf"{name}: not .*--overwrite") as e:
+    with pytest.raises(InputError, match=rf"{name}: not .*(--overwrite|delete it, and the run)") as e:
         run.run(long_tree(), str(home))
     assert "\n" not in str(e.value)
