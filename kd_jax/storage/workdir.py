@@ -55,6 +55,19 @@ def check_folder(named: str, path: os.PathLike) -> None:
             raise InputError(f"{named}: {'' if place == path else f'{place} '}is a file, not a folder")
 
 
+def read_summary(folder: os.PathLike) -> dict:
+    """What came out of a run that is done.
+
+    Raises:
+      InputError: its summary is damaged, or none of a run.
+    """
+    path, otherwise = epath.Path(folder) / "summary.json", "delete it, and the run that is given again writes it"
+    summary = files.read_json(path, otherwise)
+    if not isinstance(summary.get("phases"), dict):
+        raise InputError(f"{path}: is no summary of a run; restore it, or {otherwise}")
+    return summary
+
+
 def flatten(tree: dict, at: str = "") -> dict[str, Any]:
     """Dotted key -> value; tuples as lists, as JSON has them."""
     flat = {}
@@ -225,13 +238,18 @@ class Workdir:
             return
         with self._writable():
             self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / ".lock", "a+")  # noqa: SIM115
+            file = open(self.path / ".lock", "a+", errors="replace")  # noqa: SIM115
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as e:
                 file.seek(0)
                 raise InputError(f"--workdir={self.path}: another run holds it ({file.read()})") from e
+            except OSError as e:  # some clusters mount a file system so
+                raise InputError(
+                    f"--workdir={self.path}: its file system has no locks ({e.strerror or e}), without which two runs "
+                    "could write there at once; name a folder on another one"
+                ) from e
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")
             file.flush()

@@ -8,6 +8,7 @@ With KD_JAX_DEBUG=1 every error keeps it.
 import errno
 import os
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -36,6 +37,7 @@ def main(
       required: flags that must be given.
       plain: whether there may be arguments that are no flags.
     """
+    _open_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not show what is in a file's name
     try:
         arguments = _parse(sys.argv, config, required)
@@ -54,6 +56,18 @@ def main(
         if _is_of_stdout(e):  # or the interpreter writes its last lines there, and complains
             silence(1)
         _end(code, message)
+    except KeyboardInterrupt:  # before a run looks at signals, or a second one
+        if os.environ.get("KD_JAX_DEBUG") == "1":
+            traceback.print_exc()
+        _end(128 + signal.SIGINT, "stopped by SIGINT")
+
+
+def _open_streams() -> None:
+    """Have what a scheduler has closed of stdin, stdout and stderr lead nowhere: the next file of the run would get its
+    number, and what XLA prints."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def verdict(error: Exception) -> tuple[int, str | None]:

@@ -12,9 +12,9 @@ from etils import epath
 from kd_jax import recipes
 from kd_jax.storage.files import read_json
 from kd_jax.storage.metrics_log import MetricsLog
-from kd_jax.storage.workdir import NON_IDENTITY_KEYS, flatten, is_below
+from kd_jax.storage.workdir import NON_IDENTITY_KEYS, flatten, is_below, read_summary
 from kd_jax.tools.sweep import RECORD, read_record
-from kd_jax.tools.sweep_jobs import OUTPUT, printed_error, summary_in
+from kd_jax.tools.sweep_jobs import OUTPUT, printed_error
 from kd_jax.tools.sweep_shared import FOLDER, last_phases
 from kd_jax.typing import InputError
 
@@ -146,7 +146,7 @@ def _documents(home: Path) -> tuple[dict, dict, str]:
     tree: dict = {}
     try:
         tree = read_json(home / "config.json") if (home / "config.json").exists() else {}
-        return tree, summary_in(home) if (home / "summary.json").exists() else {}, ""
+        return tree, read_summary(home) if (home / "summary.json").exists() else {}, ""
     except InputError as e:
         return tree, {}, str(e)
 

@@ -13,7 +13,7 @@ import jax
 from kd_jax import recipes
 from kd_jax.storage import files
 from kd_jax.storage.progress import log_line
-from kd_jax.storage.workdir import check_folder, difference, resolve_path
+from kd_jax.storage.workdir import check_folder, difference, read_summary, resolve_path
 from kd_jax.tools import sweep_cells, sweep_jobs
 from kd_jax.tools.config_file import ConfigFlag
 from kd_jax.tools.sweep_cells import Cell
@@ -223,7 +223,7 @@ def _content(sweep: Sweep, jobs: list[Job]) -> str:
 
 def _result(home: Path, job: Job) -> str:
     """The headlines of the phases that a run has trained itself."""
-    phases = sweep_jobs.summary_in(home / job.folder)["phases"]
+    phases = read_summary(home / job.folder)["phases"]
     figures = (
         f"{name} {key.removesuffix('_last')} {row[key]:.2%}"
         for name, row in phases.items()

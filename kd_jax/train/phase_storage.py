@@ -63,7 +63,8 @@ class PhaseStorage:
     def outcome(self) -> dict | None:
         """The phase's entry in summary.json if it is done and its final state is whole."""
         done = self.folder / "DONE"
-        outcome = processes.from_main(lambda: files.read_json(done) if done.exists() else None)
+        otherwise = "delete it, and the phase goes on from its last checkpoint"
+        outcome = processes.from_main(lambda: files.read_json(done, otherwise) if done.exists() else None)
         if outcome is None:
             return None
         meta = self.checkpoints.good(outcome["steps"])

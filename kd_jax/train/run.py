@@ -10,7 +10,7 @@ from kd_jax.models import graft
 from kd_jax.plan import PhasePlan, build
 from kd_jax.storage import files, metrics_log, trackers
 from kd_jax.storage.progress import log_line
-from kd_jax.storage.workdir import Workdir
+from kd_jax.storage.workdir import Workdir, read_summary
 from kd_jax.train import machine, report
 from kd_jax.train.batches import batches_of, share_of, workers_of
 from kd_jax.train.cache_size import cache_lines, check_writable
@@ -144,7 +144,7 @@ def _run(prepared: Prepared, tree: dict, stop) -> dict:
             files.write_json(written, summary)  # last: where it stands, all is done
 
         processes.on_main(write)
-    summary = processes.from_main(lambda: files.read_json(written))
+    summary = processes.from_main(lambda: read_summary(home.path))
     log_line("\n" + report.text(summary, len(dataset.test), task))
     return summary
 
