@@ -1,5 +1,7 @@
 """Import of networks that other libraries trained, and export of ours."""
 
+import os
+
 import jax
 import numpy as np
 from etils import epath
@@ -115,6 +117,8 @@ def export(network: Network, variables: Variables, *, format: str, out: str) -> 
     target = resolve_path(out)
     if target.is_dir():
         raise InputError(f"--out={out}: is a folder; name a file")
+    if os.path.exists(target) and not os.path.isfile(target):  # a device would be replaced
+        raise InputError(f"--out={out}: is no plain file; name a file")
     variables = jax.tree.map(np.asarray, variables)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ class MetricsLog:
 
     def _replace(self, rows: list[dict]) -> None:
         self.rows = rows
-        write_text(self._path, "".join(map(_line, rows)))
+        write_text(self._path, as_text(rows))
 
     def add(self, *rows: dict) -> None:
         """Append rows; they are in the file when this returns, on an object store within FLUSH seconds of training."""
@@ -50,7 +50,7 @@ class MetricsLog:
             return
         if not self._on_store:
             with writing(self._path), self._path.open("a") as file:
-                file.write("".join(map(_line, rows)))
+                file.write(as_text(rows))
         elif time.monotonic() - self._written > FLUSH:
             self.flush()
         for row in rows:
@@ -76,13 +76,14 @@ class MetricsLog:
             tracker.close()
         self._trackers = list(trackers)
 
-    def of(self, phase: str, split: str) -> list[dict]:
-        """The rows of one phase and split, in order."""
-        return [r for r in self.rows if r["phase"] == phase and r["split"] == split]
+    def of(self, phase: str, split: str | None = None) -> list[dict]:
+        """The rows of one phase and split, or of all its splits, in order."""
+        return [r for r in self.rows if r["phase"] == phase and split in (None, r["split"])]
 
 
-def _line(row: dict) -> str:
-    return json.dumps(row) + "\n"
+def as_text(rows: Iterable[dict]) -> str:
+    """Rows as the file has them."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def _whole_rows(path: epath.Path) -> list[dict]:

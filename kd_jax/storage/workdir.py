@@ -13,6 +13,7 @@ from etils import epath
 
 from kd_jax.distributed import processes
 from kd_jax.storage import files
+from kd_jax.storage.progress import log_line
 from kd_jax.typing import InputError, first_line
 
 # a run may move to another machine, and may log or save more often: not part of its identity. Whether examples stream
@@ -55,13 +56,13 @@ def check_folder(named: str, path: os.PathLike) -> None:
             raise InputError(f"{named}: {'' if place == path else f'{place} '}is a file, not a folder")
 
 
-def read_summary(folder: Path) -> dict:
-    """summary.json of a run that is done.
+def read_summary(folder: os.PathLike) -> dict:
+    """What came out of a run that is done.
 
     Raises:
-      InputError: it is damaged, or none of a run.
+      InputError: its summary is damaged, or none of a run.
     """
-    path, otherwise = folder / "summary.json", "delete it, and the run that is given again writes it"
+    path, otherwise = epath.Path(folder) / "summary.json", "delete it, and the run that is given again writes it"
     summary = files.read_json(path, otherwise)
     if not isinstance(summary.get("phases"), dict):
         raise InputError(f"{path}: is no summary of a run; restore it, or {otherwise}")
@@ -238,13 +239,16 @@ class Workdir:
             return
         with self._writable():
             self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / ".lock", "a+")  # noqa: SIM115
+            file = open(self.path / ".lock", "a+", errors="replace")  # noqa: SIM115
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as e:
                 file.seek(0)
                 raise InputError(f"--workdir={self.path}: another run holds it ({file.read()})") from e
+            except OSError as e:  # some clusters mount a file system so
+                why = f"its file system has no locks ({e.strerror or e})"
+                log_line(f"note: --workdir={self.path}: {why}; see to it that no second run writes there meanwhile")
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}")
             file.flush()

@@ -6,8 +6,10 @@ With KD_JAX_DEBUG=1 every error keeps it.
 """
 
 import errno
+import math
 import os
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -36,6 +38,7 @@ def main(
       required: flags that must be given.
       plain: whether there may be arguments that are no flags.
     """
+    _open_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not show what is in a file's name
     try:
         arguments = _parse(sys.argv, config, required)
@@ -54,6 +57,18 @@ def main(
         if _is_of_stdout(e):  # or the interpreter writes its last lines there, and complains
             silence(1)
         _end(code, message)
+    except KeyboardInterrupt:  # before a run looks at signals, or a second one
+        if os.environ.get("KD_JAX_DEBUG") == "1":
+            traceback.print_exc()
+        _end(128 + signal.SIGINT, "stopped by SIGINT")
+
+
+def _open_streams() -> None:
+    """Have what a scheduler has closed of stdin, stdout and stderr lead nowhere: the next file of the run would get its
+    number, and what XLA prints."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def verdict(error: Exception) -> tuple[int, str | None]:
@@ -112,9 +127,12 @@ def define_config(*, optional: bool = False) -> ConfigFlag:
 def numbers(flag: str, values: list[str]) -> tuple[float, ...]:
     """The value of a flag like --mean=0.5,0.5,0.5."""
     try:
-        return tuple(float(value) for value in values)
+        parsed = tuple(float(value) for value in values)
+        if any(math.isnan(number) for number in parsed):
+            raise ValueError("nan")
     except ValueError as e:
         raise InputError(f"--{flag}={','.join(values)}: numbers separated by commas are needed") from e
+    return parsed
 
 
 def _parse(argv: list[str], config: ConfigFlag | None, required: tuple[str, ...]) -> list[str]:
@@ -127,6 +145,9 @@ def _parse(argv: list[str], config: ConfigFlag | None, required: tuple[str, ...]
         rest = flags.FLAGS([command, *(config.take(arguments) if config else arguments)])
     except flags.Error as e:
         raise InputError(" ".join(str(e).split())) from e
+    for name in flags.FLAGS:
+        if flags.FLAGS[name].value != flags.FLAGS[name].value:  # a bound lets it pass, and nothing is below it
+            raise InputError(f"--{name}=nan: must be a number")
     for name in required:
         if not flags.FLAGS[name].value:
             raise InputError(f"--{name}: missing; --help shows what is accepted")

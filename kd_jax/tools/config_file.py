@@ -33,7 +33,7 @@ class ConfigFlag:
           InputError: a file that does not give a configuration, an unknown key, a wrong value.
         """
         spelled = ""
-        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
             name, given, text = argument.partition("=")
             if name in ("--config", "-config"):
                 spelled = text if given else following

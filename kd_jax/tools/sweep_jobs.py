@@ -2,7 +2,6 @@
 what became of them."""
 
 import fcntl
-import json
 import math
 import os
 import shlex
@@ -11,15 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from etils import epath
 
 from kd_jax.distributed.parent import STARTER
 from kd_jax.distributed.preemption import Interrupted, stop_on_signal
 from kd_jax.storage import files
+from kd_jax.storage.metrics_log import MetricsLog, as_text
 from kd_jax.storage.workdir import read_summary
 from kd_jax.tools.sweep_shared import Job
-from kd_jax.typing import InputError
+from kd_jax.typing import InputError, first_line
 
 OUTPUT = "output.txt"  # in a run's folder: what its process has printed
 PROMPT = "$ "  # there before the command of every start
@@ -78,11 +81,18 @@ class Runner:
                 if is_done(self.home, job):
                     self._ended(job, DONE, waiting)
                 else:
-                    running[job.folder] = (job, *self._start(job))
-                    waiting.remove(job)
+                    self._try(job, running, waiting)
             else:
                 continue
             return
+
+    def _try(self, job: Job, running: dict, waiting: list[Job]) -> None:
+        """Start a job; where its folder or its needs do not allow it, it has failed."""
+        try:
+            running[job.folder] = (job, *self._start(job))
+            waiting.remove(job)
+        except (OSError, InputError) as e:
+            self._ended(job, f"{FAILED}: {first_line(e)}", waiting)
 
     def _start(self, job: Job) -> tuple[subprocess.Popen, float]:
         folder = self.home / job.folder
@@ -142,10 +152,10 @@ def is_held(folder: Path) -> bool:
     try:
         with open(folder / ".lock", "a+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
     except BlockingIOError:
         return True
+    except OSError:  # no file, or no locks
+        return False
     return False
 
 
@@ -158,11 +168,11 @@ def link(home: Path, job: Job) -> None:
         place = folder / phase
         if not place.exists():
             place.unlink(missing_ok=True)  # a link to what is gone
-            place.symlink_to(os.path.relpath(home / source / phase, folder), target_is_directory=True)
-        metrics = (home / source / "metrics.jsonl").read_text().splitlines(keepends=True)
-        rows += [line for line in metrics if json.loads(line)["phase"] == phase]
+            with suppress(FileExistsError):  # another sweep has been here
+                place.symlink_to(os.path.relpath(home / source / phase, folder), target_is_directory=True)
+        rows += MetricsLog(epath.Path(home / source / "metrics.jsonl")).of(phase)
     if rows and not (folder / "metrics.jsonl").exists():
-        files.write_text(folder / "metrics.jsonl", "".join(rows))
+        files.write_text(folder / "metrics.jsonl", as_text(rows), shared=True)
 
 
 def printed_error(output: Path) -> str:

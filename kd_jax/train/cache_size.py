@@ -4,6 +4,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 
 import numpy as np
 from etils import epath
@@ -120,8 +121,12 @@ def _room(recipe: config.Recipe, source: Resident | Streamed, size: int, stores:
 
 def taken_by(folder: epath.Path) -> int:
     """Bytes that the files below a folder take on the disk; holes take none."""
-    files = (os.path.join(path, name) for path, _, names in os.walk(folder) for name in names)
-    return sum(os.stat(file).st_blocks * 512 for file in files)
+    taken = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # another run has renamed it meanwhile
+                taken += os.stat(os.path.join(path, name)).st_blocks * 512
+    return taken
 
 
 def free_for(folder: epath.Path) -> int:

@@ -3,7 +3,6 @@
 from kd_jax import config, data
 from kd_jax.distributed import processes
 from kd_jax.plan import networks
-from kd_jax.storage import files
 from kd_jax.storage.checkpoints import Checkpoints
 from kd_jax.storage.metrics_log import MetricsLog
 from kd_jax.storage.progress import log_line
@@ -18,14 +17,18 @@ def summary_of(recipe: config.Recipe, home: Workdir, dataset: data.Dataset) -> d
       InputError: the folder is of other data, or of another network; its summary.json is damaged.
       StorageError: a file in it cannot be read.
     """
-    written, folders = home.path / "summary.json", [home.path / phase.name for phase in recipe.phases]
-    if not processes.from_main(lambda: written.exists() and all((folder / "DONE").exists() for folder in folders)):
+    folders = [home.path / phase.name for phase in recipe.phases]
+
+    def read() -> list[dict | None] | None:
+        return [resumed.read_outcome(folder) for folder in folders] if (home.path / "summary.json").exists() else None
+
+    outcomes = processes.from_main(read)
+    if outcomes is None or None in outcomes:
         return None
     identity, log = processes.from_main(lambda: dataset.identity), MetricsLog(home.path / "metrics.jsonl")
-    for phase, folder in zip(recipe.phases, folders, strict=True):
-        steps = processes.from_main(lambda folder=folder: files.read_json(folder / "DONE"))["steps"]
+    for phase, folder, outcome in zip(recipe.phases, folders, outcomes, strict=True):
         checkpoints = Checkpoints(folder, read_only=True, say=log_line)
-        meta, where = checkpoints.good(steps), checkpoints.where(steps)
+        meta, where = checkpoints.good(outcome["steps"]), checkpoints.where(outcome["steps"])
         checkpoints.close()
         if meta is None:
             return None

@@ -62,8 +62,7 @@ class PhaseStorage:
 
     def outcome(self) -> dict | None:
         """The phase's entry in summary.json if it is done and its final state is whole."""
-        done = self.folder / "DONE"
-        outcome = processes.from_main(lambda: files.read_json(done) if done.exists() else None)
+        outcome = processes.from_main(lambda: resumed.read_outcome(self.folder))
         if outcome is None:
             return None
         meta = self.checkpoints.good(outcome["steps"])
@@ -72,7 +71,7 @@ class PhaseStorage:
             return outcome
         log_line(f"{self.plan.name}: the final state does not match its digest; resuming from the last good one")
         if processes.is_main():
-            done.unlink()
+            (self.folder / "DONE").unlink()
         return None
 
     def write_outcome(self, outcome: dict) -> None:

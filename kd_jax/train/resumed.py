@@ -3,11 +3,27 @@
 from dataclasses import asdict
 
 from kd_jax.data import identity
+from kd_jax.storage import files
 from kd_jax.storage.metrics_log import MetricsLog
 from kd_jax.storage.progress import log_line
 from kd_jax.tasks import Task
 from kd_jax.train.results import Results
 from kd_jax.typing import InputError
+
+
+def read_outcome(folder) -> dict | None:
+    """What DONE in the folder of a phase says: the phase's entry in summary.json; None where it is not done.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    done, otherwise = folder / "DONE", "delete it, and the phase goes on from its last checkpoint"
+    if not done.exists():
+        return None
+    outcome = files.read_json(done, otherwise)
+    if not isinstance(outcome.get("steps"), int):
+        raise InputError(f"{done}: does not say how many steps there were; restore it, or {otherwise}")
+    return outcome
 
 
 def check(meta: dict, phase: str, data_here: dict, network_here: dict, log: MetricsLog, where) -> None:

@@ -1,6 +1,7 @@
 """Teachers from files, and trained networks for others: in phases, by import_weights, by export."""
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -180,6 +181,12 @@ def test_wrong_exports(home, tmp_path):
         exchange.export(network, variables, format="onnx", out=str(tmp_path / "x"))
     with pytest.raises(InputError, match="is a folder; name a file"):
         exchange.export(network, variables, format="torch", out=str(tmp_path))
+
+
+def test_an_export_replaces_no_device(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: is no plain file; name a file"):
+        exchange.export(None, None, format="torch", out=str(tmp_path / "pipe"))
 
 
 def test_the_commands(home, tmp_path):

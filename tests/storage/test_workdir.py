@@ -1,5 +1,6 @@
 """One folder, one configuration."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from etils import epath
 
 from kd_jax import InputError
 from kd_jax.storage.workdir import Workdir, difference, resolve_path
+from kd_jax.tools import sweep_jobs
 
 
 def test_place(tmp_path, monkeypatch):
@@ -101,6 +103,17 @@ def test_another_run_that_came_before_the_lock(trained):
     (trained / "config.json").write_text(json.dumps({**two_phases(), "seed": 8}))
     with pytest.raises(InputError, match="holds another run: config.seed is 8 there and 0 here"):
         run.opened(overwrite=False).__enter__()
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
+    def flock(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Workdir(str(tmp_path), {}).opened(overwrite=False):
+        assert (tmp_path / "config.json").exists()
+    assert "note: " in (said := capsys.readouterr().out) and "no locks (Function not implemented); see to it" in said
+    assert not sweep_jobs.is_held(tmp_path)
 
 
 def test_a_kill_while_files_are_deleted_leaves_whose_they_are(trained, monkeypatch):

@@ -206,6 +206,18 @@ def test_wrong_input_is_one_line_and_exit_2(case, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["train", "sweep", "cache_teacher"])
+def test_a_command_without_flags(name):
+    done = launch(name)
+    assert done.returncode == 2 and done.stderr.startswith("error: --") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("command", "flag"), [("evaluate", "expect_top1"), ("sweep", "minutes")])
+def test_no_number_is_below_nan(command, flag):
+    done = launch(command, "--workdir=x", f"--{flag}=nan")
+    assert (done.returncode, done.stderr) == (2, f"error: --{flag}=nan: must be a number\n")
+
+
 def test_the_workdir(tmp_path):
     (tmp_path / "file").write_text("")
     done = train(SKD, f"--workdir={tmp_path / 'file'}", *SMALL)
@@ -266,6 +278,20 @@ def test_a_reader_that_ends_first():
         running.stdout.close()
         said = running.stderr.read()
     assert running.returncode == 1 and said.startswith("error: stdout: closed by its reader") and said.count("\n") == 1
+
+
+def test_streams_that_are_closed():
+    """What a command opens does not get their numbers, to which XLA prints."""
+    code = "from kd_jax.tools import cli; cli.main(lambda: print(1 / (open('/dev/null').fileno() > 2)))"
+    shell = ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code]
+    assert subprocess.run(shell, cwd=ROOT).returncode == 0
+
+
+def test_an_interrupt_before_a_run_looks_at_signals():
+    code = "import signal; from kd_jax.tools import cli; signal.signal(2, signal.default_int_handler); "
+    code += "cli.main(lambda: signal.raise_signal(2))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (130, "error: stopped by SIGINT\n")
 
 
 def test_a_terminal_that_cannot_show_a_name():

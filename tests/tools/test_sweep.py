@@ -121,6 +121,25 @@ def test_a_damaged_summary_stops_nothing_but_what_needs_it(tmp_path, capsys):
     assert f"{damaged}: is no summary of a run" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("text", [None, '{"phase": "teach', "null\n"])
+def test_rows_that_a_shared_phase_has_lost_stop_nothing(tmp_path, text):
+    there = planned(tmp_path, ["student.terms.kd.weight=1,2"], seeds=1)
+    shared = tmp_path / there.shared[0].folder
+    shared.mkdir(parents=True)
+    (shared / "summary.json").write_text('{"phases": {"teacher": {"top1_last": 0.5}}}')
+    if text is not None:
+        (shared / "metrics.jsonl").write_text(text)
+    assert sweep.run(there, FAKE)
+
+
+def test_a_folder_that_cannot_be_made_stops_no_other_cell(tmp_path, capsys):
+    there = planned(tmp_path, ["student.terms.kd.weight=1,2"], seeds=1)
+    (tmp_path / "student.terms.kd.weight=1").touch()
+    assert not sweep.run(there, FAKE)
+    said = capsys.readouterr().out
+    assert "weight=1/seed=0: failed: [Errno 20] Not a directory" in said and "[3/3]" in said
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("", "not readable JSON .*; restore it, or delete it, and the same command writes it anew"),
     ("{}", "is no record of a sweep"), ('{"baseline": "", "cells": [1]}', "is no record of a sweep"),

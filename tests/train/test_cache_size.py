@@ -38,3 +38,9 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch, place
     with pytest.raises(InputError, match=rf"^config.teacher_cache: .*{place}: .*{message}; accepted: ") as e:
         cache_size.check_writable(recipe, [alone, reads])
     assert "\n" not in str(e.value)
+
+
+def test_a_file_that_is_renamed_as_it_is_counted(tmp_path):
+    (tmp_path / "rows").write_bytes(b"1")
+    (tmp_path / "renamed").symlink_to(tmp_path / "gone")
+    assert cache_size.taken_by(tmp_path) == (tmp_path / "rows").stat().st_blocks * 512
