@@ -47,7 +47,10 @@ def test_a_program_of_several_steps_does_not_trace_it_again(calls, tmp_path):
 def test_a_resumed_run_traces_it_once_more(calls, tmp_path):
     run.run(counted(student__steps=2), str(tmp_path))
     run.run(counted(student__steps=2), str(tmp_path))
-    assert calls == [True, True]  # each plan once: a finished run is checked like every other
+    assert calls == [True]  # nothing is planned for a finished run
+    (tmp_path / "student" / "DONE").unlink()
+    run.run(counted(student__steps=2), str(tmp_path))
+    assert calls == [True, True]
 
 
 def test_a_method_that_reads_what_it_did_not_ask_for_fails_at_plan_time(monkeypatch, tmp_path):
