@@ -56,15 +56,15 @@ def check_folder(named: str, path: os.PathLike) -> None:
             raise InputError(f"{named}: {'' if place == path else f'{place} '}is a file, not a folder")
 
 
-def read_summary(folder: os.PathLike) -> dict:
-    """What came out of a run that is done.
+def read_summary(folder: os.PathLike, phases: Iterable[str] = ()) -> dict:
+    """What came out of a run that is done. phases: that must be in it.
 
     Raises:
       InputError: its summary is damaged, or none of a run.
     """
     path, otherwise = epath.Path(folder) / "summary.json", "delete it, and the run that is given again writes it"
     summary = files.read_json(path, otherwise)
-    if not isinstance(summary.get("phases"), dict):
+    if not isinstance(summary.get("phases"), dict) or not {*phases} <= summary["phases"].keys():
         raise InputError(f"{path}: is no summary of a run; restore it, or {otherwise}")
     return summary
 

@@ -143,10 +143,12 @@ def _runs_in(sweep: Path, home: Path, cell: dict | None) -> list[Run]:
 
 def _documents(home: Path) -> tuple[dict, dict, str]:
     """config.json and summary.json of a run, {} for one that is not there, and what is damaged, or ""."""
-    tree: dict = {}
+    written, tree = home / "config.json", {}
     try:
-        tree = read_json(home / "config.json") if (home / "config.json").exists() else {}
-        return tree, read_summary(home) if (home / "summary.json").exists() else {}, ""
+        if written.exists() and not _is_run(home):
+            raise InputError(f"{written}: is no configuration of a run")
+        tree = read_json(written) if written.exists() else {}
+        return tree, read_summary(home, tree and last_phases(tree)) if (home / "summary.json").exists() else {}, ""
     except InputError as e:
         return tree, {}, str(e)
 

@@ -34,4 +34,4 @@ def summary_of(recipe: config.Recipe, home: Workdir, dataset: data.Dataset) -> d
             return None
         network, _ = networks.weights_of(phase, networks.network_of(phase, dataset), home.path)
         resumed.check(meta, phase.name, identity, network.describe(), log, where)
-    return processes.from_main(lambda: read_summary(home.path))
+    return processes.from_main(lambda: read_summary(home.path, [phase.name for phase in recipe.phases]))

@@ -159,7 +159,7 @@ def _run(prepared: Prepared, tree: dict, stop) -> dict:
             files.write_json(written, summary)  # last: where it stands, all is done
 
         processes.on_main(write)
-    summary = processes.from_main(lambda: read_summary(home.path))
+    summary = processes.from_main(lambda: read_summary(home.path, results))
     _print(summary, prepared)
     return summary
 

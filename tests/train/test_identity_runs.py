@@ -177,7 +177,7 @@ def test_the_flag_that_an_error_advises_is_accepted(tmp_path):
     assert summary["phases"]["student"]["steps"] == 2
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]"])
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"phases": {}}'])
 def test_a_damaged_summary_is_said_and_written_anew_once_deleted(trained, tmp_path, text):
     shutil.copytree(trained[0] / "run", tmp_path / "run")
     written = tmp_path / "run" / "summary.json"
