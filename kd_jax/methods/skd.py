@@ -147,13 +147,13 @@ def skd(
         terms = {"anchor": anchor * of_student**2 * logs["kl_ut"]} if anchor else {}
         return hand_on(view, tau * v, tau), terms, logs, vars.stats
 
-    fields = {"refines": BOTH, "monitors": () if anneal_to is None else TEMPERATURE}
+    fields = {"monitors": () if anneal_to is None else TEMPERATURE}
     if simplifier != "none":
         fields["lr_multipliers"] = {"": rate}
     if simplifier in ("none", "degree"):  # the logits stay: what has a temperature of its own would see no change
-        fields["refines"] = frozenset({Need.MATCH_TEMPERATURE})
-        return everywhere(Distiller(init, soften, NEEDS, **fields))
+        return everywhere(Distiller(init, soften, NEEDS, refines=frozenset({Need.MATCH_TEMPERATURE}), **fields))
     fields["monitors"] += MONITORS
+    fields["refines"] = BOTH
     if simplifier == "batch":
         fields["whole_batch"] = {"": "attends over the whole batch"}
     return everywhere(Distiller(init, soften_and_simplify, NEEDS, **fields))

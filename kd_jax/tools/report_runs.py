@@ -19,6 +19,7 @@ from kd_jax.tools.sweep_shared import FOLDER, last_phases
 from kd_jax.typing import InputError
 
 FREE = (*NON_IDENTITY_KEYS, "name", "phases", "seed", "seeds", "data.seed", "teacher_cache_dtype")
+KEYS = {"name", "seed", "phases"}  # of every config.json of ours
 PLACE = "place"  # a setting of runs that have name and seed in common: where they lie
 
 
@@ -103,7 +104,7 @@ def _is_run(home: Path) -> bool:
         tree = json.loads((home / "config.json").read_text())
     except ValueError as e:
         raise InputError(f"{home / 'config.json'}: is damaged; it is no JSON") from e
-    return isinstance(tree, dict) and tree.keys() >= {"name", "seed", "phases"}
+    return isinstance(tree, dict) and tree.keys() >= KEYS
 
 
 def _runs_in(sweep: Path, home: Path, cell: dict | None) -> list[Run]:
@@ -143,14 +144,22 @@ def _runs_in(sweep: Path, home: Path, cell: dict | None) -> list[Run]:
 
 def _documents(home: Path) -> tuple[dict, dict, str]:
     """config.json and summary.json of a run, {} for one that is not there, and what is damaged, or ""."""
-    written, tree = home / "config.json", {}
+    tree: dict = {}
     try:
-        if written.exists() and not _is_run(home):
-            raise InputError(f"{written}: is no configuration of a run")
-        tree = read_json(written) if written.exists() else {}
+        tree = _configuration(home / "config.json")
         return tree, read_summary(home, tree and last_phases(tree)) if (home / "summary.json").exists() else {}, ""
     except InputError as e:
         return tree, {}, str(e)
+
+
+def _configuration(written: Path) -> dict:
+    """The content of a config.json, {} where there is none."""
+    if not written.exists():
+        return {}
+    tree = read_json(written)
+    if not tree.keys() >= KEYS:
+        raise InputError(f"{written}: is no configuration of a run")
+    return tree
 
 
 def _state(home: Path, begun: bool) -> str:

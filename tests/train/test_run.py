@@ -290,11 +290,11 @@ def test_four_devices(unbroken, tmp_path, scope):
 @pytest.mark.parametrize(("name", "advice"), [
     ("summary.json", "delete it, and the"), ("config.json", "--overwrite"), ("teacher/DONE", "delete it, and the"),
 ])  # fmt: skip
-@pytest.mark.parametrize("content", ["", '{"seed": 0, "phas', "[1]", "{}"])
+@pytest.mark.parametrize("content", ["", '{"seed": 0, "phas', "[1]"])
 def test_damaged_documents_are_refused(unbroken, tmp_path, name, advice, content):
     home = tmp_path / "run"
     shutil.copytree(unbroken[0], home)
     (home / name).write_text(content)
-    with pytest.raises(InputError, match=rf"({name}: (not|is no|does not)|holds another run).*{advice}") as e:
+    with pytest.raises(InputError, match=rf"{name}: not .*{advice}") as e:
         run.run(long_tree(), str(home))
     assert "\n" not in str(e.value)
